@@ -4,6 +4,8 @@ Needs a Chromium, and `pip install playwright`. Each number is of a tab of a rea
 runs in a process of its own, as `jamboree-gym ui` does.
 
     python benchmarks/page.py --episodes 100000 --minutes 3
+
+`--pairs 0` or `--minutes 0` leaves the part out that takes long.
 """
 
 from __future__ import annotations
@@ -14,17 +16,18 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import gymnasium as gym
 import numpy as np
 import psutil
-from _pairs import in_turn, jamboree, machine, median
+from _pairs import jamboree, machine, median
 from playwright.sync_api import sync_playwright
 
 from jamboree_gym import Jamboree
@@ -41,6 +44,29 @@ with Jamboree(sys.argv[1], backup=False) as jam:
     print(page.url, flush=True)
     page.run()
 """
+TRAIN = """
+import sys
+import time
+import gymnasium as gym
+import numpy as np
+from jamboree_gym import Jamboree
+
+done = np.memmap(sys.argv[2], np.int64, "r+", shape=(2,))
+weights = np.random.default_rng(0).normal(size=(256, 256)).astype(np.float32)
+with Jamboree(sys.argv[1], backup=False) as jam:
+    env = jam.record(gym.make("CartPole-v1"), run="trained")
+    env.reset(seed=0)
+    for number in range(10**9):
+        seen = weights[0]
+        for _ in range(20):  # what a policy and its updates cost, spread over the steps
+            seen = np.tanh(weights @ seen)
+        _, _, terminated, truncated, _ = env.step(int(seen[0] > 0) if number % 3 else number % 2)
+        if terminated or truncated:
+            env.reset()
+        if number % 20 == 0:
+            done[:] = number, time.process_time_ns()
+"""
+SETTLE_S, WINDOW_S = 2.0, 5.0
 SCRUB = """async (moves) => {
   const slider = document.querySelector('[aria-label=Step]');
   const waits = [];
@@ -53,6 +79,21 @@ SCRUB = """async (moves) => {
   }
   return waits.sort((a, b) => a - b);
 }"""
+
+
+class Progress(NamedTuple):
+    """How far a trainer is: when that was, steps, and nanoseconds of processor time."""
+
+    at: float
+    steps: int
+    cpu_ns: int
+
+
+class Taken(NamedTuple):
+    """What a step took: seconds, and nanoseconds of the trainer's processor time."""
+
+    s: float
+    cpu_ns: float
 
 
 class ShortEnv(gym.Env[np.ndarray, np.int64]):
@@ -160,32 +201,60 @@ def moves(url: str, chromium: Any) -> None:
     tab.close()
 
 
-def trainer_cost(jam: Jamboree, url: str, chromium: Any) -> None:
-    """Steps per second of a trainer, without and with two tabs that follow it."""
-
-    def rate() -> float:
-        began = time.perf_counter()
-        play(jam.record(ShortEnv(200), run="trained"), 150)
-        return 150 * 200 / (time.perf_counter() - began)
-
-    def watched() -> float:
-        tabs = [chromium.new_page(), chromium.new_page()]
-        for tab, view in zip(tabs, ("", "run?run=trained"), strict=True):
-            tab.goto(f"{url}{view}")
-        time.sleep(1)
+@contextmanager
+def training(redis_url: str) -> Iterator[Callable[[], Progress]]:
+    """A trainer in a process of its own, at full speed; returns how far it is."""
+    with tempfile.NamedTemporaryFile() as shared:
+        shared.write(bytes(16))
+        shared.flush()
+        process = subprocess.Popen([sys.executable, "-c", TRAIN, redis_url, shared.name])
+        done = np.memmap(shared.name, np.int64, "r", shape=(2,))
         try:
-            return rate()
+            while not done[0]:
+                time.sleep(0.01)
+            yield lambda: Progress(time.perf_counter(), int(done[0]), int(done[1]))
         finally:
-            for tab in tabs:
-                tab.close()
+            process.terminate()
+            process.wait()
 
-    rate()
-    taken = in_turn(5, alone=rate, watched=watched)
-    alone, with_tabs = median(taken["alone"]), median(taken["watched"])
-    print(
-        f"a trainer at full speed: {alone:,.0f} steps/s, with two tabs that follow it "
-        f"{with_tabs:,.0f} ({with_tabs / alone:.2f}, {os.cpu_count()} cores for all of it)"
-    )
+
+def trainer_cost(redis_url: str, url: str, chromium: Any, pairs: int) -> None:
+    """A trainer without and with a tab that follows it; and twice without, for the noise."""
+    tab = chromium.new_page()
+
+    def measured(where: str) -> Taken:
+        tab.goto(where)
+        time.sleep(SETTLE_S)
+        before = now()
+        time.sleep(WINDOW_S)
+        after = now()
+        steps = after.steps - before.steps
+        return Taken((after.at - before.at) / steps, (after.cpu_ns - before.cpu_ns) / steps)
+
+    taken: dict[str, list[Taken]] = {"alone": [], "again": [], "watched": []}
+    with training(redis_url) as now:
+        for number in range(pairs):
+            for name in sorted(taken, reverse=bool(number % 2)):
+                view = f"{url}run?run=trained" if name == "watched" else "about:blank"
+                taken[name].append(measured(view))
+    tab.close()
+    for name in ("again", "watched"):
+        both = list(zip(taken[name], taken["alone"], strict=True))
+        times = sorted(100 * (one.s / other.s - 1) for one, other in both)
+        work = sorted(100 * (one.cpu_ns / other.cpu_ns - 1) for one, other in both)
+        print(
+            f"a trainer of {1 / median([one.s for one in taken['alone']]):,.0f} steps/s, {name}: "
+            f"time a step {median(times):+.1f} % ({times[0]:+.1f} to {times[-1]:+.1f}), "
+            f"its processor time a step {median(work):+.1f} % ({work[0]:+.1f} to {work[-1]:+.1f}); "
+            f"{pairs} pairs, {os.cpu_count()} cores for all of it"
+        )
+
+
+def renderers_mib() -> float:
+    """Memory of all processes of the browser that show a tab."""
+    below = psutil.Process().children(recursive=True)
+    shown = [one for one in below if "--type=renderer" in one.cmdline()]
+    return sum(one.memory_info().rss for one in shown) / 2**20
 
 
 def memory(jam: Jamboree, url: str, server: psutil.Process, chromium: Any, minutes: float) -> None:
@@ -213,18 +282,22 @@ def memory(jam: Jamboree, url: str, server: psutil.Process, chromium: Any, minut
         for session in sessions:
             session.send("HeapProfiler.collectGarbage")
         heaps = [session.send("Runtime.getHeapUsage")["usedSize"] / 2**20 for session in sessions]
-        return [server.memory_info().rss / 2**20, *heaps]
+        return [server.memory_info().rss / 2**20, renderers_mib(), *heaps]
 
     time.sleep(15)
     before, cpu = measured(), server.cpu_times()
     began = time.perf_counter()
-    time.sleep(60 * minutes)
+    while (left := began + 60 * minutes - time.perf_counter()) > 0:
+        time.sleep(min(left, 300))
+        shown = ", ".join(f"{one:.1f}" for one in measured())
+        print(f"after {(time.perf_counter() - began) / 60:.0f} minutes: {shown} MiB", flush=True)
     after, later = measured(), server.cpu_times()
     share = (later.user + later.system - cpu.user - cpu.system) / (time.perf_counter() - began)
     end.set()
     trainer.join()
     env.close()
-    for name, one, other in zip(("server", "episode", "run"), before, after, strict=True):
+    names = ("server", "browser's renderers", "heap of the episode", "heap of the run")
+    for name, one, other in zip(names, before, after, strict=True):
         print(f"memory of the {name} after {minutes:g} minutes: {one:.1f} -> {other:.1f} MiB")
     print(f"the server meanwhile: {100 * share:.1f} % of a core")
 
@@ -233,6 +306,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--episodes", type=int, default=100_000)
     parser.add_argument("--minutes", type=float, default=3.0)
+    parser.add_argument("--pairs", type=int, default=10, help="of a trainer without and with a tab")
     asked = parser.parse_args()
     print(machine())
     with jamboree(backup=False) as jam:
@@ -242,8 +316,13 @@ def main() -> None:
         with served(jam) as (url, server), browser() as chromium:
             many_episodes(jam, url, chromium, asked.episodes)
             moves(url, chromium)
-            trainer_cost(jam, url, chromium)
-            memory(jam, url, server, chromium, asked.minutes)
+            play(jam.record(ShortEnv(200), run="trained"), 50)
+            jam.flush()
+            if asked.pairs:
+                redis_url = f"unix://{jam._connection.store.where}"
+                trainer_cost(redis_url, url, chromium, asked.pairs)
+            if asked.minutes:
+                memory(jam, url, server, chromium, asked.minutes)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 import time
@@ -298,7 +299,8 @@ class Connection(HasConnection):
     def append_whole(self, appends: Sequence[Append]) -> list[AppendResult]:
         """Append what is complete already, on the caller's thread and without a lease.
 
-        Sending the same again is harmless, as with `RedisStore.append`.
+        Sending the same again is harmless, as with `RedisStore.append`. What was deleted before is
+        stored again, but not where the append says that an earlier attempt may have been stored.
 
         Raises:
             StoreUnavailable: No answer; send it again.
@@ -327,20 +329,25 @@ class Connection(HasConnection):
     def _to_send_again(
         self,
         sent: Mapping[int, Append],
-        results: Mapping[int, AppendResult],
+        results: dict[int, AppendResult],
         stored: dict[int, int],
     ) -> dict[int, Append]:
         """What could not be stored before the backup is asked, or until it is sent on purpose.
 
         Batches that are found to be stored are counted, and not sent again.
         """
-        again = {at: one for at, one in sent.items() if results[at].is_deleted}
+        again = {
+            at: one for at, one in sent.items() if results[at].is_deleted and not one.is_repeated
+        }
         unknown = {at: one for at, one in sent.items() if results[at].must_ask}
         if unknown:
             asked = self.store.ask_for(list(unknown.values()))
             for error in asked.failed.values():
                 raise error
             for at, one in unknown.items():
+                if one.is_repeated and one.key in asked.deleted:
+                    results[at] = AppendResult(0, 0, -math.inf, is_deleted=True)
+                    continue
                 found = asked.stored.get(one.key, 0)
                 stored[at] += found
                 again[at] = structs.replace(

@@ -150,7 +150,7 @@ class ReplayArgument(ReplayError, InvalidArgument):
 
 
 class ReplayMismatch(ReplayError):
-    """A replay was given another action, seed or options than were recorded; names both."""
+    """A replay is not what was recorded: another action, seed, options or result; names both."""
 
 
 class JamboreeClosed(JamboreeError):

@@ -279,7 +279,7 @@ class EpisodeSummary:
         return self.parent is not None and self.parent_run in (None, self.run)
 
 
-class Progress(msgspec.Struct, frozen=True):
+class Progress(msgspec.Struct, frozen=True, gc=False):
     """What changes in the summary of an episode while it is recorded; names as there."""
 
     status: EpisodeStatus

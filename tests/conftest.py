@@ -27,7 +27,7 @@ from pymongo import MongoClient
 from jamboree_gym import Jamboree, connection
 from jamboree_gym.environment import provenance
 
-pytest_plugins = ["left_out", "slices"]
+pytest_plugins = ["left_out", "slices", "page_tabs"]
 pytest.register_assert_rewrite("contract", "backup_contract")  # its tests are in no test_ module
 
 START_TIMEOUT_S = 60.0  # of a machine that is very busy; ends at once where the server does
@@ -238,7 +238,7 @@ def mongo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     port = free_port()
     data = tmp_path_factory.mktemp("mongo")
     command = [sys.executable, "-m", "secantus", "--port", str(port)]
-    command += ["--storage-path", str(data), "--cache-size", "128M"]
+    command += ["--storage-path", str(data), "--cache-size", "128M", "--enable-test-commands"]
     server = Server(f"mongodb://127.0.0.1:{port}", command, mongo_answers).start()
     yield server
     server.kill()  # told to end, it takes two seconds

@@ -280,6 +280,41 @@ def test_an_episode_that_a_backup_read_before_is_whole_and_goes_on(
     assert copier.backup.verify()
 
 
+@pytest.mark.parametrize("is_new", [True, False])
+def test_an_episode_that_a_killed_backup_brought_late_is_listed_as_it_is(
+    open_jam: Open, in_the_gap: Callable[..., None], is_new: bool
+) -> None:
+    """It had read it before Redis was emptied, and was killed before it could put it back."""
+    writer, other, copier = open_jam(write="sync"), open_jam(), open_jam()
+    record(writer)
+    copier.backup.flush()
+    env = writer.record(CountingEnv(length=7), run="a")
+    play(env, [ACTION] * 4)
+    if not is_new:
+        copier.backup.flush()
+    for _ in range(3):
+        env.step(ACTION)
+
+    def die() -> None:
+        raise KeyboardInterrupt
+
+    def list_what_is_left() -> None:
+        other.redis.flushall()
+        assert len(other.episodes().ids()) == 2 - is_new
+
+    first = "insert_logs" if is_new else "insert_batches"
+    in_the_gap(MongoStore, first, list_what_is_left, before=True)
+    in_the_gap(MongoStore, "insert_logs" if is_new else "put_heads", die)
+    with pytest.raises(KeyboardInterrupt):
+        copier.backup.flush()
+
+    open_jam().backup.flush()
+
+    (_, found) = other.episodes().summaries()
+    assert (found.id, found.steps, found.status) == (env.episode_id, 7, "terminated")
+    assert len(other.episode(env.episode_id).data()) == 7
+
+
 @pytest.mark.parametrize(
     ("owner", "method"), [(Blobs, "get"), (ReadThroughStore, "last")], ids=["schema", "newest row"]
 )

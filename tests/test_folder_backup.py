@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from recorded_envs import ACTION, CountingEnv, play
 from stored import at
 
 from jamboree_gym import Jamboree
+from jamboree_gym.backup.follow import Follower
 from jamboree_gym.errors import (
     DecodeError,
     EpisodeNotFound,
@@ -22,6 +24,8 @@ from jamboree_gym.errors import (
     InvalidUrl,
     StoreUnavailable,
 )
+from jamboree_gym.store.backups.opening import open_backup
+from jamboree_gym.store.backups.records import StoredLog
 
 OpenJamboree = Callable[..., Jamboree]
 
@@ -204,6 +208,86 @@ def test_an_emptied_folder_gets_everything_again(jam: Jamboree, folder: Path) ->
     assert jam.backup.verify()
 
 
+# -- when it is not there -------------------------------------------------------------------------
+
+
+def test_a_mistyped_folder_is_no_empty_backup(
+    jam: Jamboree, open_jamboree: OpenJamboree, folder: Path
+) -> None:
+    save_some(jam)
+    jam.backup.flush()
+    mistyped = folder.with_name("bakcup")
+    other = open_jamboree(backup=mistyped.as_uri())
+    for read in (other.backup.restore, other.backup.verify):
+        with pytest.raises(StoreUnavailable) as caught:
+            read()
+        first, second = str(caught.value).splitlines()
+        assert first.endswith(f"in the folder {mistyped}, which is not there")
+        assert second == f"backups near it: {folder.as_uri()}"
+    assert "bakcup, which is not there" in other.backup.status().kind
+    assert other.backup.retention().max_age_s is None
+    assert not mistyped.exists()
+
+
+def test_what_is_near_a_wrong_folder_is_named(
+    jam: Jamboree, open_jamboree: OpenJamboree, folder: Path, tmp_path: Path
+) -> None:
+    save_some(jam)
+    jam.backup.flush()
+    inside = folder / jam._connection.keyspace.namespace
+    for wrong in (tmp_path, inside):
+        with pytest.raises(StoreUnavailable, match=f"near it: {folder.as_uri()}"):
+            open_jamboree(backup=wrong.as_uri()).backup.restore()
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(StoreUnavailable, match="nothing was ever copied there"):
+        open_jamboree(backup=(tmp_path / "empty").as_uri()).backup.restore()
+
+
+def test_another_namespace_of_the_folder_is_named(
+    jam: Jamboree, open_jamboree: OpenJamboree, folder: Path
+) -> None:
+    save_some(jam)
+    jam.backup.flush()
+    namespace = jam._connection.keyspace.namespace
+    other = open_jamboree(backup=folder.as_uri(), namespace=f"{namespace}s")
+    with pytest.raises(StoreUnavailable, match=f"no backup of '{namespace}s'.*\n.*: {namespace};"):
+        other.backup.restore()
+
+
+@pytest.mark.parametrize("is_mount_point", [True, False])
+def test_a_folder_on_a_disk_that_is_not_mounted_is_not_begun_anew(
+    jam: Jamboree, open_jamboree: OpenJamboree, folder: Path, tmp_path: Path, is_mount_point: bool
+) -> None:
+    """What Redis has evicted is there alone. A mount point is an empty folder meanwhile."""
+    ids = save_some(jam)
+    jam.backup.flush()
+    folder.rename(tmp_path / "unmounted")
+    if is_mount_point:
+        folder.mkdir()
+    later = open_jamboree(backup=folder.as_uri())
+    backup, episode = later.backup, later.episode(ids[0])
+    for use in (backup.flush, backup.restore, backup.retain, backup.verify, episode.delete):
+        with pytest.raises(StoreUnavailable, match="is not there: mount its disk, and the backup"):
+            use()
+    assert len(episode.data()) == 3
+    assert list(folder.rglob("*")) == []
+    follower = Follower(
+        later._connection.redis_store,
+        lambda: open_backup(folder.as_uri(), later._connection.keyspace.namespace),
+        to=folder.as_uri(),
+        is_new=True,
+    )
+    assert follower.copy_once() > 0
+    assert "mount its disk" in (follower.trouble or "")
+    assert list(folder.rglob("*")) == []
+    if is_mount_point:
+        folder.rmdir()
+    (tmp_path / "unmounted").rename(folder)
+    again = open_jamboree(backup=folder.as_uri())
+    assert again.backup.flush() == 0
+    assert again.backup.verify()
+
+
 def test_there_is_no_mongodb_behind_a_folder(jam: Jamboree) -> None:
     with pytest.raises(InvalidArgument, match=r"the backup is the folder .*: there is no MongoDB"):
         _ = jam.mongo
@@ -273,14 +357,29 @@ def test_a_backup_is_copied_to_one_of_another_kind(
     before = bytes_of(jam)
     empty(jam)
     other = open_jamboree(mongo_url=target)
-    assert other.backup.restore() == 25
-    restored = bytes_of(other)
-    assert {key: restored[key] for key in before} == before
-    assert len(restored) == len(before) + 1  # nothing is deleted there
+    assert other.backup.restore() == 24
+    assert bytes_of(other) == before  # and what was deleted stays deleted
     assert {*other.runs().names()} >= {"a", "run 0", "run 1"}
     assert other.backup.retention().max_age_s == 1e6
     other.backup.flush()
     assert other.backup.verify()
+
+
+def test_a_log_that_was_deleted_and_begun_again_is_begun_again_in_the_other_backup(
+    jam: Jamboree, tmp_path: Path
+) -> None:
+    other = (tmp_path / "other").as_uri()
+    NoteHandler(jam, "n").save_many({"n": number} for number in range(3))
+    jam.backup.copy_to(other)
+    NoteHandler(jam, "n").delete()
+    NoteHandler(jam, "n").save({"n": 30})
+
+    assert jam.backup.copy_to(other) == 1
+
+    with closing(open_backup(other, jam._connection.keyspace.namespace)) as copied:
+        (log,) = copied.logs([*copied.keys()]).values()
+        assert isinstance(log, StoredLog)
+        assert log.head.count == 1
 
 
 def test_a_backup_is_not_copied_to_itself(jam: Jamboree, folder: Path) -> None:

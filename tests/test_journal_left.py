@@ -422,7 +422,45 @@ def test_of_a_journal_that_lost_pages_only_rows_before_them_are_delivered(
     assert len(found) > 3
 
 
+def test_a_record_is_there_once_of_which_the_journal_lost_that_it_was_delivered(
+    recording: Jamboree, open_jamboree: OpenJamboree, home: Path, left: Path, other: str
+) -> None:
+    before = open_jamboree(other)
+    NoteHandler(before, "left").save({"n": 5})  # so that the others get another index
+    before.flush()
+    NoteHandler(recording, "left").save_many({"n": n} for n in range(5))
+    copy_journal(recording, home, left)
+    jam = open_jamboree(other, home=left)
+    assert numbers_in(jam) == [5, *range(5)]
+
+    copy_journal(recording, home, left)  # with the pages of before
+    edit_lock(left, boot="before")
+    assert deliver_dead_journals(jam._connection, is_restarted=True) == 1
+    assert numbers_in(jam) == [5, *range(5)]
+
+
 # -- deleted, emptied ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("has_backup", [False, True])
+def test_an_episode_that_arrived_unheard_and_was_deleted_does_not_come_back(
+    recording: Jamboree,
+    open_jamboree: OpenJamboree,
+    mongo: Server,
+    home: Path,
+    left: Path,
+    other: str,
+    has_backup: bool,
+) -> None:
+    env = recording.record(CountingEnv(length=100), run="r")
+    play(env, [ACTION] * 3)
+    copy_journal(recording, home, left)
+    jam = open_jamboree(other, mongo_url=mongo.url if has_backup else None, home=left)
+    jam.episode(env.episode_id).delete()
+
+    copy_journal(recording, home, left)  # nothing in it says that it has arrived
+    assert deliver_dead_journals(jam._connection) == 1
+    assert steps_in(jam) == []
 
 
 def test_a_deleted_episode_does_not_come_back(

@@ -9,14 +9,20 @@ import mmap
 import signal
 import subprocess
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 from conftest import Server
-from processes import NoteHandler, read_line
+from processes import NoteHandler, read_line, wait_until
 from warm import start_warm
 
 from jamboree_gym import Jamboree
+from jamboree_gym.backup.copy import LogCopier
+from jamboree_gym.keys import Keyspace
+from jamboree_gym.store.backups.opening import open_backup
+from jamboree_gym.store.log import IndexEntry
+from jamboree_gym.store.redis.store import RedisStore
 
 pytestmark = pytest.mark.faults
 
@@ -265,3 +271,73 @@ def test_what_was_delivered_to_a_silent_server_is_not_there_twice(
     jam = open_jamboree(own_valkey.url)
     assert records(jam) == list(range(30 if kind == "records" else 1))
     assert numbers(jam, "r") == list(range(6 if kind == "steps" else 1))
+
+
+# Begins an episode whose first row is sent, and goes on without an answer.
+BEGUN_WITHOUT_AN_ANSWER = """
+from redis.connection import AbstractConnection
+
+record("delivered", 1)
+jam.flush()
+print("delivered", flush=True)
+sys.stdin.readline()
+send, is_sent = AbstractConnection.send_packed_command, threading.Event()
+
+def tell(*arguments, **keywords):
+    send(*arguments, **keywords)
+    is_sent.set()
+
+AbstractConnection.send_packed_command = tell
+env = record("r", 1)
+threading.Thread(target=jam.flush, args=(60,), daemon=True).start()
+is_sent.wait()
+record("r", 5, 1, env)
+print("stepped", flush=True)
+sys.stdin.readline()
+"""
+
+
+@pytest.mark.parametrize("is_deleted", [False, True])
+def test_an_episode_of_which_only_the_backup_has_the_first_row_goes_on_there(
+    start_child: StartChild,
+    open_jamboree: OpenJamboree,
+    own_valkey: Server,
+    mongo: Server,
+    namespace: str,
+    is_deleted: bool,
+) -> None:
+    """Redis has lost that row with its last second; nobody had told the dead process of it."""
+    child = start_child(BEGUN_WITHOUT_AN_ANSWER, url=own_valkey.url)
+    child.says("delivered")
+    own_valkey.process.send_signal(signal.SIGSTOP)
+    child.go_on()
+    child.says("stepped")
+    child.kill()
+    own_valkey.process.send_signal(signal.SIGCONT)
+    with (
+        closing(RedisStore.from_url(own_valkey.url, Keyspace(namespace))) as store,
+        closing(open_backup(mongo.url, namespace)) as backup,
+    ):
+        wait_until(lambda: "r" in store.listings.runs())
+        copier = LogCopier(store, backup)
+        copier.begin()
+        assert list(copier.copy([*store.acknowledgements.unbacked()]))[-1:] == [2]
+        (key,) = (one for one in list(backup.keys()) if one in newest(store))
+        born = store.delete(key, entry=IndexEntry(store.keyspace.episode_id(key), b"", "r", 0.0))
+        assert born is not None
+        store.deletions.forget(key, born, backup=backup.identity())
+        if is_deleted:
+            backup.delete([(key, born)])
+    jam = open_jamboree(own_valkey.url, mongo_url=mongo.url)
+    assert len(jam.episodes(run="delivered").ids()) == 1
+    if is_deleted:
+        assert key not in map(jam._connection.keyspace.episode, jam.episodes().ids())
+    else:
+        assert numbers(jam, "r") == list(range(6))
+    jam.backup.flush()
+    assert jam.backup.verify()
+
+
+def newest(store: RedisStore) -> set[str]:
+    """Keys of the episodes of the run `r`."""
+    return set(map(store.keyspace.episode, store.listings.summaries("r")))

@@ -285,6 +285,17 @@ def test_most_episodes_are_sealed_together() -> None:
     assert [box.id for box in seal_together(boxes)] == ["e2", "e3"]  # a change, an info
 
 
+def test_rows_on_both_sides_of_the_end_of_a_block_are_one_batch() -> None:
+    box = begun()
+    step(box, 1, OBSERVATION, 0.5, False, False, None)
+    box._open_extent(box.rows_put, 0)  # as where the block is full
+    step(box, 1, OBSERVATION, 0.25, False, False, None)
+
+    assert seal_together([box]) == []
+    assert box.summary.episode_return == 0.75
+    assert [decode_batch(blob, where="log").count for blob in accepted(box)] == [3]
+
+
 def test_episodes_that_cannot_be_sealed_together_are_sealed_alone(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -105,8 +105,8 @@ EXEMPT = {
     ),
     "a record that the package makes, and users read": (
         "BackupReport BackupStatus Change Checkpoint EpisodeData EpisodeSummary Mismatch "
-        "PrioritizedSamples Reproducibility RetentionPolicy ServerStatus StepData Trajectory "
-        "Transitions Trimmed Unsaved VerifyReport Video WhatIf WouldEvict"
+        "PrioritizedSamples ReplayedStep Reproducibility RetentionPolicy ServerStatus StepData "
+        "Trajectory Transitions Trimmed Unsaved VerifyReport Video WhatIf WouldEvict"
     ),
     "a Protocol, for classes of users": "Snapshotable.restore",
     "says of any name that no key is declared under it": "DBHandler.__getitem__",

@@ -18,6 +18,7 @@ import struct
 import subprocess
 import sys
 import threading
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
@@ -30,7 +31,15 @@ FORKER = str(Path(__file__).parent / "warm_forker.py")
 class WarmProcess:
     """What tests use of `subprocess.Popen` with three pipes of text."""
 
-    def __init__(self, source: str, arguments: tuple[str, ...]) -> None:
+    def __init__(
+        self,
+        source: str,
+        arguments: tuple[str, ...],
+        *,
+        environment: Mapping[str, str] | None = None,
+        stdin: int | None = None,
+        stdout: int | None = None,
+    ) -> None:
         self.args = ["-c", source, *arguments]
         self.returncode: int | None = None
         self._lock = threading.Lock()
@@ -39,8 +48,12 @@ class WarmProcess:
             read, write = os.pipe()
             ours.append(write if is_input else read)
             theirs.append(read if is_input else write)
+        for number, given in ((0, stdin), (1, stdout)):
+            if given is not None:  # a terminal, for example; our own pipe has no other end then
+                os.dup2(given, theirs[number], inheritable=False)
         self._status, status = os.pipe()
-        request = {"argv": self.args, "env": dict(os.environ), "cwd": os.getcwd()}
+        variables = dict(os.environ if environment is None else environment)
+        request = {"argv": self.args, "env": variables, "cwd": os.getcwd()}
         try:
             forker().send(json.dumps(request).encode(), [*theirs, status])
         finally:
@@ -157,9 +170,9 @@ def forker() -> Forker:
     return _forkers[0]
 
 
-def start_warm(source: str, *arguments: object) -> Any:
+def start_warm(source: str, *arguments: object, **options: Any) -> Any:
     """As `processes.start_python`, only sooner: the package has been imported."""
-    return WarmProcess(HEAR_CTRL_C + source, tuple(map(str, arguments)))
+    return WarmProcess(HEAR_CTRL_C + source, tuple(map(str, arguments)), **options)
 
 
 def run_warm(source: str, *arguments: object) -> subprocess.CompletedProcess[str]:

@@ -35,9 +35,11 @@ from jamboree_gym.reading.finding.names import id_of
 from jamboree_gym.servers.home import Home
 from jamboree_gym.servers.programs.mongo import describe_backup
 from jamboree_gym.store.backups.opening import open_backup
+from jamboree_gym.store.backups.presence import check_is_there
+from jamboree_gym.store.backups.protocol import BackupStore
 from jamboree_gym.store.listing_recovery import cover
 from jamboree_gym.store.log import BackupMark
-from jamboree_gym.store.urls import is_folder
+from jamboree_gym.store.urls import folder_of, is_folder
 
 __all__ = ["Backup", "BackupReport", "BackupStatus"]
 
@@ -198,7 +200,10 @@ class Backup:
         connection = self._connection
         if connection.backup_url is None:
             return describe_backup(Home.at(connection.opened.home))
-        return "a folder" if is_folder(connection.backup_url) else "your MongoDB"
+        if not is_folder(connection.backup_url):
+            return "your MongoDB"
+        is_there = folder_of(connection.backup_url).is_dir()
+        return "a folder" if is_there else f"the folder {connection.backup_url}, which is not there"
 
     def _will_copy(self) -> str:
         """Who copies while none has said so lately."""
@@ -215,8 +220,9 @@ class Backup:
     def copy_to(self, url: str, *, progress: Progress | None = None) -> int:
         """Copy this backup to another one, which may be of another kind.
 
-        Copies first what Redis has that this backup lacks. In the other backup nothing is deleted
-        or overwritten. If the call is interrupted, the next call continues.
+        Copies first what Redis has that this backup lacks. What was deleted here is deleted there,
+        too, so that a restore from there does not bring it back. Nothing is overwritten. If the
+        call is interrupted, the next call continues.
 
         Example:
             >>> jam.backup.copy_to("file:///srv/copy")
@@ -342,10 +348,11 @@ class Backup:
         Also checks the summaries in Redis' listings.
 
         Raises:
-            StoreUnavailable: The backup or Redis does not answer.
+            StoreUnavailable: The backup or Redis does not answer; or the URL names a place where
+                nothing was ever copied.
         """
         self._connection.flush()
-        comparison = Comparison(self._store, self._connection.backup_store)
+        comparison = Comparison(self._store, self._backup_with_something())
         keys = comparison.keys()
         for done in comparison.compare(keys):
             if progress is not None:
@@ -383,9 +390,10 @@ class Backup:
             DecodeError: A log is damaged or incomplete in the backup, and was not restored; or it
                 is damaged in Redis, and the backup does not hold all of it.
             EpisodeNotFound: The backup does not hold one of the episodes.
-            StoreUnavailable: The backup or Redis does not answer.
+            StoreUnavailable: The backup or Redis does not answer; or the URL names a place where
+                nothing was ever copied.
         """
-        backup = self._connection.backup_store
+        backup = self._backup_with_something()
         finish_deletions(self._store, backup)
         failures: list[JamboreeError] = []
         for name, content in backup.blobs().items():
@@ -401,6 +409,13 @@ class Backup:
         listed, unlisted = repair_listings(self._store, backup, None if episodes is None else keys)
         _raise_first([*failures, *restorer.failures, *unlisted])
         return restorer.restored + listed
+
+    def _backup_with_something(self) -> BackupStore:
+        """The backup; one that a URL names has to hold something, as the URL may be mistyped."""
+        connection = self._connection
+        if connection.backup_url is not None:
+            check_is_there(connection.backup_store, connection.keyspace.namespace)
+        return connection.backup_store
 
     def _keys_of(self, episodes: Iterable[Episode | str]) -> list[str]:
         ids = {id_of(self._connection, one) for one in episodes}

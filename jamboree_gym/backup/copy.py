@@ -16,6 +16,7 @@ from jamboree_gym.encoding.batch_format import CODEC_STEPS, Batch, Head, batch_s
 from jamboree_gym.encoding.rows import schema_digest
 from jamboree_gym.encoding.summary_codec import decode_outline
 from jamboree_gym.errors import BackupMismatch, DecodeError, JamboreeError
+from jamboree_gym.store.backups.presence import check_is_not_gone
 from jamboree_gym.store.backups.protocol import BackupStore, LogInserter
 from jamboree_gym.store.backups.reader import stored_logs
 from jamboree_gym.store.backups.records import (
@@ -25,6 +26,7 @@ from jamboree_gym.store.backups.records import (
     NewLog,
     StoredLog,
 )
+from jamboree_gym.store.listing_recovery import uncover
 from jamboree_gym.store.redis.store import RedisStore
 from jamboree_gym.store.urls import backup_name
 
@@ -32,6 +34,7 @@ __all__ = ["LogCopier", "finish_deletions", "pending_records"]
 
 UNACKNOWLEDGED_AT_ONCE = 500
 BUNDLING_AT_ONCE = 5000
+_EPOCH = "epoch"  # a setting of the backup
 
 _log = logging.getLogger(__name__)
 
@@ -78,7 +81,24 @@ class LogCopier:
         epoch = _adopt(self._store, self._backup, to=to)
         if epoch != self._epoch:
             self._epoch, self._blobs = epoch, set()
+        self._look_for_late_copies()
         finish_deletions(self._store, self._backup)
+
+    def _look_for_late_copies(self) -> None:
+        """Have the listings compared if another copier may have been late, and was killed.
+
+        The setting says in which epoch all copiers have copied; it is empty if one was late.
+        """
+        if (stored := self._backup.setting(_EPOCH)) == self._epoch.encode():
+            return
+        if stored is not None:
+            uncover(self._store)
+        self._backup.put_setting(_EPOCH, self._epoch.encode())
+
+    def _note_if_late(self) -> None:
+        """If Redis was emptied since the logs were read, note it before they are copied."""
+        if self._was_emptied():
+            self._backup.put_setting(_EPOCH, b"")
 
     def copy(self, pending: Sequence[tuple[str, int]]) -> Iterator[int]:
         """Copy logs, given as (key, revision); yield how many have been processed so far."""
@@ -142,6 +162,7 @@ class LogCopier:
             else:
                 grown[key] = GrownLog(head.acknowledged(), head.acked, note.run)
                 batches += [(key, head.born, blob) for blob in blobs]
+        self._note_if_late()
         refused = self._differing(grown)
         batches = [one for one in batches if one[0] not in refused]
         inserted = inserter.insert(new)
@@ -203,6 +224,7 @@ class LogCopier:
             if not self._was_emptied() and (head is None or not self._was_trimmed(key, head)):
                 self.failures[key] = error
         else:
+            self._note_if_late()
             self._put_heads({key: known}, acked=head.acked)
 
     def _differing(self, logs: Mapping[str, GrownLog]) -> dict[str, str]:
@@ -368,6 +390,7 @@ def _adopt(store: RedisStore, backup: BackupStore, *, to: str) -> str:
     If another backup did so before, or this one was emptied, nothing counts as acknowledged yet.
     If the process is killed midway, the next call finishes the change.
     """
+    check_is_not_gone(backup.where, store.keyspace.namespace, store.backup_state.mongo_at)
     adoption = store.acknowledgements.adopt(backup.identity_now(), to=to)
     if adoption.instead_of:
         has_evicted = store.backup_state.trimmed_bytes() > 0

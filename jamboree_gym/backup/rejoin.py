@@ -11,7 +11,14 @@ import struct
 from collections.abc import Iterator, Sequence
 
 from jamboree_gym.backup.portions import pages
-from jamboree_gym.encoding.batch_format import CODEC_RECORDS, Batch, Head, decode_head, encode_batch
+from jamboree_gym.encoding.batch_format import (
+    CODEC_RECORDS,
+    Batch,
+    Head,
+    decode_head,
+    encode_batch,
+    times_of,
+)
 from jamboree_gym.store.backups.protocol import BackupStore
 from jamboree_gym.store.backups.reader import StoredBatches
 from jamboree_gym.store.backups.records import StoredLog
@@ -89,7 +96,7 @@ def _renumbered(kept: Head, batches: Sequence[Batch]) -> Iterator[tuple[bytes, f
     for batch in batches:
         split = batch.count * 8
         times = list[float]()
-        for time_s in struct.unpack(f"<{batch.count}d", batch.body[:split]):
+        for time_s in times_of(batch):
             t_last = time_s if time_s > t_last else math.nextafter(t_last, math.inf)
             times.append(t_last)
         body = struct.pack(f"<{batch.count}d", *times) + bytes(batch.body[split:])

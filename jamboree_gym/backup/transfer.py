@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
 from typing import NamedTuple
 
 from jamboree_gym.encoding.batch_format import CODEC_STEPS, Head, decode_batch
@@ -28,9 +29,10 @@ class _Read(NamedTuple):
 
 
 class BackupTransfer:
-    """Copies what one backup holds and another lacks. Deletes and overwrites nothing there.
+    """Copies what one backup holds and another lacks, and deletes there what was deleted here.
 
-    If it is interrupted, the next one continues. A log that fails does not stop the others.
+    Overwrites nothing. If it is interrupted, the next one continues. A log that fails does not
+    stop the others.
 
     Attributes:
         copied: Number of logs of which something was copied.
@@ -52,18 +54,25 @@ class BackupTransfer:
     def copy(self) -> Iterator[tuple[int, int]]:
         """Copy everything; yield how many logs have been looked at, and of how many."""
         self._target.identity_now()
+        self._copy_deletions()  # first: a log may have begun again under the same key
         self._copy_blobs()
         keys = list(self._source.keys())
         for first in range(0, len(keys), LOGS_AT_ONCE):
             some = keys[first : first + LOGS_AT_ONCE]
             self._copy_logs(some)
             yield first + len(some), len(keys)
+        self._copy_deletions()
 
     def copy_setting(self, name: str) -> None:
         """Copy a setting of the namespace, unless the target has one."""
         content = self._source.setting(name)
         if content is not None and self._target.setting(name) is None:
             self._target.put_setting(name, content)
+
+    def _copy_deletions(self) -> None:
+        deletions = self._source.deletions()
+        while some := list(islice(deletions, LOGS_AT_ONCE)):
+            self._target.delete(sorted(set(some) - self._target.deleted(some)))
 
     def _copy_blobs(self) -> None:
         whole = {}

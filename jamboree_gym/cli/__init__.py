@@ -36,7 +36,7 @@ def build_app() -> typer.Typer:
         from jamboree_gym.cli import version
         from jamboree_gym.cli.keeping import backup, doctor, exchange, migrate, prune, servers
         from jamboree_gym.cli.looking import episodes, runs, tail, top, ui
-        from jamboree_gym.cli.playing import check, fork, record, verify, video, what_if
+        from jamboree_gym.cli.playing import check, fork, record, replay, verify, video, what_if
     except ModuleNotFoundError as error:
         if error.name != "typer":
             raise
@@ -48,7 +48,7 @@ def build_app() -> typer.Typer:
         rich_markup_mode=None,
     )
     looking = (runs, episodes, tail, top, ui)
-    playing = (record, check, verify, fork, what_if, video)
+    playing = (record, check, replay, verify, fork, what_if, video)
     keeping = (prune, exchange, backup, migrate, servers, doctor)
     for one in (*looking, *playing, *keeping):
         one.register(built)

@@ -8,39 +8,48 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 from jamboree_gym.cli.output import encodable
 from jamboree_gym.wording import one_line
 
-__all__ = ["show_live"]
+__all__ = ["Drawing", "show_live"]
 
 _OPEN, _CLOSE = "\x1b[?1049h\x1b[?25l", "\x1b[?25h\x1b[?1049l"
 _HOME, _REST_OF_LINE, _BELOW = "\x1b[H", "\x1b[K", "\x1b[J"
 TERMINATED = 128 + signal.SIGTERM
 
 
-def show_live(lines: Callable[[], list[str]], *, every_s: float) -> None:
-    """Draw lines again and again, until q is pressed or Ctrl-C comes.
+class Drawing(str):
+    """A line that is made here, and may set colours: it is written as it is."""
+
+    __slots__ = ()
+
+
+def show_live(lines: Callable[[], Sequence[str] | None], *, every_s: float) -> None:
+    """Draw lines again and again, until there are none, q is pressed or Ctrl-C comes.
 
     The terminal is as it was afterwards, however it ends.
 
     Args:
-        lines: Makes the lines; those that do not fit are left out.
+        lines: Makes the lines; those that do not fit are left out. None ends it.
         every_s: How often.
     """
     with _screen(), _keys() as key_comes:
-        while True:
-            _draw(lines())
+        while (shown := lines()) is not None:
+            _draw(shown)
             if key_comes(every_s):
                 return
 
 
-def _draw(lines: list[str]) -> None:
+def _draw(lines: Sequence[str]) -> None:
     width, height = shutil.get_terminal_size()
-    shown = [encodable(one_line(line))[:width] for line in lines[:height]]
+    shown = [
+        line if isinstance(line, Drawing) else encodable(one_line(line))[:width]
+        for line in lines[:height]
+    ]
     rows = f"{_REST_OF_LINE}\r\n".join(shown)
     sys.stdout.write(f"{_HOME}{rows}{_REST_OF_LINE}{_BELOW}")
     sys.stdout.flush()

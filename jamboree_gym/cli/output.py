@@ -25,6 +25,7 @@ __all__ = [
     "printable",
 ]
 
+LINES_AT_ONCE = 500  # `head` ends it after the first ones
 _BARS = str.maketrans("▁▂▃▄▅▆▇█", "_.-=+*%#")  # of sparklines, where a terminal has only ASCII
 
 
@@ -88,17 +89,18 @@ def print_list(
         columns: The attributes that are tab-separated.
         table: The cells of the table, by the names of its columns.
     """
-    if json:
-        lines = [dumps(as_plain(item)) for item in items]
-    elif sys.stdout.isatty():
+    if not json and sys.stdout.isatty():
         from jamboree_gym.tables.text_table import text_table
 
         if items:
             print_lines(text_table(table(items), rows=len(items)))
         return
-    else:
-        lines = ["\t".join(_cell(getattr(item, name)) for name in columns) for item in items]
-    if lines:
+    for first in range(0, len(items), LINES_AT_ONCE):
+        part = items[first : first + LINES_AT_ONCE]
+        if json:
+            lines = [dumps(as_plain(item)) for item in part]
+        else:
+            lines = ["\t".join(_cell(getattr(item, name)) for name in columns) for item in part]
         typer.echo("\n".join(lines))
 
 

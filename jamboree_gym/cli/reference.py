@@ -17,6 +17,7 @@ from jamboree_gym.cli.commands import EpisodeOptions, StoreOptions
 from jamboree_gym.cli.looking.episodes import EPISODE_COLUMNS, STEP_COLUMNS
 from jamboree_gym.cli.looking.runs import RUN_COLUMNS
 from jamboree_gym.cli.looking.top import TOP_COLUMNS
+from jamboree_gym.cli.playing.replay import REPLAY_COLUMNS
 from jamboree_gym.diagnosis import Finding
 from jamboree_gym.reading.diff import Divergence
 from jamboree_gym.records import EpisodeSummary, StepData
@@ -52,8 +53,10 @@ jamboree-gym run ppo                     # alive or stuck, returns, metrics now 
 jamboree-gym ls --run ppo --worst 5      # its worst episodes
 jamboree-gym show 01a21f                 # one of them
 jamboree-gym find 01a21f 'reward < -1'   # where it went wrong
+jamboree-gym replay 01a21f --from 55     # see it happen again; --render draws it
 jamboree-gym what-if 01a21f --step 60 --checkpoint 2 -n 50   # and with the newer policy?
 jamboree-gym show 01a21f -o episode.html # to mail
+jamboree-gym video ppo --worst           # its worst episode as a film
 jamboree-gym tail ppo                    # what happens now
 ```
 
@@ -76,7 +79,7 @@ jamboree-gym tail ppo                    # what happens now
 |---|---|
 | 0 | it is done, or equal |
 | 1 | no: it differs, is damaged, is not there, or cannot be done |
-| 2 | it was called wrongly, or it could not find out (`verify`, `check`) |
+| 2 | it was called wrongly, or it could not find out (`verify`, `check`, `replay`) |
 | 3 | the store is away or full |
 | 130 | Ctrl-C |
 | 141 | the program that read the output has ended (`head`) |
@@ -125,6 +128,11 @@ def json_fields() -> dict[str, Mapping[str, str]]:
             "steps": "Number of their steps.",
             "stay": "How many of those that were chosen stay.",
             "deleted": "Whether they are deleted; false for `--dry-run`.",
+        },
+        "replay": {
+            **step,
+            "equal": "Whether the simulation returned the same; None with `--recorded`.",
+            "difference": "The first value that differs, None if there is none.",
         },
         "verify": {
             "equal": "Whether all episodes are equal.",
@@ -237,6 +245,7 @@ def reference() -> str:
         f"- `top`: {_listed(TOP_COLUMNS)}",
         f"- `ls`: {_listed(EPISODE_COLUMNS)}",
         f"- `find`: {_listed(STEP_COLUMNS)}; `tail` has the id of the episode in front",
+        f"- `replay`: {_listed(REPLAY_COLUMNS)}",
         "",
         "## Commands",
     ]

@@ -17,6 +17,7 @@ __all__ = [
     "SECONDS",
     "amount",
     "env_argument",
+    "speed_of",
     "tag_test",
     "tag_value",
     "time_of",
@@ -79,6 +80,21 @@ def time_of(option: str, text: str | None) -> float | None:
 
 def _iso(text: str) -> float:
     return datetime.fromisoformat(text).timestamp()
+
+
+def speed_of(option: str, text: str) -> float:
+    """Parse a speed in steps a second, or `max`; return the seconds of a step.
+
+    Raises:
+        InvalidArgument: The text is neither.
+    """
+    if text == "max":
+        return 0.0
+    with suppress(ValueError):
+        speed = float(text)
+        if math.isfinite(speed) and speed > 0:
+            return 1 / speed
+    raise InvalidArgument(f"{option} {_short(text)}: give steps a second, as 30, or max")
 
 
 def value_of(text: str) -> Any:

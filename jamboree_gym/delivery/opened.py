@@ -29,6 +29,7 @@ from jamboree_gym.process_life import AtExit, follow_forks
 from jamboree_gym.servers.embedded import EmbeddedServers
 from jamboree_gym.store.backups.errors import check_threads
 from jamboree_gym.store.backups.opening import open_backup
+from jamboree_gym.store.backups.presence import check_is_not_gone
 from jamboree_gym.store.backups.protocol import BackupStore
 from jamboree_gym.store.read_through import ReadThroughStore
 from jamboree_gym.store.urls import is_folder
@@ -136,6 +137,8 @@ class Opened:
                 if url is None or not is_folder(url):
                     check_threads()
                 url = url or self.join_servers().backup_url()
+                known_at = self.store.redis.backup_state.mongo_at
+                check_is_not_gone(url, self.namespace, known_at)
                 self.backup_store = open_backup(url, self.namespace)
             return self.backup_store
 

@@ -14,11 +14,10 @@ import math
 import threading
 import time
 from abc import ABC, abstractmethod
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from itertools import islice
 from typing import TypeAlias
+
+import msgspec
 
 from jamboree_gym.delivery.newest_records import NewestRecords
 from jamboree_gym.encoding.batch_format import CODEC_RECORDS, encode_batch, encode_records
@@ -42,8 +41,7 @@ KeepRecord: TypeAlias = Callable[[bytes, float, bytes], RecordPlace | None]
 log = logging.getLogger(__name__)
 
 
-@dataclass(slots=True, eq=False)
-class SealedBatch:
+class SealedBatch(msgspec.Struct, frozen=True, eq=False, gc=False):
     """A sealed batch that waits for the server's answer.
 
     Attributes:
@@ -121,7 +119,7 @@ class Outbox(ABC):
         self._marked = False
         self.late_at = math.inf
         self._next_index = 0
-        self._batches: deque[SealedBatch] = deque()
+        self._batches: tuple[SealedBatch, ...] = ()
         self._sent = 0
         self._unanswered: Append | None = None  # what was sent last, while its fate is not known
         self._asked_in = ""
@@ -200,7 +198,7 @@ class Outbox(ABC):
 
     def _index_after(self, sent: int) -> int:
         """Records in the log once that number of batches is stored."""
-        return self._next_index - sum([one.count for one in islice(self._batches, sent, None)])
+        return self._next_index - sum([one.count for one in self._batches[sent:]])
 
     @property
     def _born(self) -> float | None:
@@ -212,10 +210,9 @@ class Outbox(ABC):
         # What an earlier try had stored, and somebody deleted then, is not stored again.
         done = self._sent if result.is_deleted else result.stored
         stored = self._stored_count
-        for batch in islice(self._batches, done):
+        for batch in self._batches[:done]:
             stored += batch.count
-        left = deque(islice(self._batches, done, None))
-        self._batches, self._stored_count = left, stored
+        self._batches, self._stored_count = self._batches[done:], stored
         self._unanswered = None
         self.answers += 1
         if result.is_deleted or done < self._sent:
@@ -249,7 +246,7 @@ class Outbox(ABC):
     def after_fork_in_child(self, writer_id: bytes, mark: Callable[[Outbox], float]) -> None:
         """Leave to the parent process what it has put; here, nothing more can be written."""
         self._writer_id, self._mark, self._marked = writer_id, mark, False
-        self._batches, self._unanswered = deque(), None
+        self._batches, self._unanswered = (), None
         self._stored_count = self._put_count
         self.error = EpisodeInUse(
             f"{self.key} is written by the process that this one was forked from"
@@ -333,7 +330,7 @@ class RecordOutbox(Outbox):
     @property
     def pending_bytes(self) -> int:
         """Memory held by them, roughly."""
-        return self._queued_bytes + sum(len(batch.encoded) * 2 for batch in list(self._batches))
+        return self._queued_bytes + sum(len(batch.encoded) * 2 for batch in self._batches)
 
     def seal(self) -> None:
         """Turn what has been put so far into batches."""
@@ -342,7 +339,7 @@ class RecordOutbox(Outbox):
             queued = self._queue[:]
         if not queued:
             return
-        batches = deque(self._batches)
+        batches = list(self._batches)
         next_index = self._next_index
         for cut in _cuts([record for _, record, _ in queued]):
             timestamps, records, places = zip(*queued[cut], strict=True)
@@ -351,7 +348,7 @@ class RecordOutbox(Outbox):
         with self._lock:
             left = self._queue[len(queued) :]
             left_bytes = sum(len(record) + RECORD_OVERHEAD_BYTES for _, record, _ in left)
-            self._batches, self._next_index = batches, next_index
+            self._batches, self._next_index = tuple(batches), next_index
             self._queue, self._queued_bytes = left, left_bytes
 
     def _batch(
@@ -375,7 +372,7 @@ class RecordOutbox(Outbox):
 
     def settle(self, result: AppendResult) -> None:
         """Take the server's answer to the last `next_append`."""
-        done = list(islice(self._batches, self._sent if result.is_deleted else result.stored))
+        done = self._batches[: self._sent if result.is_deleted else result.stored]
         start = self._next_index - sum([batch.count for batch in self._batches])
         super().settle(result)
         for batch in done:
@@ -386,7 +383,7 @@ class RecordOutbox(Outbox):
         """Queue behind the other writer: new indices, and times after its last one."""
         self._warn_if_less(result.count)
         next_index, t_last = result.count, result.t_last
-        moved: deque[SealedBatch] = deque()
+        moved: list[SealedBatch] = []
         for batch in self._batches:
             timestamps = []
             for time_s in batch.timestamps:
@@ -396,7 +393,7 @@ class RecordOutbox(Outbox):
             next_index += batch.count
         with self._lock:
             self._t_last = max(self._t_last, t_last)
-            self._batches, self._next_index = moved, next_index
+            self._batches, self._next_index = tuple(moved), next_index
 
     def _warn_if_less(self, count: int) -> None:
         """Warn if the server has lost what it had acknowledged."""

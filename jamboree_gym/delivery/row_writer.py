@@ -52,6 +52,7 @@ class RowWriter(Outbox, ABC):
         packed_action: Of the step that comes.
         is_deleted: Whether the episode has been deleted: nothing more of it is kept.
         may_be_common: Whether `add_common_step` may take steps; set it before the reset.
+        started_at: Timestamp of row 0, epoch seconds.
 
     Args:
         key: The episode's log.
@@ -87,7 +88,6 @@ class RowWriter(Outbox, ABC):
         "_row_bytes",
         "_schemas",
         "_shape",
-        "_started_at",
         "_t_last",
         "_takes_arrays",
         "_takes_common",
@@ -98,6 +98,7 @@ class RowWriter(Outbox, ABC):
         "pack_action",
         "packed_action",
         "schema",
+        "started_at",
     )
 
     def __init__(
@@ -117,7 +118,7 @@ class RowWriter(Outbox, ABC):
         self._lane = lane
         self._extents: list[Extent | ColumnSpan] = []  # the last one is written to
         self._schemas = NO_SCHEMAS  # by the numbers that rows have for them
-        self._t_last = self._started_at = started_at
+        self._t_last = self.started_at = started_at
         self._large_arrays: npt.NDArray[Any] | None = None  # the observations in the last extent
         self._variable_bytes_put = 0  # infos, and whatever else has no fixed size
         self._use(schema)

@@ -139,7 +139,7 @@ class RowBuffer(RowWriter):
             room += variable_bytes(action, schema.action)
             room += variable_bytes(said, schema.annotation)
         self._open_extent(0, room)
-        self._add_row(0, 0.0, self._started_at, observation, action, info)
+        self._add_row(0, 0.0, self.started_at, observation, action, info)
 
     def set_action(self, action: Any) -> None:
         """Keep the action of the step that comes, as it is before the environment gets it.

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import logging
 import time
-from collections import defaultdict, deque
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from itertools import islice
 
 import msgspec
 import numpy as np
@@ -131,7 +130,7 @@ class StepOutbox(RowBuffer):
         return encode_episode_note(self._encoded_summary(progress), self._origin)
 
     def _encoded_summary(self, progress: Progress) -> bytes:
-        return self._template.encode(progress, self._begun.started_at, self._seed)
+        return self._template.encode(progress, self.started_at, self._seed)
 
     @property
     def summary(self) -> EpisodeSummary:
@@ -165,7 +164,7 @@ class StepOutbox(RowBuffer):
             self._marked = False  # so that the next row looks
             self._drop_rows()
         self._taken = ()
-        self._batches.clear()
+        self._batches = ()
 
     # -- the delivering thread's side -------------------------------------------------------
 
@@ -174,7 +173,7 @@ class StepOutbox(RowBuffer):
         """Memory held by what is not acknowledged, roughly."""
         if self.error is not None or self.is_deleted:
             return 0
-        return self._waiting_bytes + sum(len(batch.encoded) for batch in list(self._batches))
+        return self._waiting_bytes + sum(len(batch.encoded) for batch in self._batches)
 
     def seal(self) -> None:
         """Turn what has been put so far into batches, and bring the summary up to date."""
@@ -190,7 +189,7 @@ class StepOutbox(RowBuffer):
             return
         parts = [span.part(self._schemas) for span in self._taken]
         batches, progress = self._sealed_parts(parts, status)
-        all_batches = self._batches + deque(batches)
+        all_batches = (*self._batches, *batches)
         self._batches, self._progress, self._taken = all_batches, progress, ()
 
     def _sealed_parts(
@@ -200,7 +199,7 @@ class StepOutbox(RowBuffer):
         if parts and status == "running":
             status = parts[-1].status  # it may be here a moment before `end` is called
         for part in parts:
-            elapsed_s = float(part.timestamps[-1]) - self._begun.started_at
+            elapsed_s = float(part.timestamps[-1]) - self.started_at
             now = status if part is parts[-1] else "running"
             progress = progress_after(progress, part.stop, part.rewards.tolist(), elapsed_s, now)
             batches.append(self._batch(part, progress))
@@ -253,14 +252,18 @@ class StepOutbox(RowBuffer):
             stop = _stop_of(extent)
             count = stop - first
             if (
-                not extent.start <= first < stop
+                count < 1
                 or self._variable_bytes_put != self._variable_bytes_sealed
                 or count > ROWS_PER_BATCH
                 or count * self._row_bytes > MAX_PLAIN_BYTES
             ):
                 return None
-            packed, schema = _packed_rows(extent, first, stop), next(iter(self._schemas.values()))
-            self._taken, self._sealed = (Span(extent, first, stop),), stop
+            spans: Sequence[Span] = (Span(extent, first, stop),)
+            if extent.start > first:  # the first of them are in the block before
+                spans = self._spans_between(first, stop)
+            packed = b"".join([_packed_rows(span) for span in spans])
+            schema = next(iter(self._schemas.values()))
+            self._taken, self._sealed = spans, stop
             self._marked = False
             return PlainRows(self, extent.row_format, first, stop, packed, schema, status)
 
@@ -276,11 +279,10 @@ class StepOutbox(RowBuffer):
             t_last: Time of the last, epoch seconds.
         """
         self._use_blob(rows.schema)
-        elapsed_s = t_last - self._begun.started_at
+        elapsed_s = t_last - self.started_at
         progress = progress_after(self._progress, rows.stop, rewards, elapsed_s, rows.status)
-        batches = self._batches.copy()
-        batches.append(SealedBatch(encoded, len(rewards), progress=progress))
-        self._batches, self._progress, self._taken = batches, progress, ()
+        batch = SealedBatch(encoded, len(rewards), progress=progress)
+        self._batches, self._progress, self._taken = (*self._batches, batch), progress, ()
 
     def _note(self, sent: int) -> tuple[bytes, IndexEntry | None]:
         """The summary as it is after the batches of the next append: never ahead of the rows."""
@@ -302,11 +304,11 @@ class StepOutbox(RowBuffer):
 
     @property
     def _born(self) -> float | None:
-        return self._begun.started_at
+        return self.started_at
 
     def _index_after(self, sent: int) -> int:
         after = self._stored_count
-        for batch in islice(self._batches, sent):
+        for batch in self._batches[:sent]:
             after += batch.count
         return after
 
@@ -346,7 +348,7 @@ class StepOutbox(RowBuffer):
     def refuse(self, error: JamboreeError) -> None:
         """It can never be written: keep the reason, and no longer what waits."""
         super().refuse(error)
-        self._batches.clear()
+        self._batches = ()
         self._drop_rows()
 
     def _continue_at(self, result: AppendResult) -> None:
@@ -390,7 +392,7 @@ class PlainRows(msgspec.Struct, frozen=True):
     row_format: RowFormat
     first: int
     stop: int
-    packed: memoryview | bytes
+    packed: bytes
     schema: StepSchema
     status: EpisodeStatus
 
@@ -402,8 +404,9 @@ def _stop_of(extent: Extent | ColumnSpan) -> int:
     return extent.start + extent.words[extent.count_at]
 
 
-def _packed_rows(extent: Extent | ColumnSpan, first: int, stop: int) -> memoryview | bytes:
-    """The bytes of the rows with these numbers."""
+def _packed_rows(span: Span) -> memoryview | bytes:
+    """The bytes of the rows."""
+    extent, first, stop = span.extent, span.first, span.stop
     if isinstance(extent, ColumnSpan):
         return extent.rows(first, stop).tobytes()
     nbytes = extent.row_format.nbytes

@@ -12,6 +12,7 @@ from jamboree_gym.errors import JamboreeError
 from jamboree_gym.journal.dead import dead_owners
 from jamboree_gym.journal.restarts import boot_id
 from jamboree_gym.store.backups.opening import open_backup
+from jamboree_gym.store.backups.presence import is_there
 from jamboree_gym.wording import counted, one_line
 
 __all__ = ["check_backup", "check_journals", "check_backup_store"]
@@ -23,7 +24,8 @@ def check_backup_store(url: str, namespace: str) -> Finding:
     """Whether the backup answers."""
     try:
         with closing(open_backup(url, namespace)) as store:
-            return ok("backup store", f"answers at {store.where}")
+            empty = "" if is_there(store) else f"; nothing of {namespace!r} was ever copied there"
+            return ok("backup store", f"answers at {store.where}{empty}")
     except JamboreeError as error:
         return problem("backup store", one_line(str(error)), "start it, or mend --backup-url")
 

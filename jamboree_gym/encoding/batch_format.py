@@ -17,9 +17,6 @@ from dataclasses import dataclass
 from hashlib import sha1
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
 from jamboree_gym.arrays.values import decode_value
 from jamboree_gym.errors import DecodeError
 
@@ -44,6 +41,7 @@ __all__ = [
     "first_bytes",
     "head_span",
     "is_whole",
+    "times_of",
     "without_index",
 ]
 
@@ -334,9 +332,13 @@ def decode_records(batch: Batch, *, where: str) -> list[dict[str, Any]]:
     split = batch.count * 8
     if batch.codec != CODEC_RECORDS or len(batch.body) < split:
         raise DecodeError(f"{where} at index {batch.start}: not a batch of records")
-    times: npt.NDArray[np.float64] = np.frombuffer(batch.body[:split], dtype="<f8")
     content, at = bytes(batch.body[split:]), f"{where} at index {batch.start}"
-    return _numbered_records(content, batch.start, times.tolist(), where=at)
+    return _numbered_records(content, batch.start, times_of(batch), where=at)
+
+
+def times_of(batch: Batch) -> list[float]:
+    """Timestamps of the records of a batch, epoch seconds."""
+    return list(struct.unpack_from(f"<{batch.count}d", batch.body))
 
 
 def decode_own_records(

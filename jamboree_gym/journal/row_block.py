@@ -110,7 +110,7 @@ class Extent:
         self.words[self.count_at - COUNT + STATE] = state
 
 
-class Span(msgspec.Struct, frozen=True):
+class Span(msgspec.Struct, frozen=True, gc=False):
     """Some of the rows of an extent: from number `first` to before `stop`."""
 
     extent: Extent | ColumnSpan

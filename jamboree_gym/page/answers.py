@@ -18,6 +18,7 @@ from jamboree_gym.page.columns import picture_leaves
 from jamboree_gym.page.curves import curve_of, histogram_of, spark_of
 from jamboree_gym.page.listing import Kept, Listing, Listings
 from jamboree_gym.page.plain import short_text, without_paths
+from jamboree_gym.page.surprises import Surprises, discount_of
 from jamboree_gym.reading.episode import Episode
 from jamboree_gym.records import EpisodeSummary
 from jamboree_gym.runs.run_summary import RunSummary, summary_of_run
@@ -53,6 +54,7 @@ class Answers:
         self._backup: Kept[dict[str, Any]] = Kept(self._read_backup, lambda one, other: False)
         self._details: OrderedDict[str, Kept[dict[str, Any]]] = OrderedDict()
         self._flagged: dict[str, Kept[frozenset[str]]] = {}
+        self._surprises: OrderedDict[str, Kept[dict[str, Any]]] = OrderedDict()
 
     # -- runs -------------------------------------------------------------------------------
 
@@ -165,6 +167,28 @@ class Answers:
             pairs = pairs[:, :: max(1, pairs.shape[1] // MAX_METRIC_POINTS)]
             found[column] = {"x": pairs[0], "y": pairs[1]}
         return {"metrics": found}
+
+    def surprise(self, name: str) -> dict[str, Any]:
+        """The step of the newest episodes whose value was most wrong."""
+        with self._lock:
+            kept = self._surprises.get(name)
+            if kept is None:
+                surprises = Surprises(self._jam)
+                kept = self._surprises[name] = Kept(
+                    lambda: self._read_surprise(name, surprises), lambda one, other: one == other
+                )
+            self._surprises.move_to_end(name)
+            while len(self._surprises) > MAX_DETAILS:
+                self._surprises.popitem(last=False)
+        return kept.get()
+
+    def _read_surprise(self, name: str, surprises: Surprises) -> dict[str, Any]:
+        listing = self.listings.of(name).get()
+        history = self._jam.run(name, wait=bool(listing.found)).history
+        discount = discount_of(dict(history[-1].info) if history else None)
+        over = (listing.is_own & (listing.status != "running")).nonzero()[0]
+        found = surprises.largest([listing.found[row].id for row in over], discount)
+        return {"surprise": None if found is None else found._asdict(), "discount": discount}
 
     def flagged(self, name: str) -> frozenset[str]:
         """Ids of the flagged episodes of a run."""

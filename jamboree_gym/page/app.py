@@ -84,6 +84,7 @@ class _Page:
             "run": lambda asked: answers.run(_name(asked, "run")),
             "curve": self._curve,
             "metrics": lambda asked: answers.metrics(_name(asked, "run")),
+            "surprise": lambda asked: answers.surprise(_name(asked, "run")),
             "episodes": self._episodes,
             "episode": lambda asked: answers.episode(_name(asked, "id")),
             "provenance": lambda asked: answers.provenance(_name(asked, "id")),

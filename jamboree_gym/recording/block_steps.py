@@ -131,7 +131,7 @@ class BlockSteps:
         at = block.count
         self._write(block, at, step, now)
         if begun:
-            started_at = [steps.summary.started_at for steps in begun.values()]
+            started_at = [steps.started_at for steps in begun.values()]
             self._write_resets(block, at, list(begun), started_at)
             self._newest_at = max(now, *started_at)
         else:

@@ -17,10 +17,12 @@ from functools import partial
 from pathlib import Path
 
 import msgspec
+from msgspec.structs import replace
 
 from jamboree_gym.connection import Connection
 from jamboree_gym.delivery.outbox import RecordOutbox
 from jamboree_gym.delivery.row_writer import ROW_OVERHEAD_BYTES, rows_per_batch
+from jamboree_gym.encoding.batch_format import times_of
 from jamboree_gym.encoding.row_part import RowPart
 from jamboree_gym.encoding.summary_codec import decode_episode_note, encode_origin
 from jamboree_gym.errors import (
@@ -43,6 +45,7 @@ from jamboree_gym.journal.journal import JournalOwner
 from jamboree_gym.recording.part_appends import appends_of
 from jamboree_gym.records import EpisodeStatus
 from jamboree_gym.servers.journal_delivery import JOURNAL_DIRECTORY
+from jamboree_gym.store.log import Append, AppendResult, LogSlice
 
 __all__ = ["deliver_dead_journals"]
 
@@ -202,7 +205,9 @@ class _Recovery:
         for append in appends_of(
             episode.key, parts, known, origin=encode_origin(origin), blobs=blobs, status=status
         ):
-            (result,) = self._connection.append_whole([append])
+            result = self._append(append)
+            if result.is_deleted:
+                raise EpisodeNotFound("it was deleted")
             if result.stored < len(append.batches) or result.count != append.after:
                 return False
         return True
@@ -211,8 +216,7 @@ class _Recovery:
 
     def _deliver_records(self, key: str, records: Sequence[StoredRecord]) -> None:
         waiting = [record for record in records if not record.is_confirmed]
-        sent = self._stored_indices(key, waiting)
-        waiting = [record for record in waiting if record.planned_index not in sent]
+        waiting = self._unsent(key, waiting)
         if not waiting:
             return
         times = iter([record.time_s for record in waiting])
@@ -229,18 +233,36 @@ class _Recovery:
             outbox.append(record.record)
         outbox.seal()
         while append := outbox.next_append():
-            (result,) = self._connection.append_whole([append])
-            outbox.settle(result)
+            outbox.settle(self._append(append))
 
-    def _stored_indices(self, key: str, records: Sequence[StoredRecord]) -> set[int]:
-        """Indices with which records were sent, and arrived, although nobody heard of it."""
-        planned = {one.planned_index for one in records if one.planned_index is not None}
-        if not planned:
-            return set()
-        found = self._connection.store.read(key, min(planned), max(planned) + 1)
-        batches = [] if found is None else found.batches
+    def _append(self, append: Append) -> AppendResult:
+        """The dead process may have stored it, and somebody may have deleted it then."""
+        (result,) = self._connection.append_whole([replace(append, is_repeated=True)])
+        return result
+
+    def _unsent(self, key: str, records: Sequence[StoredRecord]) -> list[StoredRecord]:
+        """Those that have not arrived, although nobody heard of it.
+
+        The index tells, with which a record was sent. After a power cut the journal may not say
+        that it was sent; then its time tells.
+        """
+        if not records:
+            return []
+        planned = [one.planned_index for one in records if one.planned_index is not None]
+        times = [one.time_s for one in records]
+        store, found = self._connection.store, list[LogSlice | None]()
+        found.append(store.between(key, min(times), max(times)))
+        if planned:
+            found.append(store.read(key, min(planned), max(planned) + 1))
+        batches = [batch for one in found if one is not None for batch in one.batches]
         mine = [batch for batch in batches if batch.writer == self._writer]
-        return {index for batch in mine for index in range(batch.start, batch.stop)} & planned
+        indices = {index for batch in mine for index in range(batch.start, batch.stop)}
+        stored_times = {time_s for batch in mine for time_s in times_of(batch)}
+        return [
+            one
+            for one in records
+            if one.planned_index not in indices and one.time_s not in stored_times
+        ]
 
 
 def _continued(parts: Sequence[RowPart], start: int) -> Iterator[RowPart]:

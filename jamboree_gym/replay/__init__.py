@@ -9,6 +9,7 @@ from jamboree_gym.environment.env_state import Snapshotable
 from jamboree_gym.replay.fork import ForkedEnv, fork
 from jamboree_gym.replay.playback.replay_env import ReplayEnv
 from jamboree_gym.replay.playback.replay_vector_env import ReplayVectorEnv
+from jamboree_gym.replay.step_by_step import ReplayedStep, replay_steps
 from jamboree_gym.replay.verification.compare import Mismatch
 from jamboree_gym.replay.verification.report import Change, VerifyReport, VerifyReports
 from jamboree_gym.replay.verification.reproducible import Reproducibility, check_reproducible
@@ -22,6 +23,7 @@ __all__ = [
     "Mismatch",
     "ReplayEnv",
     "ReplayVectorEnv",
+    "ReplayedStep",
     "Reproducibility",
     "Snapshotable",
     "VerifyReport",
@@ -30,6 +32,7 @@ __all__ = [
     "WhatIf",
     "check_reproducible",
     "fork",
+    "replay_steps",
     "verify",
     "video",
     "what_if",

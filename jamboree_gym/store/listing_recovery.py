@@ -4,24 +4,36 @@ from __future__ import annotations
 
 import logging
 import secrets
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from itertools import groupby
 from operator import attrgetter
 
 from jamboree_gym.encoding.batch_format import CODEC_RECORDS, Head
+from jamboree_gym.encoding.summary_codec import decode_summary
 from jamboree_gym.errors import DecodeError, StoreFull
 from jamboree_gym.store.backups.protocol import BackupStore
+from jamboree_gym.store.backups.reader import stored_logs
 from jamboree_gym.store.log import IndexEntry, or_error
 from jamboree_gym.store.redis.link import AccessRefused
 from jamboree_gym.store.redis.store import RedisStore
-from jamboree_gym.store.restore import entry_of, run_entry
+from jamboree_gym.store.restore import entry_of, put_back, run_entry
 from jamboree_gym.store.urls import backup_name
 
-__all__ = ["COVERED", "NO_ROOM", "PARTLY_COVERED", "cover", "is_covered", "stored_summaries"]
+__all__ = [
+    "COVERED",
+    "NO_ROOM",
+    "PARTLY_COVERED",
+    "cover",
+    "is_covered",
+    "stored_summaries",
+    "uncover",
+]
 
 COVERED = "all"
+UNKNOWN = "unknown"
 PARTLY_COVERED = "part"
 NO_ROOM = "no room"  # never stored: the server is full, or this user may not write
 ATTEMPTS = 3
@@ -29,6 +41,12 @@ ATTEMPTS = 3
 log = logging.getLogger(__name__)
 
 Heads = Mapping[str, Head]
+
+
+def uncover(store: RedisStore) -> None:
+    """The backup may hold more than is listed: the next one who looks compares the listings."""
+    for known in (COVERED, PARTLY_COVERED):
+        store.listings.settle_coverage(known, UNKNOWN)
 
 
 def is_covered(coverage: str) -> bool:
@@ -77,14 +95,47 @@ def _list_all(store: RedisStore, backup: BackupStore) -> tuple[int, bool]:
     for some in backup.heads():
         heads = _readable(some, deleted)
         entries = list(_entries(store, heads))
-        for _, group in groupby(sorted(entries, key=by_run), by_run):
-            listed += store.listings.list_episodes(list(group), standing=standing) or 0
+        behind = list[str]()
+        for _, of_run in groupby(sorted(entries, key=by_run), by_run):
+            group = list(of_run)
+            new = store.listings.list_episodes(group, standing=standing) or 0
+            behind += _listed_behind(store, group) if new < len(group) else ()
+            listed += new
+        _put_back(store, backup, behind, standing)
         for key, head in heads.items():
             if head.codec == CODEC_RECORDS:
                 back = replace(head, held=head.count, acked=head.count)
                 run = run_entry(store, key, head)
                 store.restorer.restore(key, back, (), run, standing=standing, backup=identity)
     return listed, store.restorer.standing() == standing
+
+
+def _listed_behind(store: RedisStore, entries: Sequence[IndexEntry]) -> Iterator[str]:
+    """Keys of episodes of one run that are listed with fewer steps, or no end.
+
+    A backup that was killed has copied what it had read before Redis was emptied.
+    """
+    listed = store.listings.of_episodes(entries[0].run, [entry.name for entry in entries])
+    for entry in entries:
+        if listed.get(entry.name, entry.summary) == entry.summary:
+            continue
+        with suppress(DecodeError):  # of a damaged summary: `verify` reports it
+            ours, theirs = (
+                decode_summary(one, episode_id=entry.name, where=entry.run)
+                for one in (listed[entry.name], entry.summary)
+            )
+            has_ended = ours.status == "running" != theirs.status
+            if ours.steps < theirs.steps or (ours.steps == theirs.steps and has_ended):
+                yield store.keyspace.episode(entry.name)
+
+
+def _put_back(store: RedisStore, backup: BackupStore, keys: Sequence[str], standing: str) -> None:
+    """Restore logs, with their entries in the listings, unless Redis holds as much."""
+    identity = backup.identity()
+    for key, found in stored_logs(backup, sorted(keys)):
+        if isinstance(found, tuple):
+            with suppress(DecodeError):  # a read of this log raises it
+                put_back(store, key, *found, backup=identity, standing=standing)
 
 
 def stored_summaries(store: RedisStore, backup: BackupStore, run: str) -> dict[str, bytes]:

@@ -29,6 +29,7 @@ __all__ = [
     "birth_of",
     "identity",
     "key_of",
+    "log_of_identity",
     "or_error",
 ]
 
@@ -46,6 +47,15 @@ def key_of(identity: str) -> str:
     return identity.partition("#")[0]
 
 
+def log_of_identity(identity: str) -> tuple[str, float]:
+    """Key and birth in an identity; a `DecodeError` if it is damaged."""
+    key, _, born = identity.partition("#")
+    try:
+        return key, float(_BORN.unpack(bytes.fromhex(born))[0])
+    except (ValueError, struct.error) as error:
+        raise DecodeError(f"{identity!r} names no log, it is damaged") from error
+
+
 def or_error(decode: Callable[[], _T]) -> _T | DecodeError:
     """What a function decodes, or the `DecodeError` that it raises."""
     try:
@@ -54,7 +64,7 @@ def or_error(decode: Callable[[], _T]) -> _T | DecodeError:
         return error
 
 
-class IndexEntry(msgspec.Struct, frozen=True):
+class IndexEntry(msgspec.Struct, frozen=True, gc=False):
     """An entry of an episode in a listing: one field, `name` (its id), in the summaries of its run.
 
     Without a name it only names the run, because of its sessions, metrics or checkpoints. `time` is
@@ -67,7 +77,7 @@ class IndexEntry(msgspec.Struct, frozen=True):
     time: float
 
 
-class Append(msgspec.Struct, frozen=True):
+class Append(msgspec.Struct, frozen=True, gc=False):
     """One atomic append: consecutive batches, and optionally a new note.
 
     Attributes:
@@ -107,7 +117,7 @@ def birth_of(append: Append) -> float:
     return -math.inf
 
 
-class AppendResult(msgspec.Struct, frozen=True):
+class AppendResult(msgspec.Struct, frozen=True, gc=False):
     """The server's answer to an append.
 
     Attributes:

@@ -14,6 +14,7 @@ import gymnasium as gym
 from processes import HEAR_CTRL_C, PATHS
 from recorded_envs import ScriptedEnv
 from typer.testing import CliRunner, Result
+from warm import start_warm
 
 from jamboree_gym import Jamboree
 from jamboree_gym.cli import app
@@ -22,6 +23,18 @@ from jamboree_gym.runs.metrics import MetricHandler
 from jamboree_gym.runs.sessions import SessionHandler
 
 PROGRAM = HEAR_CTRL_C + "from jamboree_gym.cli import main; main()"
+# In a process that was forked, the streams are those of another one: they are opened anew.
+WARM_PROGRAM = """
+import os
+import sys
+
+sys.stdin = open(0, closefd=False)
+sys.stdout, sys.stderr = (open(number, "w", closefd=False) for number in (1, 2))
+sys.argv[0] = "jamboree-gym"
+from jamboree_gym.cli import main
+
+main()
+"""
 SEEDS = (1, 2, 3)
 ODD = "odd\x1b[2J\n\t"  # the name of a run that would clear the terminal
 
@@ -33,6 +46,7 @@ class Store:
     redis_url: str
     mongo_url: str
     namespace: str
+    first_id: str = ""
 
     @property
     def environment(self) -> dict[str, str]:
@@ -68,8 +82,18 @@ class Store:
         assert done.exit_code == 0, done.output
         return [json.loads(line) for line in done.stdout.splitlines()]
 
-    def start(self, *arguments: object, **streams: Any) -> subprocess.Popen[str]:
-        """A process of its own."""
+    def start(self, *arguments: object, **streams: int) -> Any:
+        """A process of its own, forked from one that has imported the package.
+
+        Args:
+            arguments: Of the command.
+            streams: Descriptors for `stdin` and `stdout`, where they are no pipes.
+        """
+        variables = {**os.environ, **self.environment}
+        return start_warm(WARM_PROGRAM, *self.command(*arguments), environment=variables, **streams)
+
+    def start_python(self, *arguments: object, **streams: Any) -> subprocess.Popen[str]:
+        """A process of its own, begun as a shell does it."""
         usual = {name: one for name, one in os.environ.items() if name != "PYTHONUNBUFFERED"}
         return subprocess.Popen(
             [sys.executable, "-c", PROGRAM, *self.command(*arguments)],

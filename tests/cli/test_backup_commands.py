@@ -205,7 +205,9 @@ def test_a_backup_is_copied_to_a_folder_and_restored_from_it(
 ) -> None:
     handler = saved(jam)
     folder = (tmp_path / "backup").as_uri()
-    assert run("copy", "--to", folder).output == "1 log copied\n"
+    said = f"copied to the folder {tmp_path / 'backup'}"
+    assert run("copy", "--to", folder).output == f"1 log {said}, which is new\n"
+    assert run("copy", "--to", str(tmp_path / "backup")).output == f"0 logs {said}\n"
     assert json.loads(run("copy", "--to", folder, "--json").output) == {"logs": 0}
     jam.redis.delete(at(jam, handler._key))
     assert run("restore", "--from", str(tmp_path / "backup")).output == "1 log put back\n"
@@ -215,4 +217,7 @@ def test_a_backup_is_copied_to_a_folder_and_restored_from_it(
     assert "file:///path" in wrong.output
     full = run("restore", "--from", (tmp_path / "none" / "backup").as_uri())
     assert full.exit_code == 3
+    mistyped = run("restore", "--from", str(tmp_path / "bakcup"))
+    assert (mistyped.exit_code, len(mistyped.output.splitlines())) == (3, 2)
+    assert f"backups near it: {folder}" in mistyped.output
     assert "is not there" in full.output

@@ -342,7 +342,7 @@ def test_an_episode_before_the_first_is_not_there(store: Store, ids: list[str]) 
 
 def test_a_full_disk_is_said_in_a_line(store: Store) -> None:
     with open("/dev/full", "w") as full:
-        process = store.start("ls", stdout=full)
+        process = store.start("ls", stdout=full.fileno())
         said = process.communicate(timeout=60)[1]
     assert (process.returncode, said) == (
         1,
@@ -371,7 +371,9 @@ def test_a_terminal_without_the_bars_of_a_sparkline_has_others(
     store: Store, ids: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PYTHONIOENCODING", "latin-1")
-    printed, said = store.start("show", ids[0], stdout=subprocess.PIPE).communicate(timeout=60)
+    printed, said = store.start_python("show", ids[0], stdout=subprocess.PIPE).communicate(
+        timeout=60
+    )
     assert said == ""
     assert "rewards =" in printed
 
@@ -421,7 +423,7 @@ def test_on_a_terminal_ls_is_a_table(store: Store) -> None:
 def test_on_a_terminal_rm_asks(store: Store, ids: list[str]) -> None:
     ours, theirs = os.openpty()
     os.write(ours, b"n\n")
-    process = store.start("rm", ids[0], stdin=theirs, stdout=subprocess.PIPE)
+    process = store.start("rm", ids[0], stdin=theirs)
     printed, said = process.communicate(timeout=60)
     os.close(theirs)
     os.close(ours)

@@ -657,6 +657,22 @@ def the_backup_is_equal(history: History) -> Iterator[str]:
             yield f"{key}: {_short(found[0].get(key))} in Redis, {_short(found[1].get(key))} again"
 
 
+def a_listing_shows_what_its_log_has(history: History) -> Iterator[str]:
+    """At the end, when nobody writes: as many steps, and the same end."""
+    for process in (AFTER_ALL, EMPTIED_AFTER_ALL):
+        own = [one for one in history.by_process.get(process, ()) if one.is_ok]
+        read = {one.what: one.result for one in own if one.action == "read"}
+        for one in own:
+            for id, (status, steps) in one.result.items() if one.action == "list" else ():
+                shown, has = ({"status": status, "steps": steps}, read.get(id))
+                if has is not None and _without_lease(shown) != _without_lease(_outline(has)):
+                    yield f"{_seen(one)}: {id} has {shown}, and its log {_outline(has)}"
+
+
+def _outline(result: Any) -> dict[str, Any]:
+    return {name: result[name] for name in ("status", "steps")}
+
+
 def _without_lease(result: Any) -> Any:
     """Leases are in Redis alone: without one, who was killed just now counts as dead sooner."""
     is_running = isinstance(result, dict) and result["status"] == "running"
@@ -676,6 +692,7 @@ RULES: tuple[Rule, ...] = (
     only_faults_that_can_be_are_told,
     a_loss_is_said_once,
     the_backup_is_equal,
+    a_listing_shows_what_its_log_has,
 )
 
 

@@ -151,10 +151,9 @@ class OwnServers:
         exits.callback(self.stop_backup)
 
     def pid(self, target: str) -> int | None:
-        """Of a process."""
-        if target != "backup":
-            return self.servers[target].process.pid
-        return None if self.backup is None else self.backup.pid
+        """Of a process; None while there is none."""
+        process = self.backup if target == "backup" else self.servers[target].process
+        return None if process is None or process.poll() is not None else process.pid
 
     def kill(self, target: str) -> None:
         """As `kill -9` does."""
@@ -347,32 +346,33 @@ class World:
         call = exits.enter_context(self.log.call(deed.what, target))
         try:
             if hasattr(self, f"_{deed.what}"):
-                exits.enter_context(getattr(self, f"_{deed.what}")(deed.target, target))
+                deed_in_progress = getattr(self, f"_{deed.what}")(deed.target, target)
             else:
-                exits.enter_context(getattr(self.servers, deed.what)(target))
-            call.result = True
+                deed_in_progress = getattr(self.servers, deed.what)(target)
+            call.result = exits.enter_context(deed_in_progress) is not False
         except (OSError, psutil.Error, redis.RedisError, ValueError):
             call.result = False  # it was away already
         return exits.close
 
     @contextmanager
-    def _kill(self, slot: str, target: str) -> Iterator[None]:
+    def _kill(self, slot: str, target: str) -> Iterator[bool]:
+        is_there = self.pid(target) is not None
         if slot in CLIENTS:
             self.clients[target].kill()
             self.clients[target].communicate()
-            yield
+            yield is_there
             self.start(slot)
         else:
             self.servers.kill(target)
-            yield
+            yield is_there
             self.servers.restart(target)
 
     @contextmanager
-    def _stop(self, _: str, target: str) -> Iterator[None]:
+    def _stop(self, _: str, target: str) -> Iterator[bool]:
         pid = self.pid(target)
         if pid is not None:
             os.kill(pid, signal.SIGSTOP)
-        yield
+        yield pid is not None
         if pid is not None:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGCONT)
@@ -449,22 +449,61 @@ class Outcome:
     operations: Sequence[Operation]
     violations: Sequence[Violation]
 
+    @property
+    def done(self) -> Counter[str]:
+        """How often the nemesis has done what, and to whom; without what had no effect."""
+        deeds = [one for one in self.operations if one.process == "nemesis" and one.result is True]
+        return Counter(f"{one.action} {one.what.rstrip('-0123456789')}" for one in deeds)
+
     def __str__(self) -> str:
         counts = Counter(one.action for one in self.operations)
         errors = Counter(one.error for one in self.operations if one.error)
-        deeds = Counter(deed.what for deed in self.story)
-        failed = [
-            one for one in self.operations if one.process == "nemesis" and one.result is False
-        ]
         lines = [f"seed {self.seed}, {self.kind}: {len(self.operations)} operations"]
         lines += [f"  {_counted(counts)}", f"  errors: {_counted(errors) or 'none'}"]
-        lines += [f"  nemesis: {_counted(deeds)}; {len(failed)} had no effect"]
+        lines += [f"  nemesis: {_counted(self.done)}"]
         lines += [f"  {rule}: {words}" for rule, words in self.violations[:12]]
         return "\n".join([*lines, f"  {len(self.violations)} violations"])
 
 
 def _counted(counts: Counter[str]) -> str:
     return ", ".join(f"{count} {name}" for name, count in counts.most_common())
+
+
+@dataclass
+class Sums:
+    """What came of several seeds together.
+
+    Attributes:
+        seeds: How many.
+        wrong: Those with violations.
+        operations: Of all clients and the nemesis.
+        done: What the nemesis has done, and to whom.
+    """
+
+    seeds: int = 0
+    wrong: list[int] = field(default_factory=list)
+    operations: int = 0
+    done: Counter[str] = field(default_factory=Counter)
+
+    def add(self, outcome: Outcome) -> None:
+        """One more."""
+        self.seeds += 1
+        self.wrong += [outcome.seed] if outcome.violations else []
+        self.operations += len(outcome.operations)
+        self.done += outcome.done
+
+    def __str__(self) -> str:
+        deeds = Counter[str]()
+        for name, count in self.done.items():
+            deeds[name.partition(" ")[0]] += count
+        wrong = ", ".join(map(str, self.wrong)) or "none"
+        return "\n".join(
+            [
+                f"{self.seeds} seeds, {self.operations:,} operations: {_counted(deeds)}",
+                f"  to whom: {_counted(self.done)}",
+                f"  seeds with violations: {wrong}",
+            ]
+        )
 
 
 def run(seed: int, seconds: float, keep: Path | None = None) -> Outcome:
@@ -511,19 +550,16 @@ def main() -> int:
     options = parser.parse_args()
     first, _, last = options.seeds.partition("-")
     os.environ["JAMBOREE_WARM"] = "faults.clients"
-    total, bad = Counter[str](), 0
+    sums = Sums()
     seeds = range(int(first), int(last or first) + 1)
     for seed in seeds:
         outcome = run(seed, options.seconds, options.keep)
         if outcome.violations or options.story:
             print(*outcome.story, sep="\n")
         print(outcome, flush=True)
-        bad += bool(outcome.violations)
-        total += Counter(deed.what for deed in outcome.story)
-        total["operations"] += len(outcome.operations)
-        total["violations"] += len(outcome.violations)
-    print(f"{len(seeds)} seeds, {bad} with violations: {_counted(total)}")
-    return bool(bad)
+        sums.add(outcome)
+    print(sums)
+    return bool(sums.wrong)
 
 
 if __name__ == "__main__":

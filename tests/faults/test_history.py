@@ -249,6 +249,14 @@ FAULTS: dict[str, tuple[str, Sequence[Operation]]] = {
         "the_backup_is_equal",
         [read(EMPTIED_AFTER_ALL, "d", 2, "interrupted", 92.0)],
     ),
+    "a listing lacks a step": (
+        "a_listing_shows_what_its_log_has",
+        [listed(AFTER_ALL, 80.5, e=("terminated", 2), e2=("abandoned", 3), d=("interrupted", 2))],
+    ),
+    "a listing lacks an end": (
+        "a_listing_shows_what_its_log_has",
+        [listed(AFTER_ALL, 80.5, e=("running", 2), e2=("abandoned", 3), d=("interrupted", 3))],
+    ),
 }
 
 EMPTIED = op("nemesis", "empty", "redis", 20.0)
@@ -298,6 +306,9 @@ EXCUSED: dict[str, Sequence[Operation]] = {
         read("x", "e2", 3, "running", 9.0),
     ],
     "nobody was told of a step": [read("x", "d", 1, "running", 9.0)],
+    "a listing at the end": [
+        listed(AFTER_ALL, 80.5, e=("terminated", 2), e2=("abandoned", 3), d=("interrupted", 3)),
+    ],
     "the lease is not over": [read("x", "d", 3, "running", 69.0)],
 }
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from nemesis import CLIENTS, EmbeddedServers, OwnServers, run, schedule
+from history import Violation
+from nemesis import CLIENTS, EmbeddedServers, Outcome, OwnServers, Sums, run, schedule
+from operations import Operation
 
 DEEDS = [*OwnServers.deeds, *EmbeddedServers.deeds, *(("kill", slot) for slot in CLIENTS)]
 
@@ -22,6 +24,21 @@ def test_no_target_has_two_deeds_at_once() -> None:
     for deed in schedule(7, 600.0, DEEDS):
         assert deed.at_s > until.get(deed.target, 0.0)
         until[deed.target] = deed.at_s + deed.for_s
+
+
+def test_deeds_that_had_an_effect_are_summed_over_all_seeds() -> None:
+    deeds = [("kill", "redis", True), ("kill", "vector-2", True), ("stop", "backup", False)]
+    operations = [Operation("nemesis", what, to, result=done) for what, to, done in deeds]
+    operations.append(Operation("reader-1", "read", "e", result=True))
+    sums = Sums()
+    for seed, found in ((3, []), (4, [Violation("a rule", "it is broken")])):
+        sums.add(Outcome(seed, "", [], operations, found))
+
+    assert str(sums).splitlines() == [
+        "2 seeds, 8 operations: 4 kill",
+        "  to whom: 2 kill redis, 2 kill vector",
+        "  seeds with violations: 4",
+    ]
 
 
 @pytest.mark.long

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import shutil
 import sys
 import tempfile
@@ -15,15 +16,19 @@ import numpy as np
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parent)]
 
-from browser import open_browser  # noqa: E402 - it lies beside this script
+from page_tabs import open_browser  # noqa: E402 - it lies beside this script
 
 import jamboree_envs  # noqa: E402, F401 - registers Balance
 from jamboree_gym import Jamboree  # noqa: E402
+from jamboree_gym.integrations.sb3.training.starting import train  # noqa: E402
+from jamboree_gym.reading.episode import Episode  # noqa: E402
 from jamboree_gym.servers.embedded import stop_servers  # noqa: E402
 
 IMAGES = HERE.parents[1] / "docs" / "images"
 MOST_BYTES = 150_000
 SIZE = {"width": 1280, "height": 820}
+NARROW = {"width": 390, "height": 844}
+TIMESTEPS = 16_000
 Policy = Callable[[Any, int], int]
 
 
@@ -68,41 +73,79 @@ def fill(jam: Jamboree) -> dict[str, str]:
     record(
         jam.record(gym.make("CartPole-v1"), run="slow", tags={"lr": 0.0003}), 220, improving(0.003)
     )
+    train(jam, "CartPole-v1", "ppo", TIMESTEPS, run="ppo", seed=1)
     filmed = jam.record(cartpole, run="fast", tags={"lr": 0.001}, record_frames=20)
     record(filmed, 140, improving(0.006), annotate=True)
     parent = jam.run("fast").episodes.where("steps > 60").first()
-    fork = parent.fork(30)
+    forked = [continued(parent, step, chance) for step in (30, 45)]
+    continued(jam.episode(forked[0]), 4, chance)
+    parent.flag("leans to the left, and never comes back", step=42)
+    jam.flush()
+    balanced = jam.run("balance").episodes.order_by("-episode_return").first()
+    return {
+        "runs": "?compare=fast%0Aslow%0Arandom",
+        "run": "run?run=ppo",
+        "episode": f"episode?id={parent.id}&step=42&frames=simulated",
+        "balance": f"episode?id={balanced.id}&step=40",
+        "compare": f"compare?a={parent.id}&b={forked[0]}",
+        "forks": f"lineage?id={forked[0]}",
+    }
+
+
+def continued(parent: Episode, step: int, chance: np.random.Generator) -> str:
+    """A fork that is played to its end by chance; its id."""
+    fork = parent.fork(step)
     done = False
     while not done:
         _, _, terminated, truncated, _ = fork.step(int(chance.integers(2)))
         done = terminated or truncated
-    forked = fork.get_wrapper_attr("episode_id")
+    id = str(fork.get_wrapper_attr("episode_id"))
     fork.close()
-    jam.flush()
-    return {
-        "runs": "?compare=fast%0Aslow%0Arandom",
-        "run": "run?run=fast",
-        "episode": f"episode?id={parent.id}&step=42&frames=simulated",
-        "compare": f"compare?a={parent.id}&b={forked}",
-    }
+    return id
+
+
+def take(browser: Any, url: str, folder: Path, name: str, address: str, **look: Any) -> None:
+    """Take the picture of a view."""
+    context = browser.new_context(viewport=look["size"], color_scheme=look["scheme"])
+    tab = context.new_page()
+    tab.goto(url + address)
+    tab.locator("[role=treeitem]" if name.startswith("forks") else ".u-over").first.wait_for()
+    tab.wait_for_timeout(1500)  # pictures and fonts
+    path = folder / f"page-{name}.png"
+    tab.screenshot(path=path, full_page=look.get("is_whole", False))
+    print(f"{path.name}: {path.stat().st_size:,} bytes")
+    context.close()
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument(
+        "--all", type=Path, help="folder for each view, wide and narrow, light and dark"
+    )
+    asked = parser.parse_args()
     home = Path(tempfile.mkdtemp(prefix="jamboree-page-"))
     try:
         with Jamboree(home=home, backup=False) as jam, jam.ui(port=0) as page:
             views = fill(jam)
             with open_browser() as browser:
-                tab = browser.new_page(viewport=SIZE)
+                if asked.all:
+                    asked.all.mkdir(parents=True, exist_ok=True)
+                    for name, address in views.items():
+                        for size in (SIZE, NARROW):
+                            for scheme in ("light", "dark"):
+                                named = f"{name}-{size['width']}-{scheme}"
+                                take(
+                                    browser, page.url, asked.all, named, address,
+                                    size=size, scheme=scheme, is_whole=True,
+                                )  # fmt: skip
+                    return
                 for name, address in views.items():
-                    tab.goto(page.url + address)
-                    tab.locator(".u-over").first.wait_for()
-                    tab.wait_for_timeout(1500)  # pictures and fonts
-                    path = IMAGES / f"page-{name}.png"
-                    tab.screenshot(path=path)
-                    size = path.stat().st_size
-                    print(f"{path.name}: {size:,} bytes")
-                    assert size <= MOST_BYTES, "make the window smaller"
+                    take(browser, page.url, IMAGES, name, address, size=SIZE, scheme="light")
+                dark = views["episode"]
+                take(browser, page.url, IMAGES, "dark", dark, size=SIZE, scheme="dark")
+                take(browser, page.url, IMAGES, "narrow", views["run"], size=NARROW, scheme="light")
+        for path in IMAGES.glob("page-*.png"):
+            assert path.stat().st_size <= MOST_BYTES, f"make the window of {path.name} smaller"
     finally:
         stop_servers(home)
         shutil.rmtree(home, ignore_errors=True)

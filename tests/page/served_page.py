@@ -124,6 +124,69 @@ def play(env: gym.Env[Any, Any], episodes: int = 1, *, seed: int = 0) -> list[st
     return ids
 
 
+class ImageEnv(gym.Env):
+    """Observes a picture and a number."""
+
+    def __init__(self) -> None:
+        self.observation_space = gym.spaces.Dict(
+            {
+                "image": gym.spaces.Box(0, 255, (16, 20, 3), np.uint8),
+                "speed": gym.spaces.Box(-1, 1, (), np.float32),
+            }
+        )
+        self.action_space = gym.spaces.Discrete(2)
+
+    def observe(self) -> dict[str, np.ndarray]:
+        image = self.np_random.integers(0, 256, (16, 20, 3), np.uint8)
+        return {"image": image, "speed": np.float32(0.5)}
+
+    def reset(self, *, seed: int | None = None, options: dict | None = None) -> tuple:
+        super().reset(seed=seed)
+        self.count = 0
+        return self.observe(), {}
+
+    def step(self, action: int) -> tuple:
+        self.count += 1
+        return self.observe(), 0.0, False, self.count == 6, {}
+
+
+SURPRISE = (2, 3)  # the episode and the step of `trained` whose value is most wrong
+DISCOUNT = 0.9
+
+
+def record_training(jam: Jamboree) -> list[str]:
+    """A run whose first training fails, with values, metrics and checkpoints; ids of episodes."""
+    from jamboree_gym.runs.checkpoints import CheckpointHandler
+    from jamboree_gym.runs.metrics import MetricHandler
+    from jamboree_gym.runs.sessions import SessionHandler
+
+    sessions = SessionHandler(jam, "trained")
+    training = {"algorithm": "PPO", "hyperparameters": {"gamma": DISCOUNT, "n_steps": 64}}
+    ids, steps = [], 0
+    env = jam.record(gym.make("CartPole-v1"), run="trained")
+    for session, how in (("s1", "raised"), ("s2", "finished")):
+        sessions.begin(session, timesteps=steps, resumed_from=None, steps={}, info=training)
+        for _ in range(2):
+            env.reset(seed=len(ids))
+            ids.append(env.get_wrapper_attr("episode_id"))
+            done, step = False, 0
+            while not done:
+                is_odd = (len(ids) - 1, step) == SURPRISE
+                env.annotate(value=50.0 if is_odd else 5.0, probabilities=np.array([0.25, 0.75]))
+                _, _, terminated, truncated, _ = env.step(step % 2)
+                done, step = terminated or truncated, step + 1
+            steps += step
+        jam.flush()
+        sessions.end(session, how, timesteps=steps)
+        values = {"train/loss": 0.25 / len(ids), "rollout/ep_rew_mean": 20.5}
+        MetricHandler(jam, "trained").put(steps, session=session, values=values)
+        CheckpointHandler(jam, "trained").put(
+            b"zip", timesteps=steps, policy_version=len(ids), session=session
+        )
+    env.close()
+    return ids
+
+
 def record_some(jam: Jamboree) -> dict[str, list[str]]:
     """Runs with everything that the page shows; the ids of their episodes."""
     import jamboree_envs  # noqa: F401 - registers Balance
@@ -133,6 +196,8 @@ def record_some(jam: Jamboree) -> dict[str, list[str]]:
         "plain": play(jam.record(gym.make("CartPole-v1"), run="plain", tags={"lr": 0.5}), 30),
         "framed": play(jam.record(framed, run="framed", record_frames=4), 2),
         "balance": play(jam.record(gym.make("jamboree/Balance-v0"), run="balance"), 3),
+        "dict": play(jam.record(ImageEnv(), run="dict"), 1),
+        "trained": record_training(jam),
     }
     parent = jam.episode(ids["plain"][0])
     forked = parent.fork(5)

@@ -13,12 +13,13 @@ import gymnasium as gym
 import numpy as np
 import pytest
 from conftest import Server
-from served_page import Asker, play, record_some
+from served_page import DISCOUNT, SURPRISE, Asker, ImageEnv, play, record_some
 
 from jamboree_gym import Jamboree
 from jamboree_gym.page import app
 from jamboree_gym.page.columns import columns_of
 from jamboree_gym.page.serving import PageServer
+from jamboree_gym.page.surprises import value_errors
 from jamboree_gym.replay import ReplayEnv
 
 
@@ -51,6 +52,7 @@ def test_runs_are_those_of_the_library_the_newest_first(ask: Asker, jam: Jambore
         shown = [row[name] for name in ("state", "episodes", "steps", "mean_return")]
         assert shown == [summary.state, summary.episodes, summary.steps, summary.mean_return]
         assert row["spark"]
+        assert row["last_step_at"] == pytest.approx(summary.last_step_at)
 
 
 @pytest.mark.parametrize(
@@ -58,6 +60,7 @@ def test_runs_are_those_of_the_library_the_newest_first(ask: Asker, jam: Jambore
     [
         ({"text": "LAI"}, ["plain"]),
         ({"env": "balance"}, ["balance"]),
+        ({"text": "ain", "env": "cartpole"}, ["trained", "plain"]),
         ({"tag": "lr"}, ["plain"]),
         ({"tag": "lr=0.5"}, ["plain"]),
         ({"tag": "lr=1"}, []),
@@ -66,7 +69,7 @@ def test_runs_are_those_of_the_library_the_newest_first(ask: Asker, jam: Jambore
 def test_runs_are_filtered(ask: Asker, asked: dict[str, str], names: list[str]) -> None:
     found = ask.api("runs", **asked)
     assert [one["name"] for one in found["runs"]] == names
-    assert found["total"] == 3
+    assert found["total"] == 5
 
 
 def test_a_run_has_outliers_distribution_and_counts(
@@ -92,6 +95,59 @@ def test_a_curve_has_a_point_for_each_episode_and_continues(ask: Asker, jam: Jam
     assert rest["start"] == 20
     assert rest["mean"] == returns[20:]
     assert rest["steps"] == whole["steps"][20:]
+
+
+def test_a_run_has_its_training_and_where_it_was_cut_off(
+    ask: Asker, jam: Jamboree, ids: dict[str, list[str]]
+) -> None:
+    found = ask.api("run", run="trained")
+    first, second = jam.run("trained").history
+    assert [(one["how"], one["timesteps_to"]) for one in found["sessions"]] == [
+        ("raised", first.timesteps_to),
+        ("finished", second.timesteps_to),
+    ]
+    assert found["training"]["hyperparameters"] == {"gamma": DISCOUNT, "n_steps": 64}
+    assert [one["number"] for one in found["checkpoints"]] == [0, 1]
+    (mark,) = found["marks"]
+    assert (mark["episode"], mark["steps"]) == (2, first.timesteps_to)
+    metrics = ask.api("metrics", run="trained")["metrics"]
+    assert metrics["train/loss"] == {
+        "x": [first.timesteps_to, second.timesteps_to],
+        "y": [0.25 / 2, 0.25 / 4],
+    }
+
+
+def test_the_most_surprising_step_is_where_the_value_was_most_wrong(
+    ask: Asker, ids: dict[str, list[str]]
+) -> None:
+    found = ask.api("surprise", run="trained")
+    episode, step = SURPRISE
+    assert found["discount"] == DISCOUNT
+    assert (found["surprise"]["id"], found["surprise"]["step"]) == (ids["trained"][episode], step)
+    assert found["surprise"]["error"] == pytest.approx(1 + DISCOUNT * 5 - 50)
+    assert ask.api("surprise", run="plain")["surprise"] is None
+
+
+def test_after_a_terminal_step_nothing_is_expected_and_after_a_cut_nothing_is_known(
+    jam: Jamboree, ids: dict[str, list[str]]
+) -> None:
+    ended = value_errors(jam.episode(ids["trained"][0]).steps(), DISCOUNT)
+    assert ended is not None
+    assert ended[0] == pytest.approx(1 + DISCOUNT * 5 - 5)
+    assert ended[-1] == 1 - 5
+    env = jam.record(gym.make("CartPole-v1"), run="cut")
+    env.reset(seed=1)
+    for value in (4.0, 2.0, None, 3.0):
+        if value is not None:
+            env.annotate(value=value)
+        env.step(0)
+    env.close()
+    episode = jam.episodes(run="cut").first()
+    errors = value_errors(episode.steps(), 0.5)
+    assert errors is not None
+    assert errors[0] == 1 + 0.5 * 2 - 4
+    assert np.isnan(errors[1:]).all()
+    episode.delete()
 
 
 def test_a_run_that_is_not_there_is_answered_with_those_that_are(ask: Asker) -> None:
@@ -297,30 +353,6 @@ def test_where_no_frame_was_recorded_there_is_no_picture(
 ) -> None:
     answer = ask("/api/picture", {"id": ids["plain"][0], "kind": "recorded", "step": 0})
     assert answer.status == 204
-
-
-class ImageEnv(gym.Env):
-    """Observes a picture and a number."""
-
-    def __init__(self) -> None:
-        self.observation_space = gym.spaces.Dict(
-            {
-                "image": gym.spaces.Box(0, 255, (16, 20, 3), np.uint8),
-                "speed": gym.spaces.Box(-1, 1, (), np.float32),
-            }
-        )
-        self.action_space = gym.spaces.Discrete(2)
-
-    def observe(self) -> dict[str, np.ndarray]:
-        image = self.np_random.integers(0, 256, (16, 20, 3), np.uint8)
-        return {"image": image, "speed": np.float32(0.5)}
-
-    def reset(self, *, seed: int | None = None, options: dict | None = None) -> tuple:
-        super().reset(seed=seed)
-        return self.observe(), {}
-
-    def step(self, action: int) -> tuple:
-        return self.observe(), 0.0, False, False, {}
 
 
 def test_observed_images_are_pictures_and_no_columns(ask: Asker, jam: Jamboree) -> None:

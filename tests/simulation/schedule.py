@@ -76,17 +76,26 @@ FAULTS_OF_CALLS = {
     "stopped": 4,
 }
 # Round trips that decide something are hit more often than others.
-OF = {
-    "": 6,
-    "append": 6,
-    "acknowledge": 1,
-    "restore": 1,
-    "delete": 1,
-    "trim": 1,
-    "insert": 2,
-    "writes": 1,
+OF_RECORDING = {"": 5, "append": 6, "standing": 1, "restore": 1}
+OF_READING = {"": 5, "standing": 2, "restore": 2, "logs": 2}
+OF_KEEPING = {
+    "": 5,
+    "acknowledge": 4,
+    "insert": 3,
+    "writes": 2,
+    "restore": 2,
+    "delete": 2,
+    "trim": 2,
     "standing": 1,
 }
+OF: dict[str, dict[str, int]] = {
+    **dict.fromkeys(WRITERS, OF_RECORDING),
+    "reader": OF_READING,
+    "keeper": OF_KEEPING,
+    "keeper-2": OF_KEEPING,
+}
+# What writers do while others wait: what arrives at once.
+OF_WRITERS_MEANWHILE = {"flush": 6, "save": 3, "step": 3, "reset": 1, "vector_step": 1, "close": 1}
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,6 +158,8 @@ def _step(
 ) -> Step:
     (actor,) = rng.choices(actors, [SHARES[one] for one in actors])
     acts = world if actor == "world" else ACTS[actor]
+    if depth and actor in WRITERS:
+        acts = OF_WRITERS_MEANWHILE
     (act,) = rng.choices(list(acts), list(acts.values()))
     number, faults = rng.randrange(1000), list[Fault]()
     line = rng.randrange(1, 60) if actor in WRITERS and rng.random() < share / 10 else 0
@@ -157,7 +168,7 @@ def _step(
         meanwhile = None
         if kind == "meanwhile":
             meanwhile = _step(rng, actors, world, share, depth + 1)
-        (of,) = rng.choices(list(OF), list(OF.values()))
+        (of,) = rng.choices(list(OF[actor]), list(OF[actor].values()))
         at = min(int(rng.expovariate(1.0 if of else 0.25)), 60)
         faults.append(Fault(at, kind, rng.randrange(1, 30), meanwhile, of))
     return Step(actor, act, number, tuple(faults), line)

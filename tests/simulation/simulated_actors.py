@@ -267,7 +267,7 @@ class _Simulation:
             self.world.tell(f"{process.name} is told that the episode before is lost")
         finally:
             if _id_of(env) != old_id:
-                episode = Episode(env.episode_id, process.name)
+                episode = Episode(env.episode_id, process.name, length=LENGTH)
                 episode.is_in_journal = process.is_alive and self._is_safe(process)
                 self.ledger.episodes[episode.id] = episode
                 if not has_returned:
@@ -319,6 +319,7 @@ class _Simulation:
         ):
             is_new = episode not in before
             episode.rows, episode.has_begun_step = int(count) + 1, False
+            episode.length = length
             episode.is_in_journal = is_safe and (is_new or episode.is_in_journal)
             if not episode.may_be_lost:
                 episode.status = "terminated" if count == length else "running"
@@ -595,7 +596,7 @@ class _Simulation:
             raise
         # A writer that has heard of no answer cannot know that its note was stored and deleted: if
         # others have begun the log again, it comes back.
-        unheard = self._held()
+        unheard = self._held() | {name for name in before if name[1] in self.ledger.unsynced}
         self.ledger.lose(before & unheard, (), "it was deleted before its writer had an answer")
         for name in before - unheard:
             self.ledger.notes[name].is_deleted = True
@@ -670,6 +671,7 @@ class _Simulation:
         self.has_failed_over |= bool(loses)
         self._changed(lambda: loses and self.world.redis.fail_over(number % 10 / 10), "power cut")
         redis, mongo = self.stored_in_redis(), self.stored_in_mongo()
+        self.ledger.unsynced |= self.world.torn
         self.ledger.lose(set(self.ledger.notes) - redis.names - mongo.names, (), "power cut")
         for id, episode in self.ledger.episodes.items():
             rows = max(redis.episodes.get(id, 0), mongo.episodes.get(id, 0))
@@ -852,7 +854,10 @@ class _Simulation:
             self.ledger.violated(
                 f"{when}: episode {episode.id[-4:]} has {rows} rows of {episode.rows}"
             )
-        if episode.status and status != episode.status and episode.is_in_journal:
+        expected = episode.status
+        if expected == "interrupted" and rows > episode.length:
+            expected = "terminated"  # by the step in which its process was killed
+        if expected and status != expected and episode.is_in_journal:
             self.ledger.violated(
-                f"{when}: episode {episode.id[-4:]} is {status}, and not {episode.status}"
+                f"{when}: episode {episode.id[-4:]} is {status}, and not {expected}"
             )

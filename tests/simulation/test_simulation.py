@@ -37,6 +37,38 @@ def test_all_promises_hold_in_schedules_of_many_seeds(
     assert int(re.findall(r"(\d+) schedules, ", done.stdout)[-1]) > 0
 
 
+# Schedules that have failed, with what was wrong.
+FAILED = {
+    "an evicted batch was not recognized when its append came again": (
+        Step("writer-1", "save", 4),
+        Step("world", "wait", 5),
+        Step("keeper", "trim", 2),
+        Step("writer-1", "read_own", 4, (Fault(0, "answer lost in time", of="append"),)),
+        Step("keeper", "follow_up", 0),
+    ),
+    "the same episode was a candidate for eviction twice, and neither was larger": (
+        Step("writer-3", "vector_step", 0),
+        Step("keeper", "trim", 6),
+        Step("keeper", "follow_up", 0),
+        Step("writer-3", "close", 0),
+        Step("keeper", "follow_up", 0),
+    ),
+    "a deleted episode came back from the journal of a dead process": (
+        Step("keeper", "verify", 0),
+        Step("writer-2", "step", 0),
+        Step("writer-2", "flush", 0, (Fault(0, "killed after", of="append"),)),
+        Step("keeper", "delete_episode", 0),
+        Step("writer-2", "save", 1),
+    ),
+}
+
+
+@pytest.mark.parametrize("schedule", FAILED.values(), ids=FAILED)
+def test_a_schedule_that_has_failed_does_not_fail_again(schedule: Schedule) -> None:
+    outcome = simulate(schedule, seed=0)
+    assert not outcome.violations, "\n".join(outcome.story)
+
+
 def test_a_seed_happens_the_same_way_again() -> None:
     for seed in range(5):
         schedule = made(seed)

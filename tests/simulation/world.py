@@ -148,7 +148,7 @@ class World:
         round_trips: How many there were.
         steps: How many steps of the schedule were begun.
         dead_at: When processes were killed.
-        torn: Writers whose journals a power cut has met.
+        torn: Writers whose journals a power cut has met, and the names of their processes.
     """
 
     def __init__(
@@ -176,6 +176,7 @@ class World:
         self._random = Random(seed)
         self._late: list[Late] = []
         self.torn: set[str] = set()
+        self._opened_by: dict[str, str] = {}
         self._on_disk: dict[Path, bytes] = {}
         self._start_machine()
         self._stopped: list[tuple[int, Process]] = []
@@ -290,6 +291,7 @@ class World:
                 backup=False,
                 clock=self.time,
             )
+            self._opened_by[process.connection.writer_name] = process.name
 
     def end(self, process: Process) -> None:
         """It is dead: its files stay as they are, and it says nothing any more."""
@@ -388,7 +390,7 @@ class World:
             self.mongo_uncertain_until = self.seconds + ASK_AGAIN_S
         for fault in faults:
             self._before(now, fault, what, execute, lost, timed_out)
-        self._check_alive(now)
+            self._check_alive(now)
         answer = execute()
         for fault in faults:
             self._after(now, fault, what, lost, timed_out)
@@ -458,6 +460,7 @@ class World:
         now.process.stopped = None
         self.stack.append(now)
         self._set_names_here()
+        self._check_alive(now)
         self.tell(f"{now.process.name} goes on")
 
     def go_on(self, *, all_of_them: bool = False) -> None:
@@ -515,6 +518,7 @@ class World:
             ]
             path.write_bytes(b"".join(left))
             self.torn.add(path.name.partition(".")[0])
+            self.torn |= {self._opened_by.get(path.name.partition(".")[0], "")}
         self.write_to_disk()
         self._start_machine()
 
@@ -583,10 +587,16 @@ def _told_to(world: World) -> Iterator[None]:
         log.removeHandler(listener)
 
 
-def _script_names() -> dict[str, str]:
-    """The names of the scripts by digest; a test may have replaced one."""
-    found = vars(scripts).items()
-    return {one.sha: name.lower() for name, one in found if isinstance(one, Script)}
+_script_names: dict[str, str] = {}
+
+
+def _script_name(digest: str) -> str:
+    """The name of a script; a test may have replaced one since the last call."""
+    if digest not in _script_names:
+        found = vars(scripts).items()
+        ours = {one.sha: name.lower() for name, one in found if isinstance(one, Script)}
+        _script_names.update({digest: "?"} | ours)
+    return _script_names[digest]
 
 
 def _named(calls: Calls) -> str:
@@ -595,7 +605,7 @@ def _named(calls: Calls) -> str:
     for call in calls:
         name = call[0].decode()
         if name == "EVALSHA":
-            name = f"script {_script_names().get(call[1].decode(), '?')!r}"
+            name = f"script {_script_name(call[1].decode())!r}"
         if name not in names:
             names.append(name)
     return " and ".join(names[:3])

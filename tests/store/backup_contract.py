@@ -18,6 +18,8 @@ from jamboree_gym.encoding.batch_format import (
     encode_records,
 )
 from jamboree_gym.keys import digest
+from jamboree_gym.store.backups.errors import BackupUnavailable
+from jamboree_gym.store.backups.presence import check_is_there, is_there
 from jamboree_gym.store.backups.protocol import BackupStore
 from jamboree_gym.store.backups.reader import StoredBatches, checked_chain, stored_logs
 from jamboree_gym.store.backups.records import GrownLog, Inserted, NewLog, StoredLog
@@ -104,6 +106,7 @@ class BackupContract:
         assert read(store, [KEY]) == {KEY: None}
         assert (store.birth(KEY), store.counts([KEY]), store.blob("none")) == (None, {}, None)
         assert (store.setting("none"), store.deleted([(KEY, BORN)])) == (None, set())
+        assert list(store.deletions()) == []
         assert list(store.heads()) in ([], [{}])
         assert store.damaged() == {}
 
@@ -248,6 +251,7 @@ class BackupContract:
             assert {key for some in reader.heads() for key in some} == set()
             wanted = [(KEY, BORN), (KEY, BORN + 1), ("space:never", 1.0)]
             assert reader.deleted(wanted) == {wanted[0], wanted[2]}
+            assert {*reader.deletions()} == {wanted[0], wanted[2]}
 
     def test_a_log_begins_anew_after_its_deletion(self, store: BackupStore) -> None:
         insert(store, {KEY: new_log(batch(0, 5))})
@@ -271,7 +275,7 @@ class BackupContract:
         assert found[1] == [batch(0, 5), batch(5, 5)]
 
     def test_a_batch_of_many_megabytes_comes_back(self, store: BackupStore) -> None:
-        log = new_log(batch(0, 2, size=13 << 20))
+        log = new_log(batch(0, 1, size=13 << 20))  # MongoDB takes no more than 16 in one document
         assert store.insert_batches([(KEY, BORN, log.batches[0])]) == {}
         assert store.put_heads({KEY: GrownLog(log.head, 0)}) == {}
         found = read(store, [KEY])[KEY]
@@ -301,12 +305,17 @@ class BackupContract:
         assert made.where == store.where
 
     def test_two_namespaces_do_not_see_each_other(
-        self, store: BackupStore, open_other: OpenBackup
+        self, store: BackupStore, open_other: OpenBackup, namespace: str
     ) -> None:
         insert(store, {KEY: new_log(batch(0, 5))})
         other = open_other()
         assert list(other.keys()) == []
+        assert not is_there(other)
+        assert namespace in other.namespaces()
+        with pytest.raises(BackupUnavailable, match=f" new'.*\n.*others: .*{namespace}"):
+            check_is_there(other, f"{namespace} new")
         insert(other, {KEY: new_log(batch(0, 5, born=7.0))})
+        check_is_there(other, "new")
         assert (store.birth(KEY), other.birth(KEY)) == (BORN, 7.0)
 
     def test_close_twice_is_quiet(self, store: BackupStore) -> None:

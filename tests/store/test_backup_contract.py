@@ -7,12 +7,15 @@ import os
 import shutil
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import pymongo
 import pytest
 from backup_contract import BackupContract, OpenBackup
 from conftest import Server, free_port, mongo_answers
+from stable_api import REPLICA_SET, Commands, faults_of
 
 from jamboree_gym.store.backups import opening
 from jamboree_gym.store.backups.protocol import BackupStore
@@ -55,10 +58,28 @@ class TestFolder(OfUrl):
         return (tmp_path / "backup of mine").as_uri()
 
 
-class TestSecantus(OfUrl):
+class OfMongo(OfUrl):
+    """One in MongoDB; each command of the whole contract is held to the Stable API."""
+
+    @pytest.fixture(autouse=True)
+    def all_is_in_the_stable_api(self, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+        commands = Commands()
+        client = partial(pymongo.MongoClient, event_listeners=[commands])
+        monkeypatch.setattr(pymongo, "MongoClient", client)
+        yield
+        assert commands.sent
+        assert {
+            (name, fault) for name, sent in commands.sent for fault in faults_of(name, sent)
+        } == (set())
+
+
+class TestSecantus(OfMongo):
+    """As a replica set of one server; all other tests use it as a single server."""
+
     @pytest.fixture
     def url(self, mongo: Server) -> str:
-        return mongo.url
+        weak = "w=1&journal=false&readPreference=secondaryPreferred"
+        return f"{mongo.url}/?replicaSet={REPLICA_SET}&{weak}"
 
 
 @pytest.fixture(scope="module")
@@ -75,10 +96,14 @@ def nx27017(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 
 @pytest.mark.nx27017
-class TestNx27017(OfUrl):
+class TestNx27017(OfMongo):
     @pytest.fixture
     def url(self, nx27017: Server) -> str:
         return nx27017.url
+
+    @pytest.mark.long  # it takes seconds for it; SecantusDB shows the same
+    def test_a_batch_of_many_megabytes_comes_back(self, store: BackupStore) -> None:
+        super().test_a_batch_of_many_megabytes_comes_back(store)
 
     # It cannot read a part of an array, so it finds no episode in a bundle (of 8 and more).
     @pytest.mark.parametrize("count", [3])
@@ -88,7 +113,7 @@ class TestNx27017(OfUrl):
 
 if OWN_MONGO:
 
-    class TestOwnMongo(OfUrl):
+    class TestOwnMongo(OfMongo):
         @pytest.fixture
         def url(self) -> str:
             assert OWN_MONGO

@@ -463,6 +463,7 @@ with Jamboree(home=home, backup=True, backup_interval_s=0.1) as jam:
     while jam.backup.status().pending_records or not jam.backup.status().follower:
         time.sleep(0.01)
     print(jam.backup.status())
+    print(CliRunner().invoke(build_app(), ["up", "--home", str(home)]).output, end="")
     assert jam.backup.verify()
     jam.redis.flushall()
     print(NoteHandler(jam, "short").count())
@@ -480,13 +481,22 @@ def test_where_no_mongodb_server_is_installed_the_backup_is_a_folder_in_the_home
 ) -> None:
     (tmp_path / "sitecustomize.py").write_text(WITHOUT_SECANTUS)
     paths = os.pathsep.join([str(tmp_path), *filter(None, sys.path)])
-    head = CLIENT + "import time\nfrom jamboree_gym.servers.embedded import server_status\n"
+    head = (
+        CLIENT
+        + """
+import time
+from typer.testing import CliRunner
+from jamboree_gym.cli import build_app
+from jamboree_gym.servers.embedded import server_status
+"""
+    )
     with start_client(home, head + SAVE_AND_EMPTY, whole_package=True, PYTHONPATH=paths) as client:
         printed, _ = client.communicate(timeout=60)
         assert client.returncode == 0, printed
     lines = printed.splitlines()
     folder = home / "backup"
     assert f"copied to: {folder.as_uri()}" in lines
+    assert f"folder {folder.as_uri()}" in lines  # of `jamboree-gym up`
     assert (
         f"backup is: the folder {folder}, because no embedded MongoDB server (SecantusDB) is "
         "installed"

@@ -91,4 +91,4 @@ def _candidate(key: str, head: Head, summary: StoredSummary | None) -> Candidate
         return Candidate(head.t_last, key, head.born, head.revision)
     if head.acked <= head.held:
         return None
-    return Candidate(head.born, key, head.born, None)
+    return Candidate(head.born, key, head.born, 0)

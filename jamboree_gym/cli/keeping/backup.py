@@ -107,16 +107,23 @@ def copy(
     to: Annotated[str, typer.Option(help="That backup: a folder, or a URL.")],
     json: JsonOption = False,
 ) -> None:
-    """Copy the backup to another one, which may be of another kind. Deletes nothing there.
+    """Copy the backup to another one, which may be of another kind.
+
+    What was deleted here is deleted there, too. Nothing is overwritten.
 
     Example: jamboree-gym backup copy --to copied
     """
+    from jamboree_gym.store.urls import backed_up_to, backup_name, folder_of, is_folder
+
+    url = _url(to)
+    is_new = is_folder(url) and not folder_of(url).is_dir()
     with store.open() as jam, progress_bar("copying") as progress:
-        copied = jam.backup.copy_to(_url(to), progress=progress)
+        copied = jam.backup.copy_to(url, progress=progress)
     if json:
         print_json({"logs": copied})
     else:
-        typer.echo(f"{counted(copied, 'log')} copied")
+        where = backup_name(backed_up_to(url))
+        typer.echo(f"{counted(copied, 'log')} copied to {where}{', which is new' * is_new}")
 
 
 def _url(given: str) -> str:

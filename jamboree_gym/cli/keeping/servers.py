@@ -74,7 +74,7 @@ def down(
 
 
 def status(store: StoreOptions, json: JsonOption = False) -> None:
-    """Show which servers run, which runs are alive, and how far the backup is. Starts nothing.
+    """Show which runs are alive, how far the backup is, and which servers run. Starts nothing.
 
     Example: jamboree-gym status
     """
@@ -94,14 +94,14 @@ def status(store: StoreOptions, json: JsonOption = False) -> None:
             }
         )
         return
-    if servers is not None:
-        print_lines("\n".join(_lines(servers)))
     if backup is not None:
         rate = sum(one.steps_per_s for one in runs)
         print_text(f"runs alive: {len(runs):,}, {rate:,.0f} steps/s")
         for run in runs:
             print_text(f"  {run}")
         print_lines(str(backup))
+    if servers is not None:
+        print_lines("\n".join(_lines(servers)))
 
 
 def _servers(store: StoreOptions) -> ServerStatus | None:

@@ -1,9 +1,9 @@
-"""`video`: writes an episode into a video file."""
+"""`video`: writes an episode, or one of a run, into a video file."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -16,11 +16,19 @@ from jamboree_gym.cli.commands import (
     import_modules,
     progress_bar,
 )
-from jamboree_gym.cli.episode_ids import EpisodeArgument, named_episode
+from jamboree_gym.cli.completion import complete_run_or_episode
+from jamboree_gym.cli.episode_ids import named_episode
 from jamboree_gym.cli.output import print_json, print_text, printable
+from jamboree_gym.errors import InvalidArgument
 from jamboree_gym.wording import counted
 
+if TYPE_CHECKING:
+    from jamboree_gym.jamboree import Jamboree
+    from jamboree_gym.reading.episode import Episode
+
 __all__ = ["register"]
+
+SHOWN_OF_ID = 12
 
 
 def register(app: typer.Typer) -> None:
@@ -30,8 +38,27 @@ def register(app: typer.Typer) -> None:
 
 def video(
     store: StoreOptions,
-    episode: EpisodeArgument,
-    path: Annotated[Path, typer.Argument(help="Where to: out.mp4 or out.gif.")],
+    name: Annotated[
+        str,
+        typer.Argument(
+            metavar="EPISODE|RUN",
+            help="An episode, as `show` takes it; with one of the options below a run.",
+            autocompletion=complete_run_or_episode,
+        ),
+    ],
+    path: Annotated[
+        Path | None,
+        typer.Argument(help="Where to: out.mp4 or out.gif.", show_default="its id with .mp4"),
+    ] = None,
+    worst: Annotated[
+        bool, typer.Option("--worst", help="Of the run: the episode with the lowest return.")
+    ] = False,
+    best: Annotated[
+        bool, typer.Option("--best", help="Of the run: the episode with the highest return.")
+    ] = False,
+    last: Annotated[
+        bool, typer.Option("--last", help="Of the run: the episode that began last.")
+    ] = False,
     fps: Annotated[
         float | None,
         typer.Option(help="Frames per second.", show_default="the environment's, else 30"),
@@ -50,11 +77,16 @@ def video(
 
     If the replay differs from what was recorded, nothing is written, and the exit code is 1.
 
-    Example: jamboree-gym video @last out.mp4
+    Example: jamboree-gym video ppo out.mp4 --worst
     """
+    if worst + best + last > 1:
+        raise InvalidArgument("choose one of --worst, --best and --last")
     import_modules(modules)
     with store.open() as jam, progress_bar("rendering") as progress:
-        written = named_episode(jam, episode).video(
+        order = "episode_return" if worst else "-episode_return" if best else ""
+        found = _of_run(jam, name, order) if order or last else named_episode(jam, name)
+        path = path or Path(f"{found.id[:SHOWN_OF_ID]}.mp4")
+        written = found.video(
             path,
             fps=fps,
             overwrite=overwrite,
@@ -68,3 +100,9 @@ def video(
         print_json({"path": path, "frames": written.frames, "verified": bool(written)})
     else:
         print_text(f"{path}: {counted(written.frames, 'frame')}")
+
+
+def _of_run(jam: Jamboree, run: str, order: str) -> Episode:
+    """The first episode of a run in an order; without one the newest."""
+    episodes = jam.episodes(run=run)
+    return episodes.order_by(order).first() if order else episodes.last()

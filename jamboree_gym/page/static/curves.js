@@ -4,11 +4,15 @@ import { ask } from "./api.js";
 import { colour, number } from "./format.js";
 import { Plot } from "./plot.js";
 import { Choice } from "./parts.js";
-import { href } from "./route.js";
+import { href, oneOf } from "./route.js";
 
 const AXES = [["episode", "episodes"], ["steps", "steps"], ["at", "time"]];
 const SMOOTH = 10;
 const PARTS = ["episode", "steps", "at", "mean", "low", "high", "length"];
+
+export function axisOf(values) {
+  return oneOf(values.axis, AXES.map(([name]) => name), "episode");
+}
 
 // The curves of some runs, by name; kept up to date when the version changes.
 export function useCurves(names, version) {
@@ -38,14 +42,15 @@ export function useCurves(names, version) {
   return { curves: curves.current, turn };
 }
 
-export function ReturnCurves({ names, axis, onAxis, version }) {
+export function ReturnCurves({ names, axis, onAxis, version, onEnd }) {
   const { curves, turn } = useCurves(names, version);
   const { x, series } = useMemo(() => overlaid(names, curves, axis), [names.join("\n"), axis, turn]);
   return html`<div>
     <div class="toolbar tight"><h2>Return</h2>
       <ul class="legend">${names.map((name, at) => html`<li key=${name}><i style=${{ background: colour(at) }}></i><a href=${href("/run", { run: name })}>${name}</a></li>`)}</ul>
       ${names.some((name) => curves.has(name) && isSmooth(curves.get(name))) ? html`<span class="quiet">means of ${SMOOTH} episodes</span>` : null}
-      <span class="spacer"></span><${Choice} label="Horizontal axis" value=${axis} choices=${AXES} onChoice=${onAxis} /></div>
+      <span class="spacer"></span><${Choice} label="Horizontal axis" value=${axis} choices=${AXES} onChoice=${onAxis} />
+      <button type="button" class="small" onClick=${onEnd}>end comparison</button></div>
     <${Plot} key=${`${names.join()}${axis}`} label=${`Returns of ${names.join(", ")}`} x=${x} series=${series} height=${240} isTime=${axis === "at"} />
   </div>`;
 }

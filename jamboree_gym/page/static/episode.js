@@ -8,7 +8,7 @@ import { VirtualTable } from "./list.js";
 import { Panels } from "./panels.js";
 import { Picture } from "./picture.js";
 import { Copy, Empty, Loading, Problem, Stat, State, TextField, Values, useAnswer } from "./parts.js";
-import { go, href, set } from "./route.js";
+import { go, href, oneOf, set } from "./route.js";
 
 const SPEEDS = [["time", "real"], ["5", "5/s"], ["15", "15/s"], ["30", "30/s"], ["60", "60/s"], ["240", "240/s"]];
 
@@ -30,7 +30,7 @@ function Shown({ episode, values, store, setEpisode }) {
   const [problem, setProblem] = useState(null);
   const [isPlaying, setPlaying] = useState(false);
   const [staleSince, setStaleSince] = useState(null);
-  const speed = useRef(values.speed || "30");
+  const speed = useRef(oneOf(values.speed, SPEEDS.map(([name]) => name), "30"));
   const { value: around } = useAnswer("neighbours", { id });
 
   useEffect(() => {
@@ -171,7 +171,7 @@ function Stale({ since }) {
 
 function Pictures({ episode, cursor, values }) {
   const kept = localStorage.getItem("simulate") === "1";
-  const wanted = values.frames || (episode.frames ? "recorded" : kept ? "simulated" : "");
+  const wanted = oneOf(values.frames, ["recorded", "simulated"]) || (episode.frames ? "recorded" : kept ? "simulated" : "");
   const kinds = [...(episode.frames ? [["recorded", "recorded"]] : []), ["simulated", "simulated again"]];
   function choose(kind) {
     localStorage.setItem("simulate", kind === "simulated" ? "1" : "0");

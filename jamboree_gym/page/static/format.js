@@ -23,6 +23,7 @@ export function short(value) {
   if (size >= 1e9) return `${trimmed(value / 1e9)}G`;
   if (size >= 1e6) return `${trimmed(value / 1e6)}M`;
   if (size >= 1e4) return `${trimmed(value / 1e3)}k`;
+  if (size >= 1e3 && Number.isInteger(value)) return count(value);
   if (size && size < 1e-3) return value.toExponential(0).replace("-", "−");
   return trimmed(value);
 }

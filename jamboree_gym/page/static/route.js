@@ -30,6 +30,11 @@ export function set(values, { quiet = false } = {}) {
   if (!quiet) for (const listener of listeners) listener(current());
 }
 
+// A value of the address that has to be one of some: anybody can write an address.
+export function oneOf(value, known, usual) {
+  return known.includes(value) ? value : usual;
+}
+
 addEventListener("popstate", () => {
   for (const listener of listeners) listener(current());
 });

@@ -2,7 +2,7 @@
 import { html, useEffect, useMemo, useState } from "./vendor.js";
 import { ask, watch } from "./api.js";
 import { ago, brief, count, duration, number, short, time } from "./format.js";
-import { RunCurves } from "./curves.js";
+import { RunCurves, axisOf } from "./curves.js";
 import { PART, VirtualTable } from "./list.js";
 import { Choice, Empty, Loading, Problem, Stat, State, TextField, Values, useAnswer } from "./parts.js";
 import { Plot } from "./plot.js";
@@ -39,20 +39,26 @@ function About({ name, run, values }) {
       <${Stat} name="began" value=${time(run.began_at)} />
     </dl>
     <div class="split">
-      <section class="panel" aria-label="Curves"><${RunCurves} name=${name} axis=${values.axis || "episode"} onAxis=${(axis) => set({ axis })} version=${run.version} marks=${run.marks} /></section>
+      <section class="panel" aria-label="Curves"><${RunCurves} name=${name} axis=${axisOf(values)} onAxis=${(axis) => set({ axis })} version=${run.version} marks=${run.marks} /></section>
       <div class="side">
-        <${Outliers} outliers=${run.outliers} />
+        <${Outliers} run=${run} />
         <${Distribution} run=${run} />
         <${Training} run=${run} />
       </div>
     </div>`;
 }
 
-function Outliers({ outliers }) {
+function Outliers({ run }) {
+  const { outliers } = run;
+  const { value, again } = useAnswer("surprise", { run: run.name });
+  useEffect(() => { if (value) again(); }, [run.version]);
   if (!outliers.best) return null;
+  const surprise = value && value.surprise;
   const lines = [["best", (one) => number(one.episode_return)], ["worst", (one) => number(one.episode_return)], ["longest", (one) => `${count(one.steps)} steps`]];
   return html`<section class="panel" aria-label="Outliers"><h2>Outliers</h2><ul class="lines">
-    ${lines.map(([name, shown]) => html`<li key=${name}><a href=${href("/episode", { id: outliers[name].id })}><span>${name}</span><b>${shown(outliers[name])}</b><code>${brief(outliers[name].id)}</code></a></li>`)}</ul></section>`;
+    ${lines.map(([name, shown]) => html`<li key=${name}><a href=${href("/episode", { id: outliers[name].id })}><span>${name}</span><b>${shown(outliers[name])}</b><code>${brief(outliers[name].id)}</code></a></li>`)}
+    ${surprise ? html`<li title="the value that the agent was most wrong about, as the next step showed; among the newest 200 episodes"><a href=${href("/episode", { id: surprise.id, step: surprise.step })}>
+      <span>surprise</span><b>value off by ${number(surprise.error, 3)} <i class="quiet">at step ${count(surprise.step)}</i></b><code>${brief(surprise.id)}</code></a></li>` : null}</ul></section>`;
 }
 
 function Distribution({ run }) {

@@ -4,7 +4,7 @@ import { watch } from "./api.js";
 import { ago, count, number, short } from "./format.js";
 import { Empty, Loading, Problem, Spark, State, TextField, useAnswer } from "./parts.js";
 import { href, set } from "./route.js";
-import { ReturnCurves } from "./curves.js";
+import { ReturnCurves, axisOf } from "./curves.js";
 
 const MOST = 5;
 
@@ -37,8 +37,7 @@ export function Runs({ values }) {
     ${error && !value ? html`<${Problem} error=${error} />` : null}
     ${!value && !error ? html`<${Loading} what="runs" />` : null}
     ${compared.length ? html`<section class="panel" aria-label="Compared runs">
-      <${ReturnCurves} names=${compared} axis=${values.axis || "episode"} onAxis=${(axis) => set({ axis })} version=${versionOf(value)} />
-      <button type="button" class="small" onClick=${() => set({ compare: "" })}>end comparison</button></section>` : null}
+      <${ReturnCurves} names=${compared} axis=${axisOf(values)} onAxis=${(axis) => set({ axis })} version=${versionOf(value)} onEnd=${() => set({ compare: "" })} /></section>` : null}
     ${value && !value.total ? html`<${NoRuns} />` : null}
     ${value && value.total > 0 && !value.runs.length && isFiltered ? html`<${Empty} title="No run matches">
       <p>Change the filter above, or <a href="/">show all runs</a>.</p></${Empty}>` : null}

@@ -83,6 +83,9 @@ class BackupStore(Protocol):
     def deleted(self, logs: Iterable[tuple[str, float]]) -> set[tuple[str, float]]:
         """Which of these logs, given with their births, were deleted."""
 
+    def deletions(self) -> Iterator[tuple[str, float]]:
+        """All logs that were deleted, with their births, in no order."""
+
     def keys(self) -> Iterator[str]:
         """Keys of all logs, sorted."""
 
@@ -136,6 +139,12 @@ class BackupStore(Protocol):
 
     def identity_now(self) -> BackupIdentity:
         """Identity of this backup, for writers; makes a new id if there is none."""
+
+    def namespaces(self) -> list[str]:
+        """Names of all databases, or directories, that are at the same place, sorted.
+
+        Empty if they cannot be listed.
+        """
 
     def records(self) -> int:
         """Number of records and episode rows in all logs."""

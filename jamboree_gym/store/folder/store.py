@@ -24,6 +24,7 @@ from jamboree_gym.store.backups.records import (
 )
 from jamboree_gym.store.folder.frames import Kind
 from jamboree_gym.store.folder.index import FolderIndex, IndexedLog, Place, Span
+from jamboree_gym.store.folder.nearby import namespaces_in
 from jamboree_gym.store.folder.state import FolderState
 from jamboree_gym.store.log import BackupIdentity, identity, or_error
 from jamboree_gym.store.urls import backup_name, folder_of, folder_url
@@ -194,6 +195,10 @@ class FolderStore(BackupStore):
         """As `BackupStore.deleted`."""
         wanted = set(logs)
         return self._state.look(lambda index: wanted & index.deleted) if wanted else set()
+
+    def deletions(self) -> Iterator[tuple[str, float]]:
+        """As `BackupStore.deletions`."""
+        return iter(self._state.look(lambda index: list(index.deleted)))
 
     def keys(self) -> Iterator[str]:
         """As `BackupStore.keys`."""
@@ -368,6 +373,10 @@ class FolderStore(BackupStore):
                 if is_damaged or _IDENTITY not in index.settings:  # else another one was faster
                     self._state.add(Kind.SETTING, [_IDENTITY], secrets.token_hex(8).encode())
         return self.identity()
+
+    def namespaces(self) -> list[str]:
+        """As `BackupStore.namespaces`."""
+        return namespaces_in(self._state.root)
 
     def records(self) -> int:
         """As `BackupStore.records`."""

@@ -46,7 +46,9 @@ class MongoLink:
 
     Attributes:
         where: Hosts of the server, for messages.
-        database: The database; its writes wait for `w=majority, j=True`.
+        database: The database. Its writes wait for `w=majority, j=True`; its reads ask the primary
+            for what a failover cannot take back, because Redis evicts what they show. No option of
+            the URL changes that.
         logs, chunks: Documents of single logs, and the batches that have their own.
         bundles: Documents with many short episodes.
         blobs, deleted: Immutable content, and the tombstones.
@@ -54,14 +56,18 @@ class MongoLink:
     """
 
     def __init__(self, client: MongoClient[Any], namespace: str, *, where: str) -> None:
-        from pymongo import WriteConcern
+        from pymongo import ReadPreference, WriteConcern
+        from pymongo.read_concern import ReadConcern
 
         self.where = where
         self._client = client
         self._has_answered = False
         self._indexed = set[str]()
         self.database: Database[Any] = client.get_database(
-            database_name(namespace), write_concern=WriteConcern(w="majority", j=True)
+            database_name(namespace),
+            write_concern=WriteConcern(w="majority", j=True),
+            read_concern=ReadConcern("majority"),
+            read_preference=ReadPreference.PRIMARY,
         )
         self.logs = self.database[MONGO_LOGS]
         self.chunks = self.database[MONGO_CHUNKS]
@@ -74,6 +80,15 @@ class MongoLink:
         """Check that a server answers and accepts the login; else `StoreUnavailable`."""
         self.run(lambda: self.logs.find_one({"_id": ""}))
         self._has_answered = True
+
+    def databases(self) -> list[str]:
+        """Names of all databases but those of MongoDB itself, sorted; empty if we may not ask."""
+        try:
+            names = self.run(self._client.list_database_names)
+        except BackupUnavailable as error:
+            log.debug("the databases cannot be listed: %s", error)
+            return []
+        return sorted(set(names) - {"admin", "config", "local"})
 
     def close(self) -> None:
         """Close the client's connections. A second call does nothing."""

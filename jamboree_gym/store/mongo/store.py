@@ -14,7 +14,7 @@ from jamboree_gym.errors import DecodeError
 from jamboree_gym.store.backups.errors import check_threads
 from jamboree_gym.store.backups.protocol import BackupStore
 from jamboree_gym.store.backups.records import StoredBatch, StoredLog
-from jamboree_gym.store.log import BackupIdentity, identity, or_error
+from jamboree_gym.store.log import BackupIdentity, identity, log_of_identity, or_error
 from jamboree_gym.store.mongo.client import client_from_url
 from jamboree_gym.store.mongo.documents import (
     DOCUMENT_VERSION,
@@ -103,6 +103,11 @@ class MongoStore(LogWriter, BackupStore):
         if not ids or self.link.is_empty(self.link.deleted):  # often nothing was ever deleted
             return set()
         return {ids[one["_id"]] for one in self.link.find(self.link.deleted, list(ids), {"_id": 1})}
+
+    def deletions(self) -> Iterator[tuple[str, float]]:
+        """All logs that were deleted, with their births, in no order."""
+        found = self.link.scan(lambda: list(self.link.deleted.find({}, {"_id": 1})))
+        return (log_of_identity(str(one["_id"])) for one in found)
 
     def keys(self) -> Iterator[str]:
         """Keys of all logs, sorted."""
@@ -250,6 +255,10 @@ class MongoStore(LogWriter, BackupStore):
             update = {"$set": {"id": new}}
             self.link.run(lambda: self.link.settings.update_one({"_id": _IDENTITY}, update))
         return self.identity()
+
+    def namespaces(self) -> list[str]:
+        """As `BackupStore.namespaces`."""
+        return self.link.databases()
 
     def records(self) -> int:
         """Number of records and episode rows in all logs."""

@@ -45,13 +45,13 @@ class Candidate(NamedTuple):
     """A log that may be evicted, or a part of it. They sort by time.
 
     No record that may go is older than `time`, epoch seconds. `over_at` is the revision at which
-    its episode was over; None for one that has not ended, and for records.
+    its episode was over; 0 for one that has not ended, and for records.
     """
 
     time: float
     key: str
     born: float
-    over_at: int | None
+    over_at: int
 
 
 class Evicted(NamedTuple):
@@ -148,7 +148,7 @@ class Eviction(BucketPart):
         def call(bucket: BucketKeys, logs: list[str]) -> Call:
             arguments: list[Any] = list(limits)
             for one in map(by_log.__getitem__, logs):
-                over_at = "" if one.over_at is None else one.over_at
+                over_at = one.over_at or ""
                 arguments += (BORN.pack(one.born), kept.get(one.key, 0), over_at)
             keys = (bucket.unbacked, bucket.backup, *self._logs(bucket, logs))
             return script_call(scripts.TRIM, keys, arguments)

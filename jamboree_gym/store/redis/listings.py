@@ -62,6 +62,20 @@ class Listings(BucketPart):
         added = [answer for _, answer in self._of_groups(by_log, call)]
         return None if None in added else sum(map(int, added))
 
+    def of_episodes(self, run: str, names: Collection[str]) -> dict[str, bytes]:
+        """Summaries of some episodes of a run; those that are not listed are left out."""
+        by_log = {self._keyspace.episode(name): name for name in names}
+
+        def call(bucket: BucketKeys, logs: list[str]) -> Call:
+            return ("HMGET", bucket.summaries(run), *(by_log[log] for log in logs))
+
+        return {
+            by_log[log]: content
+            for logs, contents in self._of_groups(by_log, call)
+            for log, content in zip(logs, contents, strict=True)
+            if content is not None
+        }
+
     def mend(self, run: str, entry: IndexEntry, *, instead_of: bytes) -> bool:
         """Replace a damaged summary in the listing of a run; False where it is another by now."""
         bucket = self._buckets.of(self._keyspace.episode(entry.name))

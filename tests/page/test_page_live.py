@@ -1,0 +1,242 @@
+"""The page in a real browser while it changes: live runs, lost servers, two tabs, odd texts."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any
+from urllib.parse import quote
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from conftest import Server
+from page_tabs import OpenTab
+from served_page import play
+
+from jamboree_gym import Jamboree
+from jamboree_gym.page.serving import PageServer
+from jamboree_gym.runs.metrics import MetricHandler
+from jamboree_gym.runs.sessions import SessionHandler
+
+pytestmark = [pytest.mark.browser, pytest.mark.once]
+
+EVIL = '<img src=x onerror="window.hacked=1">\'"&<script>window.hacked=1</script>'
+
+
+# -- live -----------------------------------------------------------------------------------
+
+
+def test_runs_and_episodes_grow_without_a_reload(
+    open_tab: OpenTab, open_jamboree: Callable[..., Jamboree], as_processes: None
+) -> None:
+    writer, reader = open_jamboree(backup=False), open_jamboree(backup=False)
+    play(writer.record(gym.make("CartPole-v1"), run="live"), 2)
+    writer.flush()
+    with PageServer(reader, port=0).start() as page:
+        tab = open_tab(page.url).open("/")
+        tab.page.get_by_role("link", name="live", exact=True).wait_for()
+        play(writer.record(gym.make("CartPole-v1"), run="second"), 1)
+        writer.flush()
+        tab.page.get_by_role("link", name="second", exact=True).wait_for()
+        tab.page.get_by_role("link", name="live", exact=True).click()
+        tab.page.locator("[data-row='1'] a").wait_for()
+        env = writer.record(gym.make("CartPole-v1"), run="live")
+        env.reset(seed=4)
+        env.step(0)
+        writer.flush()
+        tab.until("document.querySelector('[data-row=\"0\"]')?.textContent?.includes('running')")
+        tab.page.locator("[data-row='0'] a").click()
+        tab.page.locator(".live").wait_for()
+        for action in (1, 0, 1, 0):
+            env.step(action)
+        tab.until("document.querySelector('[aria-label=Step]')?.max === '5'")
+        assert tab.page.locator(".live").inner_text() == "live"
+        tab.page.locator(".live").get_by_text("newest").wait_for()  # nothing came for 2 s
+        assert re.fullmatch(r"live, newest \d+\.?\d* s ago", tab.page.locator(".live").inner_text())
+        env.close()
+        tab.page.locator(".title .state.abandoned").wait_for()
+
+
+def test_two_tabs_follow_the_same_run(
+    open_tab: OpenTab, open_jamboree: Callable[..., Jamboree], as_processes: None
+) -> None:
+    writer, reader = open_jamboree(backup=False), open_jamboree(backup=False)
+    (id,) = play(writer.record(gym.make("CartPole-v1"), run="both"), 1)
+    writer.flush()
+    with PageServer(reader, port=0, allow_actions=True).start() as page:
+        run = open_tab(page.url).open("/run?run=both")
+        episode = open_tab(page.url).open(f"/episode?id={id}&step=1")
+        run.page.locator("[data-row='0'] a").wait_for()
+        episode.page.get_by_label("Note for a flag at this step").fill("odd")
+        episode.page.keyboard.press("Enter")
+        run.sees("flagged (1)")
+        play(writer.record(gym.make("CartPole-v1"), run="both"), 1, seed=3)
+        writer.flush()
+        run.page.locator("[data-row='1'] a").wait_for()
+        run.page.get_by_role("img", name="flagged").wait_for()
+        assert episode.step() == 1  # what one tab shows does not move the other
+
+
+def test_a_lost_redis_is_said_and_the_page_recovers(
+    open_tab: OpenTab, start_own_redis: Callable[..., Server], namespace: str
+) -> None:
+    server = start_own_redis("valkey9", "--appendfsync", "always")
+    with Jamboree(server.url, namespace=namespace, backup=False) as jam:
+        play(jam.record(gym.make("CartPole-v1"), run="kept"), 2)
+        jam.flush()
+        with PageServer(jam, port=0).start() as page:
+            tab = open_tab(page.url).open("/")
+            tab.page.get_by_role("link", name="kept").wait_for()
+            server.kill()
+            tab.sees("Redis does not answer. The page asks again each second.")
+            server.start()
+            tab.page.get_by_text("Redis does not answer").wait_for(state="hidden")
+            play(jam.record(gym.make("CartPole-v1"), run="after"), 1)
+            tab.page.get_by_role("link", name="after").wait_for()
+
+
+# -- hostile, wide and narrow, and for everybody -----------------------------------------------
+
+
+class TextEnv(gym.Env):
+    """Observes, tells and is asked what could be HTML."""
+
+    def __init__(self) -> None:
+        self.observation_space = gym.spaces.Dict({EVIL: gym.spaces.Box(-1, 1, (2,), np.float32)})
+        self.action_space = gym.spaces.Text(200, charset=frozenset(EVIL))
+
+    def reset(self, *, seed: int | None = None, options: dict | None = None) -> tuple:
+        super().reset(seed=seed)
+        return {EVIL: np.zeros(2, np.float32)}, {EVIL: EVIL}
+
+    def step(self, action: str) -> tuple:
+        return {EVIL: np.ones(2, np.float32)}, 1.0, False, False, {EVIL: EVIL, "x": 1.5}
+
+
+def record_hostile(jam: Jamboree) -> tuple[str, str]:
+    """A run each of whose texts could be HTML; the ids of its two episodes."""
+    env = jam.record(TextEnv(), run=EVIL, tags={EVIL: EVIL})
+    for _ in range(2):
+        env.reset(seed=1, options={EVIL: EVIL})
+        env.annotate(**{EVIL: 0.5})
+        env.step(EVIL)
+    env.close()
+    sessions = SessionHandler(jam, EVIL)
+    info = {"algorithm": EVIL, "hyperparameters": {EVIL: EVIL}}
+    sessions.begin("s1", timesteps=0, resumed_from=None, steps={}, info=info)
+    MetricHandler(jam, EVIL).put(1, session="s1", values={EVIL: 0.25, "text": EVIL})
+    sessions.end("s1", "raised", timesteps=1)
+    jam.flush()
+    episode, other = jam.episodes(run=EVIL)
+    episode.flag(EVIL, step=0)
+    return episode.id, other.id
+
+
+def test_no_text_of_the_store_or_of_the_address_is_run(
+    open_tab: OpenTab, open_jamboree: Callable[..., Jamboree]
+) -> None:
+    jam = open_jamboree(backup=False)
+    id, other = record_hostile(jam)
+    with PageServer(jam, port=0).start() as page:
+        tab = open_tab(page.url).open("/")
+        tab.page.get_by_role("link", name=EVIL, exact=True).click()
+        tab.page.locator("[data-row='0'] a").wait_for()
+        tab.page.get_by_text("metrics").click()
+        tab.page.get_by_role("img", name=EVIL).wait_for()
+        tab.page.get_by_text("hyperparameters").first.click()
+        evil = quote(EVIL)
+        for path in (
+            f"/compare?a={id}&b={other}",
+            f"/lineage?id={id}",
+            f"/?compare={evil}&axis={evil}",
+            f"/?text={evil}&env={evil}&tag={evil}",
+            f"/run?run={evil}x",
+            f"/run?run={evil}&where={evil}&sort={evil}&status={evil}",
+            f"/episode?id={evil}",
+            f"/compare?a={evil}&b={evil}",
+            f"/lineage?id={evil}",
+            f"/episode?id={id}&step={evil}&speed={evil}&frames={evil}",
+        ):
+            tab.open(path)
+            tab.page.locator("h1, h2").first.wait_for()
+        tab.page.get_by_text("provenance").click()
+        tab.page.locator("[aria-label=Provenance] table").wait_for()
+        tab.sees("[0., 0.]")
+        assert tab.page.evaluate("window.hacked === undefined")
+        assert tab.page.locator("img[src=x]").count() == 0
+
+
+def test_a_notebook_shows_tables_and_a_link_to_the_page(
+    open_tab: OpenTab, open_jamboree: Callable[..., Jamboree]
+) -> None:
+    jam = open_jamboree(backup=False)
+    (id,) = play(jam.record(gym.make("CartPole-v1"), run="noted"), 1)
+    jam.flush()
+    with jam.ui(port=0) as page:
+        shown = [page, jam.episode(id), jam.run("noted"), jam.episodes(run="noted"), jam.runs()]
+        tab = open_tab(page.url)
+        tab.page.set_content("".join(one._repr_html_() for one in shown))
+        assert tab.page.locator("table").count() == 4
+        assert tab.page.get_by_role("cell", name=id).count() == 2  # the episode, and the query
+        with tab.page.context.expect_page() as opened:
+            tab.page.get_by_role("link", name="page at").click()
+        opened.value.get_by_role("link", name="noted", exact=True).wait_for()
+
+
+# -- quick ----------------------------------------------------------------------------------
+
+SCRUB = """async (moves) => {
+  const slider = document.querySelector('[aria-label=Step]');
+  const waits = [];
+  for (let at = 0; at < moves; at += 1) {
+    const step = Math.floor((at * 7919) % 10000);
+    const began = performance.now();
+    slider.value = step;
+    slider.dispatchEvent(new Event('input', { bubbles: true }));
+    // The second frame begins when what the first one changed has been painted.
+    await new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)));
+    waits.push(performance.now() - began);
+  }
+  return waits.sort((a, b) => a - b);
+}"""
+LENGTH = 10_000
+
+
+class LongEnv(gym.Env):
+    """Takes 10,000 steps."""
+
+    def __init__(self) -> None:
+        self.observation_space = gym.spaces.Box(-2, 2, (8,), np.float32)
+        self.action_space = gym.spaces.Discrete(4)
+
+    def reset(self, *, seed: int | None = None, options: dict | None = None) -> tuple:
+        super().reset(seed=seed)
+        self.count = 0
+        return np.zeros(8, np.float32), {}
+
+    def step(self, action: int) -> tuple:
+        self.count += 1
+        observation = np.sin(self.count / np.arange(1, 9) / 10).astype(np.float32)
+        return observation, 1.0, False, self.count >= LENGTH, {}
+
+
+def test_a_move_through_10_000_steps_is_painted_at_once_and_asks_nothing(
+    open_tab: OpenTab, open_jamboree: Callable[..., Jamboree], record_property: Any
+) -> None:
+    jam = open_jamboree(backup=False)
+    (id,) = play(jam.record(LongEnv(), run="long"))
+    jam.flush()
+    with PageServer(jam, port=0).start() as page:
+        tab = open_tab(page.url).open(f"/episode?id={id}")
+        tab.until(f"document.querySelector('[aria-label=Step]')?.max === '{LENGTH}'")
+        asked: list[str] = []
+        tab.page.on("request", lambda request: asked.append(request.url))
+        waits = tab.page.evaluate(SCRUB, 100)
+        # The words of a step are asked for when the cursor rests.
+        during = [url for url in asked if "/api/" in url and "/api/rows" not in url]
+        p95 = waits[94]
+        record_property("scrub_p95_ms", round(p95, 1))
+        print(f"a move: median {waits[50]:.1f} ms, 95 % within {p95:.1f} ms")
+        assert not during
+        assert p95 <= 250  # on a busy machine; 35 ms on a quiet one
