@@ -172,6 +172,7 @@ def test_a_log_of_many_deliveries_is_copied_in_pages(jam: Jamboree) -> None:
     assert len(jam.episode(env.episode_id).data()) == 1200
 
 
+@pytest.mark.long  # the contract of backups has a quicker one
 def test_a_batch_of_more_than_16_mb_is_split_and_comes_back(jam: Jamboree) -> None:
     observations = [np.random.default_rng(i).random(2_200_000) for i in range(2)]
     env = jam.record(ScriptedEnv(observations=observations))

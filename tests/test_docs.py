@@ -176,3 +176,14 @@ def headings_of(page: Path) -> set[str]:
     text = re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
     titles = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+@pytest.mark.once
+@pytest.mark.parametrize("page", [*PAGES, ROOT / "CHANGELOG.md"], ids=lambda page: page.name)
+def test_each_row_of_a_table_has_the_cells_of_its_header(page: Path) -> None:
+    text = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+    tables = re.findall(r"(?:^[ ]*\|.*\n)+", text, flags=re.MULTILINE)
+    for table in tables:
+        rows = [re.sub(r"`[^`]*`", "", row) for row in table.splitlines()]
+        assert re.fullmatch(r"[ |:-]+", rows[1]), table
+        assert len({row.count("|") for row in rows}) == 1, table

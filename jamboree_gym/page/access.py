@@ -8,11 +8,11 @@ import secrets
 import socket
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from http.cookies import CookieError, SimpleCookie
 from typing import Final
-from urllib.parse import parse_qsl, urlencode, urlsplit
+from urllib.parse import urlencode, urlsplit
 
 from starlette.datastructures import MutableHeaders
+from starlette.requests import Request
 from starlette.responses import PlainTextResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -117,9 +117,10 @@ class Access:
             return _refused("this page is not served under that host name")
         if not _is_from_here(scope["method"], headers):
             return _refused("another site asked for this")
-        query = parse_qsl(scope["query_string"].decode("latin-1"))
-        in_url = dict(query).get(PARAMETER)
-        if not self._rules.takes_token((in_url, _cookie(headers.get("cookie", "")))):
+        request = Request(scope)
+        query = request.query_params.multi_items()
+        in_url = request.query_params.get(PARAMETER)
+        if not self._rules.takes_token((in_url, request.cookies.get(COOKIE))):
             return _refused("open the whole URL that jamboree-gym ui has printed: it has a token")
         if in_url is not None and scope["method"] in _READING and self._rules.token is not None:
             return self._without_token(scope["path"], query)
@@ -147,14 +148,6 @@ def _is_from_here(method: str, headers: dict[str, str]) -> bool:
     if origin is None:
         return method in _READING
     return urlsplit(origin).netloc == headers.get("host")
-
-
-def _cookie(header: str) -> str | None:
-    try:
-        found = SimpleCookie(header).get(COOKIE)
-    except CookieError:
-        return None
-    return None if found is None else found.value
 
 
 def _name_of(header: str) -> str | None:

@@ -365,8 +365,8 @@ def _run_row(run: RunSummary, listing: Listing) -> dict[str, Any]:
     }
 
 
-def _episode_row(one: StoredSummary) -> dict[str, Any]:
-    seed = one.decoded_seed()
+def _episode_row(one: StoredSummary | EpisodeSummary) -> dict[str, Any]:
+    seed = one.decoded_seed() if isinstance(one, StoredSummary) else one.seed
     return {
         "id": one.id,
         "status": one.status,
@@ -382,20 +382,7 @@ def _episode_row(one: StoredSummary) -> dict[str, Any]:
 
 
 def _summary_row(one: EpisodeSummary) -> dict[str, Any]:
-    return {
-        "id": one.id,
-        "run": one.run,
-        "env_id": one.env_id,
-        "status": one.status,
-        "steps": one.steps,
-        "episode_return": one.episode_return,
-        "started_at": one.started_at,
-        "elapsed_s": one.elapsed_s,
-        "seed": None if one.seed is None else short_text(one.seed, 40),
-        "parent": one.parent,
-        "fork_step": one.fork_step,
-        "vector_index": one.vector_index,
-    }
+    return {**_episode_row(one), "run": one.run, "env_id": one.env_id}
 
 
 def _session(one: RunSession) -> dict[str, Any]:

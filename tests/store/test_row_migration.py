@@ -196,7 +196,7 @@ def migrate_until(jam: Jamboree, line: int) -> int:
     )
 
 
-HUNDREDTHS = quick_and_long(range(100), quick=range(5, 100, 20))
+HUNDREDTHS = quick_and_long(range(100), quick=range(5, 100, 40))
 
 
 @pytest.mark.parametrize("hundredth", HUNDREDTHS)
