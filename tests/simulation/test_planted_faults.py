@@ -1,4 +1,4 @@
-"""The simulation finds faults that are put into the package on purpose; `make planted-faults` all."""
+"""The simulation finds faults that are put into the package; `make planted-faults` tries all."""
 
 from __future__ import annotations
 
