@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -15,7 +16,15 @@ from jamboree_gym.encoding.rows import Rows, rows_to_arrays
 from jamboree_gym.journal.row_parts import window_part
 from jamboree_gym.records import EpisodeData, Transitions
 
-__all__ = ["newest_transitions", "to_episode_data", "to_transitions", "transitions_between"]
+__all__ = [
+    "newest_transitions",
+    "reversed_transitions",
+    "to_episode_data",
+    "to_transitions",
+    "transitions_between",
+]
+
+BACKWARDS = slice(None, None, -1)
 
 
 def to_episode_data(episode_id: str, rows: Rows) -> EpisodeData:
@@ -66,6 +75,17 @@ def transitions_between(
         indices: int64 (n,), position of each transition in its episode.
     """
     return Transitions(**_fields_between(rows, before, after, indices))
+
+
+def reversed_transitions(steps: Transitions) -> Transitions:
+    """The same transitions, newest first."""
+    return replace(
+        steps,
+        indices=steps.indices[::-1],
+        observations=rows_of(steps.observations, BACKWARDS),
+        next_observations=rows_of(steps.next_observations, BACKWARDS),
+        **take(steps, BACKWARDS),
+    )
 
 
 def _fields_between(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from copy import deepcopy
 from struct import Struct
 from typing import Any
 
@@ -10,8 +11,10 @@ import numpy as np
 import numpy.typing as npt
 
 from jamboree_gym.arrays.layout import Layout, Leaf, as_array, has_column
+from jamboree_gym.arrays.tensors import detached
+from jamboree_gym.environment.outcomes import refusal
 
-__all__ = ["BatchPacker", "reward_array", "rewards_of"]
+__all__ = ["BatchPacker", "copied_batch", "reward_array", "rewards_of"]
 
 _INTEGERS = "biu"
 _FLOAT32, _FLOAT64 = np.dtype(np.float32), np.dtype(np.float64)
@@ -97,3 +100,25 @@ def reward_array(batch: Any, size: int) -> npt.NDArray[Any] | None:
     if not len(array) == size == array.size:
         return None
     return array.ravel()
+
+
+def copied_batch(actions: Any) -> Any:
+    """A copy of the actions, as they were before the environment got them.
+
+    Raises:
+        InvalidRecord: They cannot be copied.
+    """
+    if actions.__class__ is np.ndarray and not actions.dtype.hasobject:
+        return actions.copy()
+    try:
+        return _copied(actions)
+    except Exception as error:
+        raise refusal("action", error) from error
+
+
+def _copied(value: Any) -> Any:
+    if value.__class__ in (list, tuple):
+        return value.__class__([_copied(part) for part in value])
+    if value.__class__ is dict:
+        return {name: _copied(part) for name, part in value.items()}
+    return deepcopy(detached(value))

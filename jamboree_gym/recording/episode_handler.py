@@ -12,8 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 from gymnasium import spaces
 
-from jamboree_gym.arrays.packing import rows_of
-from jamboree_gym.arrays.step_columns import take
 from jamboree_gym.arrays.step_schema import StepSchema
 from jamboree_gym.checked import Count, EpochSeconds, Seconds, checked
 from jamboree_gym.connection import HasConnection
@@ -33,7 +31,7 @@ from jamboree_gym.handlers.db_handler import DBHandler
 from jamboree_gym.journal.journal import Journal
 from jamboree_gym.journal.row_block import RowLane
 from jamboree_gym.reading.episode import Episode
-from jamboree_gym.reading.row_arrays import newest_transitions
+from jamboree_gym.reading.row_arrays import newest_transitions, reversed_transitions
 from jamboree_gym.records import EpisodeOrigin, EpisodeStatus, EpisodeSummary, StepData, Transitions
 from jamboree_gym.tables.columns import to_frame
 
@@ -45,7 +43,6 @@ __all__ = ["EpisodeHandler", "unconfirmed"]
 DEFAULT_LIMIT = 100
 _MOVED = "Do not repeat the call: the environment has moved, and what it returned"
 _SEES_STEPS = ("step", "set_action", "add_step")
-BACKWARDS = slice(None, None, -1)
 
 log = logging.getLogger(__name__)
 
@@ -505,17 +502,6 @@ def unconfirmed(
     told = kind(f"{str(error).rstrip('.')}. {what} waits in memory until Redis takes it")
     told.__cause__ = error
     return told
-
-
-def reversed_transitions(steps: Transitions) -> Transitions:
-    """The same transitions, newest first."""
-    return replace(
-        steps,
-        indices=steps.indices[::-1],
-        observations=rows_of(steps.observations, BACKWARDS),
-        next_observations=rows_of(steps.next_observations, BACKWARDS),
-        **take(steps, BACKWARDS),
-    )
 
 
 def _as_dicts(steps: Transitions) -> list[dict[str, Any]]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from copy import deepcopy
 from types import MappingProxyType
 from typing import Any, NoReturn
 
@@ -17,7 +16,6 @@ from gymnasium.envs.registration import EnvSpec
 
 from jamboree_gym.arrays.layout import NOTHING
 from jamboree_gym.arrays.step_schema import StepSchema
-from jamboree_gym.arrays.tensors import detached
 from jamboree_gym.connection import HasConnection
 from jamboree_gym.delivery.row_writer import CHECK_EVERY_BYTES, ROW_OVERHEAD_BYTES
 from jamboree_gym.environment.outcomes import raise_refused, refusal
@@ -30,7 +28,7 @@ from jamboree_gym.recording.episode_handler import EpisodeHandler
 from jamboree_gym.recording.options import RecordOptions
 from jamboree_gym.recording.recorder import EpisodeRecorder, closed_environment
 
-__all__ = ["RecordedSubEnvs", "VectorRecorder", "copied_batch"]
+__all__ = ["VectorRecorder"]
 
 NOBODY: Mapping[int, Mapping[str, Any] | None] = MappingProxyType({})
 _LOST = (InvalidRecord, UnsupportedSpace)  # what these are about was not recorded
@@ -542,75 +540,6 @@ class VectorRecorder:
                 errors.append(error)
         if errors:
             raise errors[0]
-
-
-class RecordedSubEnvs:
-    """What a recorded vector environment says of its episodes, and what it is told."""
-
-    _recorder: VectorRecorder
-
-    @property
-    def handlers(self) -> list[EpisodeHandler]:
-        """The handlers that write; each stands on its sub-environment's current episode."""
-        return self._recorder.handlers
-
-    @property
-    def episode_ids(self) -> list[str]:
-        """Ids of the current episodes, one per sub-environment.
-
-        Raises:
-            NotReset: There are none yet.
-        """
-        return self._recorder.episode_ids
-
-    @property
-    def run(self) -> str:
-        """Name of the run that the episodes belong to."""
-        return self._recorder.run
-
-    def annotate(self, **values: Any) -> None:
-        """Say something of the next step: it is recorded beside it.
-
-        As `jamboree_gym.wrappers.RecordEpisodes.annotate`, where the names are explained.
-
-        Args:
-            **values: By name; a scalar for all alike, else an array (num_envs, ...), a list, or a
-                dict of such.
-
-        Raises:
-            InvalidRecord: A value has another length, or cannot be stored; names it.
-        """
-        self._recorder.annotate(values)
-
-    def close(self, **kwargs: Any) -> None:
-        """Close the environment; episodes that have not ended are abandoned."""
-        self._recorder.is_closed = True
-        try:
-            self._recorder.abandon()
-        finally:
-            super().close(**kwargs)  # type: ignore[misc] # of the wrapper that it is mixed into
-
-
-def copied_batch(actions: Any) -> Any:
-    """Actions of our own, as they were before the environment got them.
-
-    Raises:
-        InvalidRecord: They cannot be copied.
-    """
-    if actions.__class__ is np.ndarray and not actions.dtype.hasobject:
-        return actions.copy()
-    try:
-        return _copied(actions)
-    except Exception as error:
-        raise refusal("action", error) from error
-
-
-def _copied(value: Any) -> Any:
-    if value.__class__ in (list, tuple):
-        return value.__class__([_copied(part) for part in value])
-    if value.__class__ is dict:
-        return {name: _copied(part) for name, part in value.items()}
-    return deepcopy(detached(value))
 
 
 def _named(error: Exception, index: int) -> Exception:

@@ -22,9 +22,11 @@ from jamboree_gym.environment.reward_spaces import check_vector_reward_space
 from jamboree_gym.environment.sent_specs import fetch_specs, spec_of_parent
 from jamboree_gym.errors import InvalidArgument, InvalidRecord
 from jamboree_gym.process_life import StaysHere
+from jamboree_gym.recording.batch_packing import copied_batch
 from jamboree_gym.recording.episode_handler import EpisodeHandler
 from jamboree_gym.recording.options import RecordOptions
-from jamboree_gym.recording.vector_recorder import RecordedSubEnvs, VectorRecorder, copied_batch
+from jamboree_gym.recording.vector_recorder import VectorRecorder
+from jamboree_gym.wrappers.recorded_sub_envs import RecordedSubEnvs
 from jamboree_gym.wrappers.returned import of_reset, of_step
 from jamboree_gym.wrappers.vector_infos import split_infos
 

@@ -20,9 +20,11 @@ from jamboree_gym.environment.reward_spaces import check_reward_space, refuse_re
 from jamboree_gym.environment.sent_specs import fetch_specs
 from jamboree_gym.errors import InvalidRecord
 from jamboree_gym.process_life import StaysHere
+from jamboree_gym.recording.batch_packing import copied_batch
 from jamboree_gym.recording.episode_handler import EpisodeHandler
 from jamboree_gym.recording.options import RecordOptions
-from jamboree_gym.recording.vector_recorder import RecordedSubEnvs, VectorRecorder, copied_batch
+from jamboree_gym.recording.vector_recorder import VectorRecorder
+from jamboree_gym.wrappers.recorded_sub_envs import RecordedSubEnvs
 from jamboree_gym.wrappers.returned import checked_info
 
 __all__ = ["VecRecordEpisodes", "vec_env_chain"]
