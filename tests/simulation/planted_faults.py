@@ -166,21 +166,36 @@ def plant(fault: PlantedFault, directory: Path) -> None:
 
 
 def found_after(fault: PlantedFault, first: int, seconds: float, *, story: bool) -> int | None:
-    """The number of schedules until one fails; None if none does in this time."""
+    """The number of schedules until one fails that does not without the fault.
+
+    None if none does in this time.
+    """
     with tempfile.TemporaryDirectory(prefix="jg-planted-") as directory:
         plant(fault, Path(directory))
-        command = [sys.executable, str(SIMULATE), "--first", str(first), "--seconds", str(seconds)]
-        done = subprocess.run(
-            [*command] if story else [*command, "--whole"],
-            env=os.environ | {"PYTHONPATH": directory},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-    if story or done.returncode > 1:
-        print(done.stdout, done.stderr)
-    found = re.search(r"seed (\d+) breaks a promise", done.stdout)
-    return int(found[1]) - first + 1 if found else None
+        many = ["--first", str(first), "--seconds", str(seconds)]
+        output = _simulated(Path(directory), *many, *(() if story else ("--whole",)))
+    if story:
+        print(output)
+    found = re.search(r"seed (\d+) breaks a promise", output)
+    if found is None:
+        return None
+    if "breaks a promise" in _simulated(ROOT, "--whole", "--seed", found[1]):
+        raise RuntimeError(f"seed {found[1]} fails without the fault, too: begin behind it")
+    return int(found[1]) - first + 1
+
+
+def _simulated(package_in: Path, *arguments: str) -> str:
+    """What the simulation of a package prints."""
+    done = subprocess.run(
+        [sys.executable, str(SIMULATE), *arguments],
+        env=os.environ | {"PYTHONPATH": str(package_in)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode > 1:
+        raise RuntimeError(done.stderr)
+    return done.stdout
 
 
 def main() -> int:
