@@ -146,6 +146,8 @@ class _Simulation:
             except Killed:
                 running.had_trouble = True
                 self.world.forget_last_words(process)
+                if step.act in ("reset", "step", "vector_step"):
+                    self.ledger.has_unknown_episodes = True
             except JamboreeError as error:
                 self._refused(running, error)
                 if process.jam is None:
@@ -597,16 +599,9 @@ class _Simulation:
         self.world.tell(f"{process.name} deletes {log!r}")
         before = {*self.stored_in_redis().notes.get(log, ())}
         before |= {*self.stored_in_mongo().notes.get(log, ())}
-        was_undisturbed = False
-        try:
-            handler.delete()
-            was_undisturbed = not running.had_trouble
-        except JamboreeError:
-            self.ledger.lose(before, (), "its deletion was begun")
-            raise
-        except Killed:
-            self.ledger.lose(before, (), "its deletion was begun")
-            raise
+        self.ledger.lose(before, (), "its deletion was begun")
+        handler.delete()
+        was_undisturbed = not running.had_trouble
         # A writer that has heard of no answer cannot know that its note was stored and deleted: if
         # others have begun the log again, it comes back.
         unheard = self._held() | {name for name in before if name[1] in self.ledger.unsynced}

@@ -38,8 +38,11 @@ from redis_model import Calls, RedisModel
 from schedule import Fault, Step
 
 from jamboree_gym import Jamboree, connection
-from jamboree_gym.delivery import lease, opened, writer
+from jamboree_gym.backup import compare
+from jamboree_gym.backup import copy as backup_copy
+from jamboree_gym.delivery import lease, opened, outbox, row_writer, step_outbox, writer
 from jamboree_gym.journal import journal, restarts
+from jamboree_gym.store import read_through, restore
 from jamboree_gym.store.mongo import bundles
 from jamboree_gym.store.mongo import store as mongo_store
 from jamboree_gym.store.redis import buckets, scripts
@@ -56,6 +59,19 @@ LOOK_S = 1e-6  # so much later it is at each look at a clock: nobody waits in a 
 NAMESPACE = "sim"
 MODES = {"writer-3": "sync", "writer-4": "fsync", "reader": "sync"}
 MODES |= {"keeper": "sync", "keeper-2": "sync"}
+# Above these, something is large, and takes other ways. A seed chooses some of them.
+SMALL: tuple[tuple[Any, str, int], ...] = (
+    (compare, "FEW_REVISIONS", 1),
+    (backup_copy, "FEW_REVISIONS", 1),
+    (backup_copy, "MAX_INLINE_BYTES", 200),
+    (restore, "PAGE_BYTES", 300),
+    (read_through, "MAX_PUT_BACK_BYTES", 300),
+    (outbox, "MAX_BATCHES_PER_APPEND", 1),
+    (outbox, "MAX_BATCH_RECORDS", 2),
+    (row_writer, "ROWS_PER_BATCH", 2),
+    (step_outbox, "ROWS_PER_BATCH", 2),
+)
+SMALL_SHARE = 0.25
 _JOURNAL_CODE = str(Path(journal.__file__).parent)
 # The garbage collector calls these, at points that no seed decides.
 _OF_THE_COLLECTOR = ("_release", "_is_unused", "_unused_bytes", "_remove")
@@ -230,6 +246,7 @@ class World:
             (opened.closer, "drop", lambda *_: None),
             (redis_store, "client_from_url", self._redis_client),
             (mongo_store, "client_from_url", self._mongo_client),
+            *(one for one in SMALL if self._random.random() < SMALL_SHARE),
         ]
         with ExitStack() as exits:
             for owner, name, value in replaced:
@@ -334,12 +351,13 @@ class World:
         line = step.line if process.jam is not None else 0
         tracer = _KilledAt(line, lambda: self._kill_in_journal(process)) if line else None
         before = sys.gettrace()
-        if tracer is not None or before is not None:
+        is_changed = tracer is not None or isinstance(before, _KilledAt)
+        if is_changed:  # what measures coverage stays
             sys.settrace(tracer)
         try:
             yield now
         finally:
-            if tracer is not None or before is not None:
+            if is_changed:
                 sys.settrace(before)
             self.stack.pop()
             if self.stack:
