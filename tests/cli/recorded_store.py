@@ -24,12 +24,13 @@ from jamboree_gym.runs.sessions import SessionHandler
 
 PROGRAM = HEAR_CTRL_C + "from jamboree_gym.cli import main; main()"
 # In a process that was forked, the streams are those of another one: they are opened anew.
-WARM_PROGRAM = """
-import os
+WARM_STREAMS = """
 import sys
 
 sys.stdin = open(0, closefd=False)
 sys.stdout, sys.stderr = (open(number, "w", closefd=False) for number in (1, 2))
+"""
+WARM_PROGRAM = f"""{WARM_STREAMS}
 sys.argv[0] = "jamboree-gym"
 from jamboree_gym.cli import main
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 import re
 import shlex
-import subprocess
 import sys
 import tempfile
 from contextlib import suppress
@@ -21,7 +20,8 @@ import gymnasium as gym
 
 sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve().parents[1])]
 
-from processes import PATHS  # noqa: E402 - it lies beside this folder
+from recorded_store import WARM_PROGRAM  # noqa: E402 - it lies beside this folder
+from warm import start_warm  # noqa: E402
 
 from jamboree_gym import Jamboree  # noqa: E402
 from jamboree_gym.servers.embedded import stop_servers  # noqa: E402
@@ -33,7 +33,6 @@ COMMANDS = (
     "jamboree-gym verify --run careful",
 )
 SEEDS = range(12)
-PROGRAM = "from jamboree_gym.cli import main; main()"
 # What is another one each time: ids, ages and speeds.
 CHANGES = re.compile(r"\b[0-9a-f]{32}\b|\b\d+ (?:s|min) ago|(?<=  )[\d.,]+(?=  \d+ (?:s|min) ago)")
 
@@ -65,13 +64,9 @@ def session(environment: dict[str, str]) -> str:
 def shown(arguments: list[str], environment: dict[str, str]) -> str:
     """What a command prints on a terminal, without its progress."""
     ours, theirs = os.openpty()
-    process = subprocess.Popen(
-        [sys.executable, "-c", PROGRAM, *arguments],
-        env=os.environ | environment | {"PYTHONPATH": os.pathsep.join(PATHS), "COLUMNS": "100"},
-        stdout=theirs,
-        stderr=subprocess.DEVNULL,
-    )
-    process.wait(60)
+    variables = {**os.environ, **environment, "COLUMNS": "100"}
+    process = start_warm(WARM_PROGRAM, *arguments, environment=variables, stdout=theirs)
+    process.communicate(timeout=60)
     os.close(theirs)
     lines = []
     with os.fdopen(ours) as terminal, suppress(OSError):  # Linux says so at the end

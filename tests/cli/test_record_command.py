@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 from conftest import Server
-from processes import run_python
-from recorded_store import Store
+from recorded_store import WARM_STREAMS, Store
 from stable_baselines3 import A2C
+from warm import run_warm
 
 from jamboree_gym.servers.embedded import stop_servers
 
@@ -109,8 +109,8 @@ def test_what_if_has_the_returns_that_would_have_followed(store: Store) -> None:
 
 def test_without_stable_baselines3_the_error_has_the_line_to_install(store: Store) -> None:
     arguments = store.command("train", "CartPole-v1")
-    done = run_python(
-        "import sys\n"
+    done = run_warm(
+        f"{WARM_STREAMS}\n"
         "sys.modules['stable_baselines3'] = None\n"
         "from jamboree_gym.cli import main\n"
         f"sys.argv = ['jamboree-gym', *{arguments!r}, '--redis-url', {store.redis_url!r}]\n"
@@ -129,13 +129,13 @@ def test_a_home_that_is_not_there_is_made(
     monkeypatch.delenv("JAMBOREE_REDIS_URL", raising=False)
     home = short_directory / "new-home"
     program = (
-        "import sys\n"
+        f"{WARM_STREAMS}\n"
         "from jamboree_gym.cli import main\n"
         "sys.argv = ['jamboree-gym', 'record', 'CartPole-v1', '--json', '--home', "
         f"{str(home)!r}]\n"
         "main()\n"
     )
     try:
-        assert len(json.loads(run_python(program).stdout)["episodes"]) == 1
+        assert len(json.loads(run_warm(program).stdout)["episodes"]) == 1
     finally:
         stop_servers(home)

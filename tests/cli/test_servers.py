@@ -13,7 +13,9 @@ from pathlib import Path
 import pytest
 import redis
 from pymongo import MongoClient
+from recorded_store import WARM_PROGRAM
 from typer.testing import CliRunner
+from warm import start_warm
 
 import jamboree_gym
 from jamboree_gym.cli import build_app
@@ -55,6 +57,14 @@ def running_home(printed_by_up: dict[str, str]) -> Path:
 
 def run(*arguments: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
     """A process of its own."""
+    variables = {**os.environ, **PLAIN, **environment}
+    process = start_warm(WARM_PROGRAM, *arguments, environment=variables)
+    out, said = process.communicate(timeout=60)
+    return subprocess.CompletedProcess(process.args, process.returncode, out, said)
+
+
+def run_python(*arguments: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """One that is begun as a shell does it."""
     return subprocess.run(
         [sys.executable, "-c", PROGRAM, *map(str, arguments)],
         env=os.environ | {"PYTHONPATH": ROOT} | PLAIN | environment,
@@ -126,6 +136,6 @@ def test_without_the_extra_it_names_the_pip_command(tmp_path: Path) -> None:
     (tmp_path / "typer" / "__init__.py").write_text(
         "raise ModuleNotFoundError('No module named typer', name='typer')"
     )
-    failed = run("status", PYTHONPATH=os.pathsep.join([str(tmp_path), ROOT]))
+    failed = run_python("status", PYTHONPATH=os.pathsep.join([str(tmp_path), ROOT]))
     assert failed.returncode == 2
     assert failed.stderr == "the command line needs: pip install 'jamboree-gym[cli]'\n"

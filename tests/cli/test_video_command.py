@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import os
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,14 +10,14 @@ from pathlib import Path
 import av
 import gymnasium as gym
 import pytest
-from processes import PATHS
+from recorded_store import WARM_PROGRAM
 from typer.testing import CliRunner, Result
+from warm import start_warm
 
 import jamboree_envs.faults
 from jamboree_gym import Jamboree
 from jamboree_gym.cli import app
 
-PROGRAM = "from jamboree_gym.cli import main; main()"
 ENVS = """
 import gymnasium as gym
 import numpy as np
@@ -78,17 +76,11 @@ def record(jam: Jamboree, *, fault: bool) -> list[str]:
 
 def test_it_writes_a_video_and_says_how_many_frames(jam: Jamboree, tmp_path: Path) -> None:
     episode_id, *options = record(jam, fault=False)
-    done = subprocess.run(
-        [sys.executable, "-c", PROGRAM, "video", episode_id, "out.mp4", *options],
-        env=os.environ | {"PYTHONPATH": os.pathsep.join(PATHS)},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
-    )
+    process = start_warm(WARM_PROGRAM, "video", episode_id, "out.mp4", *options)
+    printed, said = process.communicate(timeout=60)
 
-    assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout == "out.mp4: 10 frames\n"
+    assert (process.returncode, said) == (0, "")
+    assert printed == "out.mp4: 10 frames\n"
     with av.open(str(tmp_path / "out.mp4")) as container:
         assert container.streams.video[0].average_rate == 5
         assert len(list(container.decode(video=0))) == 10
@@ -111,6 +103,31 @@ def test_a_replay_that_differs_is_an_error_unless_it_is_wanted(
     assert wanted.stdout == "out.gif: 10 frames\n"
     with av.open(str(tmp_path / "out.gif")) as container:
         assert container.streams.video[0].average_rate == 10
+
+
+def test_of_a_run_it_takes_the_worst_the_best_or_the_newest(jam: Jamboree, tmp_path: Path) -> None:
+    env = jam.record(gym.make("FrozenLake-v1", render_mode="rgb_array"), run="lake")
+    for steps in (3, 2, 1):  # it slides at once into no hole
+        env.reset(seed=1)
+        for _ in range(steps):
+            env.step(0)
+    env.close()
+    jam.flush()
+    ids = jam.episodes(run="lake").ids()
+    where = ("--namespace", jam._connection.keyspace.namespace)
+
+    def filmed(*arguments: str) -> Result:
+        return CliRunner().invoke(app, ["video", *arguments, *where])
+
+    done = filmed("lake", "--last")
+    assert (done.exit_code, done.stdout) == (0, f"{ids[-1][:12]}.mp4: 2 frames\n"), done.stderr
+    assert (tmp_path / f"{ids[-1][:12]}.mp4").exists()
+    assert filmed("lake", "--worst", "a.gif").stdout.startswith("a.gif: ")
+    assert filmed("lake", "--worst", "--best", "b.gif").exit_code == 2
+    misspelt = filmed("lak", "--best", "b.gif")
+    assert misspelt.exit_code == 1
+    assert misspelt.stderr.startswith("error: no run 'lak'; there ")
+    assert "lake" in misspelt.stderr
 
 
 def test_an_environment_that_nobody_registers_is_named(jam: Jamboree, run: Run) -> None:

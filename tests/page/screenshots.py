@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import shutil
 import sys
 import tempfile
@@ -12,6 +13,8 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # the model is small
 
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parent)]
@@ -28,7 +31,7 @@ IMAGES = HERE.parents[1] / "docs" / "images"
 MOST_BYTES = 150_000
 SIZE = {"width": 1280, "height": 820}
 NARROW = {"width": 390, "height": 844}
-TIMESTEPS = 16_000
+TIMESTEPS = 8_000
 Policy = Callable[[Any, int], int]
 
 

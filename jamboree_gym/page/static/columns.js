@@ -2,6 +2,7 @@
 import { askBytes } from "./api.js";
 
 const EXACT = 2048;
+const LONG_PAUSE_MS = 5000;
 
 export function unpack(buffer) {
   const length = new DataView(buffer).getUint32(0, true);
@@ -16,6 +17,17 @@ export function unpack(buffer) {
   return { ...header, columns };
 }
 
+// More rows for a column that grows, in a store that has room for some more of them.
+function extend(column, start, rows) {
+  if (!column.room || column.room.length < rows) {
+    const room = new Float32Array(Math.ceil(1.5 * rows) + 64);
+    room.set(column.values.subarray(0, start));
+    column.room = room;
+  }
+  column.room.fill(NaN, start, rows);
+  column.values = column.room.subarray(0, rows);
+}
+
 export class Columns {
   constructor(id) {
     this.id = id;
@@ -24,6 +36,8 @@ export class Columns {
     this.columns = new Map(); // name -> { name, group, kind, values }
     this.exact = new Map(); // parts of EXACT steps of a long episode
     this.version = 0;
+    this.earned = 0;
+    this.mayLoadAt = 0;
     this.listeners = new Set();
   }
 
@@ -36,44 +50,47 @@ export class Columns {
     this.version += 1;
   }
 
-  // What was recorded since; only that is asked for.
+  // What was recorded since; only that is asked for. A long episode comes whole, so seldom.
   async grow(signal) {
-    if (this.every > 1) return this.load(signal);
+    if (this.every > 1) {
+      if (performance.now() < this.mayLoadAt) return;
+      const began = performance.now();
+      await this.load(signal);
+      this.mayLoadAt = performance.now() + Math.max(LONG_PAUSE_MS, 20 * (performance.now() - began));
+      return;
+    }
     const start = this.total;
     const found = unpack(await askBytes("columns", { id: this.id, start }, { signal }));
-    if (found.total <= start) return undefined;
+    if (found.total <= start) return;
     const rows = found.start + found.rows;
     for (const one of found.columns.values()) {
       if (!this.columns.has(one.name)) this.columns.set(one.name, { ...one, values: new Float32Array(0) });
     }
     for (const one of this.columns.values()) {
       if (one.group === "derived") continue;
-      const values = new Float32Array(rows).fill(NaN);
-      values.set(one.values.subarray(0, start));
+      extend(one, start, rows);
       const more = found.columns.get(one.name);
-      if (more) values.set(more.values, start);
-      one.values = values;
+      if (more) one.values.set(more.values, start);
     }
     this.total = found.total;
     this.derive(start);
     this.version += 1;
-    return undefined;
   }
 
   // The cumulative return: of step k, what was earned before it.
   derive(start) {
     const reward = this.columns.get("reward");
     if (!reward) return;
-    const count = reward.values.length;
-    const old = this.columns.get("return");
-    const values = new Float32Array(count);
-    let sum = 0;
-    for (let at = 0; at < count; at += 1) {
-      values[at] = sum;
+    if (!this.columns.has("return")) this.columns.set("return", { name: "return", group: "derived", kind: "number", values: new Float32Array(0) });
+    const earned = this.columns.get("return");
+    const first = earned.values.length ? start : 0;
+    extend(earned, first, reward.values.length);
+    let sum = first ? this.earned : 0;
+    for (let at = first; at < reward.values.length; at += 1) {
+      earned.values[at] = sum;
       if (!Number.isNaN(reward.values[at])) sum += reward.values[at];
     }
-    if (old) old.values = values;
-    else this.columns.set("return", { name: "return", group: "derived", kind: "number", values });
+    this.earned = sum; // of the newest row no reward is known yet
   }
 
   get rows() {

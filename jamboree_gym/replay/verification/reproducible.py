@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
@@ -129,13 +130,28 @@ class _Trial:
         if found is not None:
             where = "after another episode of the same environment"
             return self._differs(equal, where, found, "what a reset forgets")
-        found = first_difference(self._first, self._elsewhere(_HASH_SEEDS[0]))
+        return self._compared_elsewhere(equal)
+
+    def _compared_elsewhere(self, equal: Reproducibility) -> Reproducibility:
+        """Compare with new processes, all of which run at once."""
+        with ThreadPoolExecutor() as pool:
+            salted = [pool.submit(self._elsewhere, salt) for salt in _HASH_SEEDS]
+            bare = pool.submit(self._elsewhere, _HASH_SEEDS[0], is_bare=True)
+            one, other = (plays.result() for plays in salted)
+        found = first_difference(self._first, one)
         if found is not None:
-            return self._differs(equal, "in a new process", found, self._cause_elsewhere())
-        found = first_difference(self._first, self._elsewhere(_HASH_SEEDS[1]))
+            return self._differs(equal, "in a new process", found, self._cause(one, other))
+        found = first_difference(self._first, other)
         if found is not None:
             return self._differs(equal, "in a new process", found, "the order of a set")
-        return self._without_variables(equal)
+        try:
+            found = first_difference(self._first, bare.result())
+        except ReplayError:  # it needs one of your variables, so that it can be told nothing
+            found = None
+        if found is None:
+            return equal
+        where = "without your environment variables"
+        return self._differs(equal, where, found, "an environment variable")
 
     def _differs(
         self, equal: Reproducibility, where: str, found: tuple[int, Difference], cause: str
@@ -173,22 +189,14 @@ class _Trial:
             is_bare=is_bare,
         )
 
-    def _cause_elsewhere(self) -> str:
-        """What differs between processes: the salt of hashes, the variables, or something else."""
-        one, again, other = (self._elsewhere(salt) for salt in (1, 1, 2))
-        if first_difference(one, again) is not None:
-            return "something that is new in each process"
-        if first_difference(one, other) is not None:
+    def _cause(self, one: Sequence[Rollout], other: Sequence[Rollout]) -> str:
+        """What differs between processes: the salt of hashes, or something else.
+
+        Args:
+            one: What a process played.
+            other: What one with another salt played.
+        """
+        again = self._elsewhere(_HASH_SEEDS[0])
+        if first_difference(one, again) is None and first_difference(one, other) is not None:
             return "the order of a set"
         return "something that is new in each process"
-
-    def _without_variables(self, equal: Reproducibility) -> Reproducibility:
-        try:
-            bare = self._elsewhere(_HASH_SEEDS[0], is_bare=True)
-        except ReplayError:  # it needs one of them, so that it can be told nothing
-            return equal
-        found = first_difference(self._first, bare)
-        if found is None:
-            return equal
-        where = "without your environment variables"
-        return self._differs(equal, where, found, "an environment variable")
