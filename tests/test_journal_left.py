@@ -26,6 +26,7 @@ from stored import at
 from jamboree_gym import Jamboree
 from jamboree_gym import jamboree as jamboree_module
 from jamboree_gym.connection import Connection
+from jamboree_gym.errors import StoreUnavailable
 from jamboree_gym.journal import entry_log
 from jamboree_gym.journal import journal as journal_module
 from jamboree_gym.journal.journal import file_system_in
@@ -440,6 +441,32 @@ def test_a_record_is_there_once_of_which_the_journal_lost_that_it_was_delivered(
 
 
 # -- deleted, emptied ---------------------------------------------------------------------------
+
+
+def test_a_record_whose_delivery_broke_off_is_delivered_by_the_next(
+    recording: Jamboree,
+    open_jamboree: OpenJamboree,
+    home: Path,
+    left: Path,
+    other: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    notes = NoteHandler(recording, "left")
+    notes.save_many({"n": n} for n in range(3))
+    copy_journal(recording, home, left)
+    jam = open_jamboree(other, home=left)  # has some of this writer already
+    recording.flush()
+    notes.save({"n": 3})
+    copy_journal(recording, home, left)
+
+    def break_off(*_: object) -> None:
+        raise StoreUnavailable("no answer")
+
+    with monkeypatch.context() as away:
+        away.setattr(Connection, "append_whole", break_off)
+        assert deliver_dead_journals(jam._connection) == 0
+    assert deliver_dead_journals(jam._connection) == 1
+    assert numbers_in(jam) == list(range(4))
 
 
 @pytest.mark.parametrize("has_backup", [False, True])

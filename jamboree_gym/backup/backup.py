@@ -36,7 +36,6 @@ from jamboree_gym.servers.home import Home
 from jamboree_gym.servers.programs.mongo import describe_backup
 from jamboree_gym.store.backups.opening import open_backup
 from jamboree_gym.store.backups.presence import check_is_there
-from jamboree_gym.store.backups.protocol import BackupStore
 from jamboree_gym.store.listing_recovery import cover
 from jamboree_gym.store.log import BackupMark
 from jamboree_gym.store.urls import folder_of, is_folder
@@ -200,10 +199,9 @@ class Backup:
         connection = self._connection
         if connection.backup_url is None:
             return describe_backup(Home.at(connection.opened.home))
-        if not is_folder(connection.backup_url):
-            return "your MongoDB"
-        is_there = folder_of(connection.backup_url).is_dir()
-        return "a folder" if is_there else f"the folder {connection.backup_url}, which is not there"
+        if self._is_without_folder():
+            return f"the folder {folder_of(connection.backup_url)}, which is not there"
+        return "a folder" if is_folder(connection.backup_url) else "your MongoDB"
 
     def _will_copy(self) -> str:
         """Who copies while none has said so lately."""
@@ -348,12 +346,14 @@ class Backup:
         Also checks the summaries in Redis' listings.
 
         Raises:
-            StoreUnavailable: The backup or Redis does not answer; or the URL names a place where
-                nothing was ever copied.
+            StoreUnavailable: The backup or Redis does not answer; or there is nothing to compare,
+                and nothing was ever copied to the place that the URL names.
         """
         self._connection.flush()
-        comparison = Comparison(self._store, self._backup_with_something())
+        comparison = Comparison(self._store, self._connection.backup_store)
         keys = comparison.keys()
+        if not keys or self._is_without_folder():
+            self._check_is_there()
         for done in comparison.compare(keys):
             if progress is not None:
                 progress(done, len(keys))
@@ -393,7 +393,8 @@ class Backup:
             StoreUnavailable: The backup or Redis does not answer; or the URL names a place where
                 nothing was ever copied.
         """
-        backup = self._backup_with_something()
+        self._check_is_there()
+        backup = self._connection.backup_store
         finish_deletions(self._store, backup)
         failures: list[JamboreeError] = []
         for name, content in backup.blobs().items():
@@ -410,12 +411,15 @@ class Backup:
         _raise_first([*failures, *restorer.failures, *unlisted])
         return restorer.restored + listed
 
-    def _backup_with_something(self) -> BackupStore:
-        """The backup; one that a URL names has to hold something, as the URL may be mistyped."""
+    def _check_is_there(self) -> None:
+        """Check that a backup which a URL names holds something: the URL may be mistyped."""
         connection = self._connection
         if connection.backup_url is not None:
             check_is_there(connection.backup_store, connection.keyspace.namespace)
-        return connection.backup_store
+
+    def _is_without_folder(self) -> bool:
+        url = self._connection.backup_url
+        return url is not None and is_folder(url) and not folder_of(url).is_dir()
 
     def _keys_of(self, episodes: Iterable[Episode | str]) -> list[str]:
         ids = {id_of(self._connection, one) for one in episodes}

@@ -66,7 +66,12 @@ def main() -> None:
     """Run the command line; entry point of `jamboree-gym`."""
     try:
         _prepare_streams()
-        build_app()()
+        app = build_app()
+        from typer.main import get_command
+
+        from jamboree_gym.cli.quick_parsing import quickened
+
+        quickened(get_command(app))()
     except MissingExtra as error:
         print(error, file=sys.stderr)
         sys.exit(2)

@@ -80,6 +80,7 @@ def print_list(
     json: bool,
     columns: Sequence[str],
     table: Callable[[Sequence[Any]], Mapping[str, Sequence[object]]],
+    as_shown: Callable[[Any], Any] | None = None,
 ) -> None:
     """Print items: a table on a terminal; elsewhere a line for each, tab-separated or JSON.
 
@@ -88,15 +89,19 @@ def print_list(
         json: Whether to print JSON.
         columns: The attributes that are tab-separated.
         table: The cells of the table, by the names of its columns.
+        as_shown: Makes what is printed of an item; called when it is.
     """
     if not json and sys.stdout.isatty():
         from jamboree_gym.tables.text_table import text_table
 
         if items:
-            print_lines(text_table(table(items), rows=len(items)))
+            shown = items if as_shown is None else list(map(as_shown, items))
+            print_lines(text_table(table(shown), rows=len(items)))
         return
     for first in range(0, len(items), LINES_AT_ONCE):
         part = items[first : first + LINES_AT_ONCE]
+        if as_shown is not None:
+            part = list(map(as_shown, part))
         if json:
             lines = [dumps(as_plain(item)) for item in part]
         else:

@@ -17,7 +17,7 @@ WhenFull = Literal["block", "raise"]
 CHECK_AFTER_BYTES = 1 << 18
 WAIT_S = 0.05
 SAY_FULL_EVERY_S = 300.0
-CHECK_SHARE = 0.1  # of the callers' time, at most, goes into adding up what is waiting ...
+CHECK_SHARE = 0.02  # of the callers' time, at most, goes into adding up what is waiting ...
 QUICK_CHECK_S = 1e-4  # ... unless that is soon done
 
 log = logging.getLogger(__name__)

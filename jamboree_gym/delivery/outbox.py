@@ -263,6 +263,7 @@ class RecordOutbox(Outbox):
         clock: Gives the time of each record, epoch seconds.
         keep_record: Keeps a record of this log in the journal.
         run: The run that is listed because of these records; None = none.
+        start: The index that the first of them gets, as far as is known.
 
     Attributes:
         newest: Those that were stored last.
@@ -288,8 +289,10 @@ class RecordOutbox(Outbox):
         clock: Callable[[], float] = time.time,
         keep_record: KeepRecord = lambda key, time_s, record: None,
         run: str | None = None,
+        start: int = 0,
     ) -> None:
         super().__init__(key, CODEC_RECORDS, writer_id, mark, clock)
+        self._next_index = start
         self._run = run
         self.newest = NewestRecords(key)
         self._keep_record = keep_record

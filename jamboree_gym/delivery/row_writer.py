@@ -142,7 +142,9 @@ class RowWriter(Outbox, ABC):
         schema, lane = self.schema, self._lane
         extent = lane.extent(schema, start, self._title(start), room)
         number, row_format = lane.number, extent.row_format
-        if number not in self._schemas:
+        if self._schemas is NO_SCHEMAS:
+            self._schemas = lane.schemas
+        elif number not in self._schemas:
             self._schemas = {**self._schemas, number: schema}
         self._extents.append(extent)
         self._number = number

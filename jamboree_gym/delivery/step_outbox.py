@@ -173,7 +173,11 @@ class StepOutbox(RowBuffer):
         """Memory held by what is not acknowledged, roughly."""
         if self.error is not None or self.is_deleted:
             return 0
-        return self._waiting_bytes + sum(len(batch.encoded) for batch in self._batches)
+        # Of thousands of outboxes in one go: in few calls.
+        extents, batches = self._extents, self._batches
+        waiting = _stop_of(extents[-1]) - self._sealed if extents else 0
+        nbytes = waiting * self._row_bytes + self._variable_bytes_put - self._variable_bytes_sealed
+        return nbytes + sum([len(batch.encoded) for batch in batches]) if batches else nbytes
 
     def seal(self) -> None:
         """Turn what has been put so far into batches, and bring the summary up to date."""
@@ -215,12 +219,6 @@ class StepOutbox(RowBuffer):
     def _use_blob(self, schema: StepSchema) -> None:
         if schema.digest not in self._blobs_used:
             self._blobs_used = {**self._blobs_used, schema.digest: schema.blob}
-
-    @property
-    def _waiting_bytes(self) -> int:
-        """Memory held by rows that are in no batch yet, roughly."""
-        waiting = self._stop - self._sealed
-        return waiting * self._row_bytes + self._variable_bytes_put - self._variable_bytes_sealed
 
     def _take(self) -> None:
         """Cut the rows put since the last call into spans; under the lock.
@@ -408,7 +406,7 @@ def _packed_rows(span: Span) -> memoryview | bytes:
     """The bytes of the rows."""
     extent, first, stop = span.extent, span.first, span.stop
     if isinstance(extent, ColumnSpan):
-        return extent.rows(first, stop).tobytes()
+        return extent.packed(first, stop)
     nbytes = extent.row_format.nbytes
     at = extent.first_at + (first - extent.start) * nbytes
     return extent.content[at : at + (stop - first) * nbytes]

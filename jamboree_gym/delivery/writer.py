@@ -369,6 +369,7 @@ class Writer:
                         self._asking.pop(outbox, None)
                     self._dirty = {**dict.fromkeys(unknown), **self._dirty}
         for error in asked.failed.values():
+            self._wake()  # it is tried again in the background
             raise error
 
     def _settle_asked(self, outbox: Outbox, key: str, asked: Asked) -> None:

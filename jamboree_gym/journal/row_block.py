@@ -143,6 +143,7 @@ class RowLane:
 
     Attributes:
         number: That of the schema of the newest extent.
+        schemas: That schema by its number.
     """
 
     def __init__(self, segments: Segments, number_of: Callable[[StepSchema], int]) -> None:
@@ -150,6 +151,7 @@ class RowLane:
         self._number_of = number_of
         self._schema: StepSchema | None = None  # of the newest extent
         self.number = -1
+        self.schemas: Mapping[int, StepSchema] = {}
         self._block = segments.block(0)
         self._back = self._block.size
         self._newest: Extent | None = None
@@ -165,7 +167,7 @@ class RowLane:
         """
         if schema is not self._schema:
             self._row_format, self.number = row_format_of(schema), self._number_of(schema)
-            self._schema = schema
+            self._schema, self.schemas = schema, {self.number: schema}
         row_format = self._row_format
         at = self._end_of_newest()
         needed = EXTENT.size + row_format.nbytes + len(title) + room

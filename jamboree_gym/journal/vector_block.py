@@ -123,6 +123,7 @@ class VectorBlock:
         content: The block.
         words: The same as 32-bit numbers.
         rows: The table, of the format's dtype.
+        packed: The same, a row as its bytes.
     """
 
     def __init__(self, block: Block, schema: StepSchema, number: int, width: int) -> None:
@@ -134,6 +135,8 @@ class VectorBlock:
         self._line_bytes = width * self.row_format.nbytes
         lines = (block.size - _ROWS_AT) // self._line_bytes
         self.rows = np.ndarray((lines, width), self.row_format.dtype, block.content, _ROWS_AT)
+        # NumPy copies these at once, and rows of several fields field by field.
+        self.packed = self.rows.view(np.dtype((np.void, self.row_format.nbytes)))
         self._back = block.size
         self._copy: VectorBlock | None = None
 
@@ -210,7 +213,7 @@ def _group_bytes(title_bytes: int, spans: int) -> int:
     return needed + -needed % 8
 
 
-class ColumnSpan:
+class ColumnSpan(msgspec.Struct, frozen=True, eq=False, gc=False):
     """Consecutive rows of one episode in a column of a block; what `Extent` is in other blocks.
 
     Attributes:
@@ -218,14 +221,11 @@ class ColumnSpan:
         start: Row number of the first.
     """
 
-    __slots__ = ("_at", "_first", "_index", "block", "start")
-
-    def __init__(self, block: VectorBlock, at: int, index: int, first: int, start: int) -> None:
-        self.block = block
-        self._at = at  # in words
-        self._index = index
-        self._first = first
-        self.start = start
+    block: VectorBlock
+    _at: int  # in words
+    _index: int
+    _first: int
+    start: int
 
     @property
     def confirmed_at(self) -> int:
@@ -264,6 +264,11 @@ class ColumnSpan:
         skipped = self._first - self.start
         rows: npt.NDArray[Any] = self.block.rows[first + skipped : stop + skipped, self._index]
         return rows
+
+    def packed(self, first: int, stop: int) -> bytes:
+        """The bytes of the rows with these numbers."""
+        skipped = self._first - self.start
+        return self.block.packed[first + skipped : stop + skipped, self._index].tobytes()
 
     def part(self, first: int, stop: int, schemas: Mapping[int, StepSchema]) -> RowPart:
         """The rows with these numbers; its arrays share their memory."""

@@ -207,7 +207,8 @@ class _Recovery:
         ):
             result = self._append(append)
             if result.is_deleted:
-                raise EpisodeNotFound("it was deleted")
+                log.info("%s was deleted: what a dead process left is not delivered", episode.key)
+                return True
             if result.stored < len(append.batches) or result.count != append.after:
                 return False
         return True
@@ -219,6 +220,7 @@ class _Recovery:
         waiting = self._unsent(key, waiting)
         if not waiting:
             return
+        head = self._connection.store.head(key)
         times = iter([record.time_s for record in waiting])
         places = iter([record.place for record in waiting])  # who is killed here is followed, too
         outbox = RecordOutbox(
@@ -228,6 +230,8 @@ class _Recovery:
             clock=lambda: next(times),
             keep_record=lambda key, time_s, record: next(places),
             run=self._connection.keyspace.run_of(key),
+            # The journal keeps the index: it must not be that of another record of this writer.
+            start=0 if head is None else head.count,
         )
         for record in waiting:
             outbox.append(record.record)

@@ -87,7 +87,10 @@ class LogStore(Protocol):
         """
 
     def ask_for(self, appends: Sequence[Append]) -> Asked:
-        """Bring back what a backup holds of these logs, which may take a while."""
+        """Bring back what a backup holds of these logs, and say what is stored of the appends.
+
+        This may take a while.
+        """
 
     def epoch(self) -> str:
         """The epoch of the namespace. Where it is another than before, the store was emptied.

@@ -35,6 +35,8 @@ from jamboree_gym.cli import main
 
 main()
 """
+# What the library needs, and help and completion do not; loading it takes half a second.
+LIBRARY = {"gymnasium", "numpy", "psutil", "pyarrow", "pydantic", "pymongo", "redis", "rich"}
 SEEDS = (1, 2, 3)
 ODD = "odd\x1b[2J\n\t"  # the name of a run that would clear the terminal
 

@@ -67,6 +67,7 @@ def test_status_says_what_is_missing_and_who_copies(jam: Jamboree, run: Run) -> 
 
 
 def test_an_episode_that_is_not_there_is_an_error_of_one_line(run: Run) -> None:
+    run("flush")
     result = run("restore", "gone")
     assert result.exit_code == 1
     assert result.output.startswith("error: MongoDB at ")

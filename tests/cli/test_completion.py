@@ -9,7 +9,7 @@ import gymnasium as gym
 import pytest
 from conftest import Server, start_redis, valkey_program
 from processes import run_python
-from recorded_store import Store, play, record_store
+from recorded_store import LIBRARY, Store, play, record_store
 from typer.testing import CliRunner
 
 from jamboree_gym.cli import app
@@ -92,13 +92,21 @@ def test_a_password_is_given(store: Store, short_directory: Path) -> None:
         server.stop()
 
 
-def test_it_loads_nothing_of_the_library(store: Store) -> None:
+def test_it_loads_nothing_of_the_library(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    words = f"jamboree-gym run --namespace {store.namespace} p"
+    variables = {"_JAMBOREE_GYM_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": "4"}
+    for name, value in {**store.environment, **variables}.items():
+        monkeypatch.setenv(name, value)
     done = run_python(
         "import sys\n"
-        "from jamboree_gym.store.quick_names import quick_run_names\n"
-        f"print(quick_run_names({store.redis_url!r}, {store.namespace!r}))\n"
-        "print(*sys.modules, file=sys.stderr)\n"
+        "from jamboree_gym.cli import main\n"
+        "sys.argv = ['jamboree-gym']\n"
+        "try:\n"
+        "    main()\n"
+        "finally:\n"
+        "    print(*sys.modules, file=sys.stderr)\n"
     )
-    assert "ppo" in done.stdout
+    assert done.stdout == "ppo\n"
     loaded = {name.partition(".")[0] for name in done.stderr.split()}
-    assert not {"gymnasium", "numpy", "psutil", "pyarrow", "pymongo", "redis", "rich"} & loaded
+    assert "typer" in loaded
+    assert not LIBRARY & loaded

@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
+import signal
+import sys
+from contextlib import suppress
+from io import StringIO
 from pathlib import Path
 
 import pytest
 from conftest import Server
-from forked_commands import CTRL_C, READER_GONE, run_forked
 from recorded_store import Store, record_store
+from typer.main import get_command
 from typer.testing import CliRunner
 
+from jamboree_gym import Jamboree
 from jamboree_gym.cli import app, build_app
+from jamboree_gym.cli.commands import StoreOptions
 from jamboree_gym.cli.reference import commands_of, example_of
 
+PROGRAM = get_command(build_app())
 COMMANDS = commands_of(build_app())
 AWAY = "unix:///nowhere.sock"
 ARGUMENTS = {  # where another call than the example is right for this store
@@ -148,27 +156,50 @@ def test_a_misspelt_command_is_answered_with_the_nearest(name: str) -> None:
         assert f"'{last}'" in done.stderr or f"{last}" in done.stderr
 
 
-# Of these, another process is asked for: their own tests run them.
+# They ask for other processes or go on: their own tests run them.
 OWN_PROCESSES = {"check", "train", "ui", "up", "down", "import", "export"}
 
 
-def test_a_reader_that_has_gone_is_exit_code_141_and_nothing_is_said(store: Store) -> None:
-    names = [name for name in COMMANDS if name not in OWN_PROCESSES]
-    ended = run_forked(
-        [_with_namespace(store, name) for name in names], READER_GONE, store.environment
-    )
-    found = {name: (one.code, one.stderr) for name, one in zip(names, ended, strict=True)}
-    found["video"] = found["video"][0], ""  # SDL says there that it has no display
-    assert found == dict.fromkeys(names, (141, ""))
-
-
-def test_ctrl_c_is_exit_code_130_and_nothing_is_said(store: Store) -> None:
-    names = [name for name in WITH_STORE if name not in {*OWN_PROCESSES, "doctor"}]
-    ended = run_forked([_with_namespace(store, name) for name in names], CTRL_C, store.environment)
-    found = {name: (one.code, one.stderr) for name, one in zip(names, ended, strict=True)}
-    assert found == dict.fromkeys(names, (130, ""))
-
-
-def _with_namespace(store: Store, name: str) -> list[str]:
+def ended(store: Store, name: str, stdout: int) -> tuple[int, str]:
+    """Run a command in this process, as `main` does: its exit code, and what stderr says."""
     given = arguments_of(name, store)
-    return store.command(*given) if name in WITH_STORE else given
+    said = StringIO()
+    with pytest.MonkeyPatch.context() as patch, suppress(BrokenPipeError):
+        for variable, value in store.environment.items():
+            patch.setenv(variable, value)
+        patch.setattr(sys, "stderr", said)
+        with open(stdout, "w") as output:
+            patch.setattr(sys, "stdout", output)
+            with pytest.raises(SystemExit) as end:
+                PROGRAM(store.command(*given) if name in WITH_STORE else given, "jamboree-gym")
+    return int(end.value.code or 0), said.getvalue()
+
+
+@pytest.mark.parametrize("name", [name for name in COMMANDS if name not in OWN_PROCESSES])
+def test_a_reader_that_has_gone_is_exit_code_141_and_nothing_is_said(
+    store: Store, name: str
+) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    assert ended(store, name, writing) == (141, "")
+
+
+@pytest.mark.parametrize(
+    "name", [name for name in WITH_STORE if name not in {*OWN_PROCESSES, "doctor"}]
+)
+def test_ctrl_c_is_exit_code_130_and_nothing_is_said(
+    store: Store, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = StoreOptions.open
+
+    def opened_and_interrupted(self: StoreOptions, **options: bool) -> Jamboree:
+        with opened(self, **options):
+            signal.raise_signal(signal.SIGINT)
+        raise AssertionError("Ctrl-C is heard at once")
+
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    monkeypatch.setattr(StoreOptions, "open", opened_and_interrupted)
+    try:
+        assert ended(store, name, os.open(os.devnull, os.O_WRONLY)) == (130, "")
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -10,7 +10,7 @@ import gymnasium as gym
 import pytest
 from conftest import Server
 from processes import run_python
-from recorded_store import Store, play, record_store
+from recorded_store import LIBRARY, Store, play, record_store
 
 from jamboree_gym.cli import build_app
 from jamboree_gym.cli.reference import commands_of, example_of, json_fields, reference
@@ -18,8 +18,6 @@ from jamboree_gym.servers.embedded import stop_servers
 
 ROOT = Path(__file__).resolve().parents[2]
 COMMANDS = commands_of(build_app())
-# What the library needs and help does not; loading it takes half a second.
-LIBRARY = {"gymnasium", "numpy", "psutil", "pyarrow", "pymongo", "redis", "rich"}
 
 
 @pytest.fixture(scope="module")

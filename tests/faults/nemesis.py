@@ -417,12 +417,12 @@ class World:
 
     def _wait(self, name: str, process: Any, until: float) -> None:
         try:
-            process.communicate(timeout=max(0.0, until - time.monotonic()))
-            code = process.returncode
+            code = process.wait(timeout=max(0.0, until - time.monotonic()))
         except subprocess.TimeoutExpired:
             process.send_signal(signal.SIGABRT)
-            process.communicate()
+            process.wait()
             code = None
+        process.communicate()
         if (code and code != -signal.SIGKILL) or code is None:
             words = (self.directory / f"{name}.errors").read_text()[-1500:]
             self.log.note("crash", name, words if code else f"it did not end: {words}")

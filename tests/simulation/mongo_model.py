@@ -35,6 +35,10 @@ class MongoModel:
         self.databases: dict[str, dict[str, dict[Any, dict[str, Any]]]] = {}
         self.is_away = False
 
+    def names(self) -> list[str]:
+        """Those of the databases that hold something: MongoDB knows of no others."""
+        return [name for name, found in self.databases.items() if any(found.values())]
+
     def documents(self, database: str, collection: str) -> dict[Any, dict[str, Any]]:
         """The documents of a collection."""
         return self.databases.setdefault(database, {}).setdefault(collection, {})
@@ -58,6 +62,9 @@ class _Client:
 
     def get_database(self, name: str, **_: Any) -> _Database:
         return _Database(self, self._model, name)
+
+    def list_database_names(self) -> list[str]:
+        return list(self.request("the names of databases", self._model.names))
 
     def close(self) -> None:
         pass

@@ -51,28 +51,10 @@ FAULTS = (
         "if pending then",
     ),
     PlantedFault(
-        "a copy of an emptied Redis is acknowledged",
-        "store/redis/lua/acknowledge.lua",
-        "local is_same_epoch = redis.call('GET', KEYS[2]) == ARGV[1]",
-        "local is_same_epoch = true",
-    ),
-    PlantedFault(
-        "an append after FLUSHALL begins a log anew that MongoDB holds",
-        "store/redis/lua/append.lua",
-        "if is_repeated or not is_covered then return {0, 0, '-inf'} end",
-        "if is_repeated then return {0, 0, '-inf'} end",
-    ),
-    PlantedFault(
         "an append is repeated after a deletion",
         "store/redis/lua/append.lua",
         "if is_repeated then return {-1, 0, '-inf'} end",
         "if is_repeated then return {0, 0, '-inf'} end",
-    ),
-    PlantedFault(
-        "a batch that was moved is not recognized",
-        "store/redis/lua/append.lua",
-        "or (is_repeated and head.codec == CODEC_RECORDS and was_moved(key, ARGV[i]))) then",
-        ") then",
     ),
     PlantedFault(
         "a batch that was evicted is not recognized",
@@ -119,8 +101,8 @@ FAULTS = (
     PlantedFault(
         "records that arrived unheard are delivered again",
         "recording/recovery.py",
-        "waiting = [record for record in waiting if record.planned_index not in sent]",
-        "waiting = [record for record in waiting if record.planned_index != -1]",
+        "        waiting = self._unsent(key, waiting)\n",
+        "",
     ),
     PlantedFault(
         "a dead process's abandoned episode is taken for interrupted",
@@ -147,12 +129,6 @@ FAULTS = (
         "blobs: set[str] = field(default_factory=lambda known=set(): known)",
     ),
     PlantedFault(
-        "a record is moved without its time",
-        "delivery/outbox.py",
-        "t_last = time_s if time_s > t_last else math.nextafter(t_last, math.inf)",
-        "t_last = time_s",
-    ),
-    PlantedFault(
         "Redis gives up what MongoDB lacks",
         "store/redis/lua/trim.lua",
         "local later = trim_front(key, head, math.min(head.acked, head.newest, kept))",
@@ -169,12 +145,6 @@ FAULTS = (
         "journal/dead.py",
         "        self.records.sort(key=lambda record: record.time_s)\n",
         "        self.records.sort(key=lambda record: -record.time_s)\n",
-    ),
-    PlantedFault(
-        "torn rows of a power cut are delivered",
-        "journal/dead.py",
-        "            if not (self.owner.boot and self.owner.is_whole):",
-        "            if not self.owner.boot:",
     ),
     PlantedFault(
         "a dead backup's lease never ends",
@@ -196,21 +166,36 @@ def plant(fault: PlantedFault, directory: Path) -> None:
 
 
 def found_after(fault: PlantedFault, first: int, seconds: float, *, story: bool) -> int | None:
-    """The number of schedules until one fails; None if none does in this time."""
+    """The number of schedules until one fails that does not without the fault.
+
+    None if none does in this time.
+    """
     with tempfile.TemporaryDirectory(prefix="jg-planted-") as directory:
         plant(fault, Path(directory))
-        command = [sys.executable, str(SIMULATE), "--first", str(first), "--seconds", str(seconds)]
-        done = subprocess.run(
-            [*command] if story else [*command, "--whole"],
-            env=os.environ | {"PYTHONPATH": directory},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-    if story or done.returncode > 1:
-        print(done.stdout, done.stderr)
-    found = re.search(r"seed (\d+) breaks a promise", done.stdout)
-    return int(found[1]) - first + 1 if found else None
+        many = ["--first", str(first), "--seconds", str(seconds)]
+        output = _simulated(Path(directory), *many, *(() if story else ("--whole",)))
+    if story:
+        print(output)
+    found = re.search(r"seed (\d+) breaks a promise", output)
+    if found is None:
+        return None
+    if "breaks a promise" in _simulated(ROOT, "--whole", "--seed", found[1]):
+        raise RuntimeError(f"seed {found[1]} fails without the fault, too: begin behind it")
+    return int(found[1]) - first + 1
+
+
+def _simulated(package_in: Path, *arguments: str) -> str:
+    """What the simulation of a package prints."""
+    done = subprocess.run(
+        [sys.executable, str(SIMULATE), *arguments],
+        env=os.environ | {"PYTHONPATH": str(package_in)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode > 1:
+        raise RuntimeError(done.stderr)
+    return done.stdout
 
 
 def main() -> int:
@@ -219,10 +204,12 @@ def main() -> int:
     parser.add_argument("--first", type=int, default=1, help="the first seed")
     parser.add_argument("--seconds", type=float, default=120.0, help="at most so long for each")
     parser.add_argument("--only", default="", help="those with this in their names")
+    parser.add_argument("--part", default="1/1", help="2/3: of three parts, the second")
     parser.add_argument("--story", action="store_true", help="of the schedule that finds it")
     options = parser.parse_args()
     missed = 0
-    for fault in FAULTS:
+    part, parts = map(int, options.part.split("/"))
+    for fault in FAULTS[part - 1 :: parts]:
         if options.only not in fault.name:
             continue
         began = time.monotonic()

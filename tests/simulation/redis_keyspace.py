@@ -240,6 +240,12 @@ class Keyspace:
     def _hget(self, key: bytes, field: bytes) -> Any:
         return (self._of(dict, key) or {}).get(field)
 
+    def _hmget(self, key: bytes, *fields: bytes) -> Any:
+        if not fields:
+            raise Refused("ERR wrong number of arguments for 'hmget' command")
+        found = self._of(dict, key) or {}
+        return [found.get(field) for field in fields]
+
     def _hgetall(self, key: bytes) -> Any:
         found = self._of(dict, key) or {}
         return [part for pair in found.items() for part in pair]

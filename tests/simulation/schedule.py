@@ -63,7 +63,7 @@ ACTS: dict[str, dict[str, int]] = {
     "keeper-2": OF_SECOND_KEEPER,
     "world": OF_WORLD,
 }
-SHARES = {**dict.fromkeys(WRITERS, 3), "reader": 2, "keeper": 3, "keeper-2": 1, "world": 3}
+SHARES = {**dict.fromkeys(WRITERS, 3), "reader": 2, "keeper": 5, "keeper-2": 1, "world": 3}
 # What becomes of a round trip. `meanwhile` has another actor take a step before it.
 FAULTS_OF_CALLS = {
     "command lost": 2,
@@ -72,8 +72,8 @@ FAULTS_OF_CALLS = {
     "answer late": 2,
     "killed before": 2,
     "killed after": 3,
-    "meanwhile": 8,
-    "stopped": 4,
+    "meanwhile": 12,
+    "stopped": 6,
 }
 # Round trips that decide something are hit more often than others.
 OF_RECORDING = {"": 5, "append": 6, "standing": 1, "restore": 1}
@@ -140,37 +140,57 @@ class Step:
 Schedule = tuple[Step, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class _Kind:
+    """What a schedule is made of: each has a part of everything only, and so more of it.
+
+    What is rare hides behind what is frequent.
+
+    Attributes:
+        actors: Who takes steps.
+        world: What befalls the servers, and how often.
+        share: How many of the steps have a fault.
+        faults: What becomes of round trips, and how often.
+    """
+
+    actors: Sequence[str]
+    world: dict[str, int]
+    share: float
+    faults: dict[str, int]
+
+
 def made(seed: int) -> Schedule:
     """The schedule of a seed."""
     rng = Random(seed)
-    # Not everything goes wrong in each schedule: what is rare hides behind what is frequent.
+    kind = _kind(rng)
+    return tuple(_step(rng, kind) for _ in range(rng.randint(6, 2 * STEPS)))
+
+
+def _kind(rng: Random) -> _Kind:
     share = rng.choice((0.0, FAULTS, FAULTS, 2 * FAULTS))
     world = {act: weight for act, weight in OF_WORLD.items() if rng.random() < 0.6}
     world.setdefault("wait", 6)
+    faults = {kind: weight for kind, weight in FAULTS_OF_CALLS.items() if rng.random() < 0.6}
     actors = [one for one in WRITERS if rng.random() < 0.7] or [WRITERS[0]]
     actors += ["reader", "keeper", "world"]
     actors += ["keeper-2"] if rng.random() < 0.3 else []
-    return tuple(_step(rng, actors, world, share) for _ in range(rng.randint(6, 2 * STEPS)))
+    return _Kind(actors, world, share, faults or FAULTS_OF_CALLS)
 
 
-def _step(
-    rng: Random, actors: Sequence[str], world: dict[str, int], share: float, depth: int = 0
-) -> Step:
-    (actor,) = rng.choices(actors, [SHARES[one] for one in actors])
-    acts = world if actor == "world" else ACTS[actor]
+def _step(rng: Random, of: _Kind, depth: int = 0) -> Step:
+    (actor,) = rng.choices(of.actors, [SHARES[one] for one in of.actors])
+    acts = of.world if actor == "world" else ACTS[actor]
     if depth and actor in WRITERS:
         acts = OF_WRITERS_MEANWHILE
     (act,) = rng.choices(list(acts), list(acts.values()))
     number, faults = rng.randrange(1000), list[Fault]()
-    line = rng.randrange(1, 60) if actor in WRITERS and rng.random() < share / 10 else 0
-    while actor != "world" and depth < 3 and rng.random() < share:
-        (kind,) = rng.choices(list(FAULTS_OF_CALLS), list(FAULTS_OF_CALLS.values()))
-        meanwhile = None
-        if kind == "meanwhile":
-            meanwhile = _step(rng, actors, world, share, depth + 1)
-        (of,) = rng.choices(list(OF[actor]), list(OF[actor].values()))
-        at = min(int(rng.expovariate(1.0 if of else 0.25)), 60)
-        faults.append(Fault(at, kind, rng.randrange(1, 30), meanwhile, of))
+    line = rng.randrange(1, 60) if actor in WRITERS and rng.random() < of.share / 10 else 0
+    while actor != "world" and depth < 3 and rng.random() < of.share:
+        (kind,) = rng.choices(list(of.faults), list(of.faults.values()))
+        meanwhile = _step(rng, of, depth + 1) if kind == "meanwhile" else None
+        (call,) = rng.choices(list(OF[actor]), list(OF[actor].values()))
+        at = min(int(rng.expovariate(1.0 if call else 0.25)), 60)
+        faults.append(Fault(at, kind, rng.randrange(1, 30), meanwhile, call))
     return Step(actor, act, number, tuple(faults), line)
 
 

@@ -35,6 +35,7 @@ from jamboree_gym.errors import (
 from jamboree_gym.handlers.db_handler import _RecordTail
 from jamboree_gym.handlers.follow import EpisodeTail
 from jamboree_gym.recording.recovery import deliver_dead_journals
+from jamboree_gym.store.backups.errors import BackupUnavailable
 
 __all__ = ["Outcome", "simulate"]
 
@@ -570,13 +571,25 @@ class _Simulation:
         jam = running.process.jam
         assert jam is not None
         self.world.tell(f"{running.process.name} restores all that MongoDB holds")
-        jam.backup.restore()
+        with self._unless_never_copied():
+            jam.backup.restore()
 
     def _verify(self, running: Running, _: int) -> None:
         jam = running.process.jam
         assert jam is not None
         self.world.tell(f"{running.process.name} compares both servers")
-        jam.backup.verify()
+        with self._unless_never_copied():
+            jam.backup.verify()
+
+    @contextmanager
+    def _unless_never_copied(self) -> Iterator[None]:
+        """Only where MongoDB holds nothing may it be said that there is no backup."""
+        is_empty = not any(self.world.mongo.databases.get(NAMESPACE, {}).values())
+        try:
+            yield
+        except BackupUnavailable as error:
+            if not (is_empty and str(error).startswith("there is no backup of")):
+                raise
 
     def _delete_notes(self, running: Running, number: int) -> None:
         process, log = running.process, LOGS[number % 2]

@@ -79,6 +79,7 @@ class Drawn:
                 lambda: ("HSET", key(), name()),
                 lambda: ("HSETNX", key(), name(), content()),
                 lambda: ("HGET", key(), name()),
+                lambda: ("HMGET", key(), *self.some(name)),
                 lambda: ("HGETALL", key()),
                 lambda: ("HLEN", key()),
                 lambda: ("HDEL", key(), *self.some(name)),

@@ -60,6 +60,13 @@ FAILED = {
         Step("keeper", "delete_episode", 0),
         Step("writer-2", "save", 1),
     ),
+    "a record was lost after the first delivery of a journal had broken off": (
+        Step("writer-2", "save", 1),
+        Step("writer-2", "flush", 0),
+        Step("writer-2", "save", 1),
+        Step("writer-2", "flush", 0, (Fault(0, "killed before", of="append"),)),
+        Step("reader", "read_notes", 1, (Fault(0, "answer lost in time", of="epoch"),)),
+    ),
 }
 
 

@@ -60,7 +60,9 @@ def ls(store: StoreOptions, chosen: EpisodeOptions, json: JsonOption = False) ->
     Example: jamboree-gym ls --run ppo --worst 5
     """
     with store.open() as jam:
-        found = chosen.query(jam).summaries()
+        from jamboree_gym.reading.query import found_by
+
+        _, found = found_by(chosen.query(jam), is_complete=False)
     if not found:
         why = "no episode is like that" if chosen.are_given else "nothing has been recorded yet"
         typer.echo(why, err=True)
@@ -68,7 +70,9 @@ def ls(store: StoreOptions, chosen: EpisodeOptions, json: JsonOption = False) ->
     if more > 0 and sys.stdout.isatty() and not json and not chosen.are_counted:
         typer.echo(f"not shown: {counted(more, 'older episode')}; --last N shows more", err=True)
         found = found[-ON_A_TERMINAL:]
-    print_list(found, json=json, columns=EPISODE_COLUMNS, table=_table)
+    print_list(
+        found, json=json, columns=EPISODE_COLUMNS, table=_table, as_shown=lambda one: one.decoded()
+    )
 
 
 def show(

@@ -32,9 +32,10 @@ def check_is_there(backup: BackupStore, namespace: str) -> None:
 
 
 def _what_is_near(backup: BackupStore, namespace: str) -> str:
-    names = backup.namespaces()
+    own = database_name(namespace)
+    names = [name for name in backup.namespaces() if name != own]
     if names:
-        likely = get_close_matches(database_name(namespace), names, MOST_NAMED, cutoff=0.0)
+        likely = get_close_matches(own, names, MOST_NAMED, cutoff=0.0)
         more = f" and {len(names) - MOST_NAMED:,} more" if len(names) > MOST_NAMED else ""
         return f"it holds others: {', '.join(likely)}{more}; name one as the namespace"
     near = folders_nearby(folder_of(backup.where)) if is_folder(backup.where) else []
