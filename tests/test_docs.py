@@ -187,3 +187,14 @@ def test_each_row_of_a_table_has_the_cells_of_its_header(page: Path) -> None:
         rows = [re.sub(r"`[^`]*`", "", row) for row in table.splitlines()]
         assert re.fullmatch(r"[ |:-]+", rows[1]), table
         assert len({row.count("|") for row in rows}) == 1, table
+
+
+@pytest.mark.once
+def test_files_that_pages_name_are_there() -> None:
+    folders = ("jamboree_gym", "envs", "tests", "benchmarks", "examples", ".ci")
+    files = [f"/{path.relative_to(ROOT)}" for one in folders for path in (ROOT / one).rglob("*.*")]
+    named = {
+        name for page in PAGES for name in re.findall(r"`([\w./-]*\.(?:py|lua))`", page.read_text())
+    }
+    missing = [name for name in named if not any(file.endswith(f"/{name}") for file in files)]
+    assert missing == []

@@ -33,10 +33,8 @@ def build_app() -> typer.Typer:
     try:
         import typer
 
-        from jamboree_gym.cli import version
-        from jamboree_gym.cli.keeping import backup, doctor, exchange, migrate, prune, servers
-        from jamboree_gym.cli.looking import episodes, runs, tail, top, ui
-        from jamboree_gym.cli.playing import check, fork, record, replay, verify, video, what_if
+        from jamboree_gym.cli.command_list import add_all
+        from jamboree_gym.cli.version import program
     except ModuleNotFoundError as error:
         if error.name != "typer":
             raise
@@ -47,12 +45,8 @@ def build_app() -> typer.Typer:
         pretty_exceptions_enable=False,
         rich_markup_mode=None,
     )
-    looking = (runs, episodes, tail, top, ui)
-    playing = (record, check, replay, verify, fork, what_if, video)
-    keeping = (prune, exchange, backup, migrate, servers, doctor)
-    for one in (*looking, *playing, *keeping):
-        one.register(built)
-    version.register(built)
+    built.callback()(program)
+    add_all(built)
     return built
 
 

@@ -244,15 +244,12 @@ class EpisodeOptions:
 # -- commands -----------------------------------------------------------------------------------
 
 
-def add_command(
-    app: typer.Typer, command: Callable[..., None], *, name: str | None = None, no: int = NO
-) -> None:
-    """Add a command; a parameter that is `StoreOptions` or `EpisodeOptions` is their options.
+def add_command(app: typer.Typer, command: Callable[..., None], *, no: int = NO) -> None:
+    """Add a command. A parameter that is `StoreOptions` or `EpisodeOptions` is their options.
 
     Args:
         app: The group of commands.
-        command: The command; its own options have names.
-        name: Its name; None = that of the function.
+        command: The command. Its name is that of the function, and its own options have names.
         no: Exit code where something is not there, damaged or cannot be done.
     """
     groups: dict[str, type[Any]] = {}
@@ -276,7 +273,7 @@ def add_command(
     parameters += grouped
     run.__annotations__ = {one.name: one.annotation for one in parameters}
     run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-    app.command(name)(run)
+    app.command(command.__name__.rstrip("_").replace("_", "-"))(run)
 
 
 def _options_of(group: type[Any]) -> list[inspect.Parameter]:

@@ -6,12 +6,7 @@ from typing import Annotated
 
 import typer
 
-__all__ = ["register"]
-
-
-def register(app: typer.Typer) -> None:
-    """Add the option of this module."""
-    app.callback()(program)
+__all__ = ["program"]
 
 
 def _print_version(is_asked: bool) -> None:

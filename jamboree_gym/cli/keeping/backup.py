@@ -9,29 +9,15 @@ import typer
 
 from jamboree_gym.cli.commands import (
     NO,
-    USAGE,
     JsonOption,
     StoreOptions,
-    add_command,
     progress_bar,
 )
 from jamboree_gym.cli.episode_ids import EpisodesArgument, named_episodes
-from jamboree_gym.cli.keeping import retention
 from jamboree_gym.cli.output import as_plain, print_json, print_lines
 from jamboree_gym.wording import counted
 
-__all__ = ["register"]
-
-
-def register(app: typer.Typer) -> None:
-    """Add the commands of this module."""
-    commands = typer.Typer(
-        help="Copy to the backup, compare, restore, make room.", no_args_is_help=True
-    )
-    for command in (flush, status, verify, restore, copy):
-        add_command(commands, command, no=USAGE if command is verify else NO)
-    retention.register(commands)
-    app.add_typer(commands, name="backup")
+__all__ = ["copy", "flush", "restore", "status", "verify"]
 
 
 def flush(store: StoreOptions, json: JsonOption = False) -> None:

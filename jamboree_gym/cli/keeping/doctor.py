@@ -6,18 +6,13 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from jamboree_gym.cli.commands import NO, JsonOption, StoreOptions, add_command
+from jamboree_gym.cli.commands import NO, JsonOption, StoreOptions
 from jamboree_gym.cli.output import print_json, print_text
 
 if TYPE_CHECKING:
     from jamboree_gym.diagnosis import Finding
 
-__all__ = ["register"]
-
-
-def register(app: typer.Typer) -> None:
-    """Add the command of this module."""
-    add_command(app, doctor)
+__all__ = ["doctor"]
 
 
 def doctor(store: StoreOptions, json: JsonOption = False) -> None:

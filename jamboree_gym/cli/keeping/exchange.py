@@ -12,7 +12,6 @@ from jamboree_gym.cli.commands import (
     EpisodeOptions,
     JsonOption,
     StoreOptions,
-    add_command,
     progress_bar,
 )
 from jamboree_gym.cli.output import print_json, print_text
@@ -24,7 +23,7 @@ if TYPE_CHECKING:
     from jamboree_gym.progress import Progress
     from jamboree_gym.reading.query import EpisodeQuery
 
-__all__ = ["register"]
+__all__ = ["export", "import_"]
 
 
 class Format(StrEnum):
@@ -36,12 +35,6 @@ class Format(StrEnum):
     datasets = "datasets"
     minari = "minari"
     lerobot = "lerobot"
-
-
-def register(app: typer.Typer) -> None:
-    """Add the commands of this module."""
-    add_command(app, export)
-    add_command(app, import_, name="import")
 
 
 def export(

@@ -6,16 +6,11 @@ from typing import Annotated
 
 import typer
 
-from jamboree_gym.cli.commands import NO, JsonOption, StoreOptions, add_command
+from jamboree_gym.cli.commands import NO, JsonOption, StoreOptions
 from jamboree_gym.cli.output import print_json, printable
 from jamboree_gym.wording import counted
 
-__all__ = ["register"]
-
-
-def register(app: typer.Typer) -> None:
-    """Add the command of this module."""
-    add_command(app, migrate)
+__all__ = ["migrate"]
 
 
 def migrate(

@@ -14,7 +14,6 @@ from jamboree_gym.cli.commands import (
     JsonOption,
     StoreOptions,
     YesOption,
-    add_command,
     confirm,
     progress_bar,
 )
@@ -23,12 +22,7 @@ from jamboree_gym.cli.typed_values import SECONDS, amount
 from jamboree_gym.errors import EpisodeNotFound, InvalidArgument
 from jamboree_gym.wording import counted
 
-__all__ = ["register"]
-
-
-def register(app: typer.Typer) -> None:
-    """Add the command of this module."""
-    add_command(app, prune)
+__all__ = ["prune"]
 
 
 def prune(

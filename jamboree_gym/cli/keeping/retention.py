@@ -10,7 +10,6 @@ from jamboree_gym.cli.commands import (
     DryRunOption,
     StoreOptions,
     YesOption,
-    add_command,
     confirm,
 )
 from jamboree_gym.cli.output import print_lines, print_text
@@ -20,16 +19,10 @@ from jamboree_gym.errors import InvalidArgument
 if TYPE_CHECKING:
     from jamboree_gym.backup import RetentionPolicy
 
-__all__ = ["register"]
+__all__ = ["retain", "trim"]
 
 _TEXTS = ("run", "env_id", "status", "parent")
 _TAG = "tags."
-
-
-def register(commands: typer.Typer) -> None:
-    """Add the commands of this module."""
-    for command in (retain, trim):
-        add_command(commands, command)
 
 
 def retain(

@@ -11,7 +11,6 @@ from jamboree_gym.cli.commands import (
     HomeOption,
     JsonOption,
     StoreOptions,
-    add_command,
     check_home,
 )
 from jamboree_gym.cli.output import as_plain, print_json, print_lines, print_text
@@ -22,13 +21,7 @@ if TYPE_CHECKING:
     from jamboree_gym.runs.run_summary import RunSummary
     from jamboree_gym.servers.embedded import ServerStatus
 
-__all__ = ["register"]
-
-
-def register(app: typer.Typer) -> None:
-    """Add the commands of this module."""
-    for command in (up, down, status):
-        add_command(app, command)
+__all__ = ["down", "status", "up"]
 
 
 def up(

@@ -18,7 +18,6 @@ from jamboree_gym.cli.commands import (
     JsonOption,
     StoreOptions,
     YesOption,
-    add_command,
     confirm,
 )
 from jamboree_gym.cli.completion import complete_episode
@@ -36,7 +35,7 @@ if TYPE_CHECKING:
     from jamboree_gym.reading.episode import Episode
     from jamboree_gym.records import EpisodeSummary, StepData
 
-__all__ = ["EPISODE_COLUMNS", "STEP_COLUMNS", "register"]
+__all__ = ["EPISODE_COLUMNS", "STEP_COLUMNS", "diff", "find", "ls", "rm", "show"]
 
 EPISODE_COLUMNS = ("id", "run", "env_id", "status", "steps", "episode_return", "started_at", "seed")
 STEP_COLUMNS = ("index", "action", "reward", "terminated", "truncated", "timestamp")
@@ -44,12 +43,6 @@ _A_HELP = "An episode, as `show` takes it."
 ON_A_TERMINAL = 20
 SHOWN_STEPS = 3
 _STEPS_PER_READ = 256
-
-
-def register(app: typer.Typer) -> None:
-    """Add the commands of this module."""
-    for command in (ls, show, find, diff, rm):
-        add_command(app, command)
 
 
 def ls(store: StoreOptions, chosen: EpisodeOptions, json: JsonOption = False) -> None:

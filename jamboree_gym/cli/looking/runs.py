@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from jamboree_gym.cli.commands import JsonOption, StoreOptions, add_command
+from jamboree_gym.cli.commands import JsonOption, StoreOptions
 from jamboree_gym.cli.completion import complete_run
 from jamboree_gym.cli.output import as_plain, print_json, print_lines, print_list
 
@@ -15,15 +15,9 @@ if TYPE_CHECKING:
     from jamboree_gym.runs.run_report import RunReport
     from jamboree_gym.runs.run_summary import RunSummary
 
-__all__ = ["RUN_COLUMNS", "register"]
+__all__ = ["RUN_COLUMNS", "run", "runs"]
 
 RUN_COLUMNS = ("name", "state", "episodes", "steps", "last_step_at", "mean_return", "checkpoints")
-
-
-def register(app: typer.Typer) -> None:
-    """Add the commands of this module."""
-    for command in (runs, run):
-        add_command(app, command)
 
 
 def runs(store: StoreOptions, json: JsonOption = False) -> None:

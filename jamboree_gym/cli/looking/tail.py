@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from jamboree_gym.cli.commands import JsonOption, StoreOptions, add_command
+from jamboree_gym.cli.commands import JsonOption, StoreOptions
 from jamboree_gym.cli.completion import complete_run_or_episode
 from jamboree_gym.cli.episode_ids import named_episode
 from jamboree_gym.cli.looking.episodes import STEP_COLUMNS
@@ -22,14 +22,9 @@ if TYPE_CHECKING:
     from jamboree_gym.reading.episode import Episode
     from jamboree_gym.records import StepData
 
-__all__ = ["register"]
+__all__ = ["tail"]
 
 SHOWN_OF_ID = 12
-
-
-def register(app: typer.Typer) -> None:
-    """Add the command of this module."""
-    add_command(app, tail)
 
 
 def tail(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from jamboree_gym.cli.commands import JsonOption, StoreOptions, add_command
+from jamboree_gym.cli.commands import JsonOption, StoreOptions
 from jamboree_gym.cli.live_screen import show_live
 from jamboree_gym.cli.output import print_json, print_list
 from jamboree_gym.errors import StoreUnavailable
@@ -18,16 +18,11 @@ if TYPE_CHECKING:
     from jamboree_gym.jamboree import Jamboree
     from jamboree_gym.runs.run_summary import RunSummary
 
-__all__ = ["TOP_COLUMNS", "register"]
+__all__ = ["TOP_COLUMNS", "top"]
 
 TOP_COLUMNS = ("name", "state", "steps_per_s", "steps", "episodes", "mean_return", "last_step_at")
 EVERY_S = 1.0
 SHOWN = 200
-
-
-def register(app: typer.Typer) -> None:
-    """Add the command of this module."""
-    add_command(app, top)
 
 
 def top(

@@ -6,14 +6,9 @@ from typing import Annotated
 
 import typer
 
-from jamboree_gym.cli.commands import StoreOptions, add_command
+from jamboree_gym.cli.commands import StoreOptions
 
-__all__ = ["register"]
-
-
-def register(app: typer.Typer) -> None:
-    """Add the command of this module."""
-    add_command(app, ui)
+__all__ = ["ui"]
 
 
 def ui(

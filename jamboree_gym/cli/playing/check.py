@@ -8,23 +8,16 @@ import typer
 
 from jamboree_gym.cli.commands import (
     NO,
-    USAGE,
     EnvArgument,
     EnvArgumentsOption,
     JsonOption,
     ModulesOption,
-    add_command,
     import_modules,
 )
 from jamboree_gym.cli.output import as_plain, print_json, print_lines
 from jamboree_gym.cli.typed_values import env_argument
 
-__all__ = ["register"]
-
-
-def register(app: typer.Typer) -> None:
-    """Add the command of this module."""
-    add_command(app, check, no=USAGE)
+__all__ = ["check"]
 
 
 def check(

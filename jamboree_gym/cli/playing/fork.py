@@ -11,19 +11,13 @@ from jamboree_gym.cli.commands import (
     ModulesOption,
     StoreOptions,
     TrustOption,
-    add_command,
     import_modules,
 )
 from jamboree_gym.cli.episode_ids import EpisodeArgument, named_episode
 from jamboree_gym.cli.output import print_json, print_lines
 from jamboree_gym.wording import counted
 
-__all__ = ["register"]
-
-
-def register(app: typer.Typer) -> None:
-    """Add the command of this module."""
-    add_command(app, fork)
+__all__ = ["fork"]
 
 
 def fork(

@@ -12,7 +12,6 @@ from jamboree_gym.cli.commands import (
     JsonOption,
     ModulesOption,
     StoreOptions,
-    add_command,
     import_modules,
     progress_bar,
 )
@@ -26,13 +25,7 @@ if TYPE_CHECKING:
     import gymnasium as gym
 
 
-__all__ = ["register"]
-
-
-def register(app: typer.Typer) -> None:
-    """Add the commands of this module."""
-    for command in (record, train):
-        add_command(app, command)
+__all__ = ["record", "train"]
 
 
 RunOption = Annotated[

@@ -13,12 +13,10 @@ import typer
 
 from jamboree_gym.cli.commands import (
     NO,
-    USAGE,
     JsonOption,
     ModulesOption,
     StoreOptions,
     TrustOption,
-    add_command,
     import_modules,
 )
 from jamboree_gym.cli.episode_ids import EpisodeArgument, named_episode
@@ -33,18 +31,13 @@ if TYPE_CHECKING:
     from jamboree_gym.reading.episode import Episode
     from jamboree_gym.replay import ReplayedStep
 
-__all__ = ["REPLAY_COLUMNS", "register"]
+__all__ = ["REPLAY_COLUMNS", "replay"]
 
 REPLAY_COLUMNS = (*STEP_COLUMNS, "equal")
 ON_A_TERMINAL = "10"
 HEAD_LINES = 2
 
 _Item = TypeVar("_Item")
-
-
-def register(app: typer.Typer) -> None:
-    """Add the command of this module."""
-    add_command(app, replay, no=USAGE)
 
 
 def replay(

@@ -15,7 +15,6 @@ from jamboree_gym.cli.commands import (
     ModulesOption,
     StoreOptions,
     TrustOption,
-    add_command,
     import_modules,
     progress_bar,
 )
@@ -26,14 +25,9 @@ from jamboree_gym.errors import InvalidArgument, ReplayError
 if TYPE_CHECKING:
     from jamboree_gym.replay import VerifyReports
 
-__all__ = ["register"]
+__all__ = ["verify"]
 
 ALL_EQUAL, SOME_DIFFER, NOT_CHECKED = 0, NO, USAGE
-
-
-def register(app: typer.Typer) -> None:
-    """Add the commands of this module."""
-    add_command(app, verify, no=NOT_CHECKED)
 
 
 def verify(

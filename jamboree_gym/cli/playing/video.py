@@ -12,7 +12,6 @@ from jamboree_gym.cli.commands import (
     ModulesOption,
     StoreOptions,
     TrustOption,
-    add_command,
     import_modules,
     progress_bar,
 )
@@ -26,14 +25,9 @@ if TYPE_CHECKING:
     from jamboree_gym.jamboree import Jamboree
     from jamboree_gym.reading.episode import Episode
 
-__all__ = ["register"]
+__all__ = ["video"]
 
 SHOWN_OF_ID = 12
-
-
-def register(app: typer.Typer) -> None:
-    """Add the commands of this module."""
-    add_command(app, video)
 
 
 def video(

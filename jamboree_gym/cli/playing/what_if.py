@@ -11,7 +11,6 @@ from jamboree_gym.cli.commands import (
     ModulesOption,
     StoreOptions,
     TrustOption,
-    add_command,
     import_modules,
     progress_bar,
 )
@@ -24,14 +23,9 @@ from jamboree_gym.cli.playing.policies import (
 )
 from jamboree_gym.errors import InvalidArgument
 
-__all__ = ["register"]
+__all__ = ["what_if"]
 
 BINS = 30
-
-
-def register(app: typer.Typer) -> None:
-    """Add the command of this module."""
-    add_command(app, what_if, name="what-if")
 
 
 def what_if(
