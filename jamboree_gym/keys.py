@@ -38,6 +38,7 @@ MONGO_SETTINGS = "settings"
 _NAME_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyz0123456789_-")
 _RESERVED_DATABASES = ("admin", "config", "local")
 _OF_EPISODE = re.compile(r"(?:episode:\{|records:\{.*:episode=)([^:]*)\}")
+_OF_OUR_EPISODE = re.compile(r"episode:\{([0-9a-f]{9})[0-9a-f]{3}([0-9a-f]{16})[0-9a-f]{4}\}")
 _OUR_ID = re.compile("[0-9a-f]{32}")
 _BUCKET = re.compile(r"\{([^:{}]*):[0-9a-f]{2}\}:")
 _LOGS_OF_RUNS = ("run-session", "run-metric", "run-checkpoint")
@@ -165,6 +166,9 @@ class Keyspace:
     def bucket_of(self, key: str, number: int) -> int:
         """In which of that many buckets a log is; docs/storage.md has the rule."""
         name = key.removeprefix(f"{self._prefix}:")
+        ours = _OF_OUR_EPISODE.fullmatch(name)
+        if ours is not None:  # most are; the rest of this says the same of them
+            return crc32((ours[1] + ours[2]).encode()) % number
         found = _OF_EPISODE.fullmatch(name)
         if found is not None:
             name = found[1]

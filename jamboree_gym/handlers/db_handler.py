@@ -155,7 +155,8 @@ class DBHandler(StaysHere):
         outbox = self._outbox or self._open_outbox()
         encoded = self._encode(record)
         writer = self._connection.writer
-        writer.backpressure.admit()
+        if writer.backpressure.is_on:
+            writer.backpressure.admit()
         writer.after_append(outbox, outbox.append(encoded))
 
     def save_many(self, records: Iterable[Mapping[str, Any]]) -> None:

@@ -340,10 +340,10 @@ class EpisodeHandler(DBHandler):
         self._steps = self.writing = steps
         return steps
 
-    def _merge_annotation(self, said: Mapping[str, Any]) -> None:
-        """Add to the annotation of the next step; nobody else may change these values."""
+    def _merge_annotation(self, said: dict[str, Any]) -> None:
+        """Add to the annotation of the next step; nobody else may change this, or what is in it."""
         known = self.annotation
-        self.annotation = {**known, **said} if known else dict(said)
+        self.annotation = {**known, **said} if known else said
 
     @property
     def was_deleted(self) -> bool:
