@@ -21,6 +21,7 @@ from jamboree_gym.store.log import identity
 
 __all__ = ["Episode", "Found", "Ledger", "Note", "in_mongo", "in_redis"]
 
+DELETION_LOST = "its deletion was lost"
 Name = tuple[str, str, int]
 """A note: the log, who wrote it, its number."""
 
@@ -118,16 +119,22 @@ class Ledger:
             if id in self.episodes:
                 self.episodes[id].may_be_lost, self.episodes[id].status = why, ""
 
+    def came_back(self) -> set[str]:
+        """Logs and episodes of which something is visible again because a deletion was lost."""
+        logs = {log for (log, *_), one in self.notes.items() if one.may_be_lost == DELETION_LOST}
+        episodes = self.episodes.values()
+        return logs | {one.id for one in episodes if one.may_be_lost == DELETION_LOST}
+
     def come_back(self, found: Found) -> None:
         """What was deleted, and is visible again because the deletion itself was lost."""
         for name in found.names:
             if name in self.notes and self.notes[name].is_deleted:
                 self.notes[name].is_deleted = False
-                self.notes[name].may_be_lost = "its deletion was lost"
+                self.notes[name].may_be_lost = DELETION_LOST
         for id in found.episodes:
             if id in self.episodes and self.episodes[id].is_deleted:
                 self.episodes[id].is_deleted = False
-                self.lose((), [id], "its deletion was lost")
+                self.lose((), [id], DELETION_LOST)
 
     def process_ends(self, by: str, stored: set[Name]) -> None:
         """A process is dead: what was neither in its journal nor stored is gone."""
