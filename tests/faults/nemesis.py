@@ -476,12 +476,14 @@ class Sums:
     Attributes:
         seeds: How many.
         wrong: Those with violations.
+        broken_off: Those that did not come to their end.
         operations: Of all clients and the nemesis.
         done: What the nemesis has done, and to whom.
     """
 
     seeds: int = 0
     wrong: list[int] = field(default_factory=list)
+    broken_off: list[int] = field(default_factory=list)
     operations: int = 0
     done: Counter[str] = field(default_factory=Counter)
 
@@ -496,12 +498,14 @@ class Sums:
         deeds = Counter[str]()
         for name, count in self.done.items():
             deeds[name.partition(" ")[0]] += count
-        wrong = ", ".join(map(str, self.wrong)) or "none"
+        wrong, broken_off = (
+            ", ".join(map(str, seeds)) or "none" for seeds in (self.wrong, self.broken_off)
+        )
         return "\n".join(
             [
                 f"{self.seeds} seeds, {self.operations:,} operations: {_counted(deeds)}",
                 f"  to whom: {_counted(self.done)}",
-                f"  seeds with violations: {wrong}",
+                f"  seeds with violations: {wrong}; broken off: {broken_off}",
             ]
         )
 
@@ -553,13 +557,18 @@ def main() -> int:
     sums = Sums()
     seeds = range(int(first), int(last or first) + 1)
     for seed in seeds:
-        outcome = run(seed, options.seconds, options.keep)
+        try:
+            outcome = run(seed, options.seconds, options.keep)
+        except RuntimeError as error:  # a server did not come back: nothing can be said
+            print(f"seed {seed} was broken off: {error}", flush=True)
+            sums.broken_off.append(seed)
+            continue
         if outcome.violations or options.story:
             print(*outcome.story, sep="\n")
         print(outcome, flush=True)
         sums.add(outcome)
     print(sums)
-    return bool(sums.wrong)
+    return bool(sums.wrong or sums.broken_off)
 
 
 if __name__ == "__main__":
