@@ -46,6 +46,7 @@ from warm import start_warm
 from jamboree_gym.servers.home import VALKEY_SOCKET
 
 ENDS_WITHIN_S = 60.0  # a process that has been told to
+READS_ALL_WITHIN_S = 600.0  # the last ones: half a second an episode, on a busy machine
 WARM_UP_S = 2.0
 STOPPED_FOR_LONG_S = LEASE_S + 2
 ROOM_BYTES = 20_000  # until a disk is full
@@ -411,7 +412,7 @@ class World:
             self._wait(name, process, told + ENDS_WITHIN_S)
         for name in (AFTER_ALL, EMPTIED_AFTER_ALL):
             self.start(name, "last", "buffered")
-            self._wait(name, self.clients[name], time.monotonic() + ENDS_WITHIN_S * 2)
+            self._wait(name, self.clients[name], time.monotonic() + READS_ALL_WITHIN_S)
             if name == AFTER_ALL:
                 self.begin(Deed(0.0, "empty", "redis", 0.0))()
 
