@@ -346,13 +346,13 @@ class Backup:
         Also checks the summaries in Redis' listings.
 
         Raises:
-            StoreUnavailable: The backup or Redis does not answer; or there is nothing to compare,
-                and nothing was ever copied to the place that the URL names.
+            StoreUnavailable: The backup or Redis does not answer; or nothing was ever copied
+                to the folder that the URL names.
         """
         self._connection.flush()
         comparison = Comparison(self._store, self._connection.backup_store)
         keys = comparison.keys()
-        if not keys or self._is_without_folder():
+        if self._is_without_folder() or (not keys and self._has_folder()):
             self._check_is_there()
         for done in comparison.compare(keys):
             if progress is not None:
@@ -417,7 +417,13 @@ class Backup:
         if connection.backup_url is not None:
             check_is_there(connection.backup_store, connection.keyspace.namespace)
 
+    def _has_folder(self) -> bool:
+        """Whether a URL names a folder."""
+        url = self._connection.backup_url
+        return url is not None and is_folder(url)
+
     def _is_without_folder(self) -> bool:
+        """Whether that folder is not there."""
         url = self._connection.backup_url
         return url is not None and is_folder(url) and not folder_of(url).is_dir()
 

@@ -46,6 +46,7 @@ from warm import start_warm
 from jamboree_gym.servers.home import VALKEY_SOCKET
 
 ENDS_WITHIN_S = 60.0  # a process that has been told to
+READS_ALL_WITHIN_S = 600.0  # the last ones: half a second an episode, on a busy machine
 WARM_UP_S = 2.0
 STOPPED_FOR_LONG_S = LEASE_S + 2
 ROOM_BYTES = 20_000  # until a disk is full
@@ -411,7 +412,7 @@ class World:
             self._wait(name, process, told + ENDS_WITHIN_S)
         for name in (AFTER_ALL, EMPTIED_AFTER_ALL):
             self.start(name, "last", "buffered")
-            self._wait(name, self.clients[name], time.monotonic() + ENDS_WITHIN_S * 2)
+            self._wait(name, self.clients[name], time.monotonic() + READS_ALL_WITHIN_S)
             if name == AFTER_ALL:
                 self.begin(Deed(0.0, "empty", "redis", 0.0))()
 
@@ -476,12 +477,14 @@ class Sums:
     Attributes:
         seeds: How many.
         wrong: Those with violations.
+        broken_off: Those that did not come to their end.
         operations: Of all clients and the nemesis.
         done: What the nemesis has done, and to whom.
     """
 
     seeds: int = 0
     wrong: list[int] = field(default_factory=list)
+    broken_off: list[int] = field(default_factory=list)
     operations: int = 0
     done: Counter[str] = field(default_factory=Counter)
 
@@ -496,12 +499,14 @@ class Sums:
         deeds = Counter[str]()
         for name, count in self.done.items():
             deeds[name.partition(" ")[0]] += count
-        wrong = ", ".join(map(str, self.wrong)) or "none"
+        wrong, broken_off = (
+            ", ".join(map(str, seeds)) or "none" for seeds in (self.wrong, self.broken_off)
+        )
         return "\n".join(
             [
                 f"{self.seeds} seeds, {self.operations:,} operations: {_counted(deeds)}",
                 f"  to whom: {_counted(self.done)}",
-                f"  seeds with violations: {wrong}",
+                f"  seeds with violations: {wrong}; broken off: {broken_off}",
             ]
         )
 
@@ -553,13 +558,18 @@ def main() -> int:
     sums = Sums()
     seeds = range(int(first), int(last or first) + 1)
     for seed in seeds:
-        outcome = run(seed, options.seconds, options.keep)
+        try:
+            outcome = run(seed, options.seconds, options.keep)
+        except RuntimeError as error:  # a server did not come back: nothing can be said
+            print(f"seed {seed} was broken off: {error}", flush=True)
+            sums.broken_off.append(seed)
+            continue
         if outcome.violations or options.story:
             print(*outcome.story, sep="\n")
         print(outcome, flush=True)
         sums.add(outcome)
     print(sums)
-    return bool(sums.wrong)
+    return bool(sums.wrong or sums.broken_off)
 
 
 if __name__ == "__main__":

@@ -37,7 +37,7 @@ def test_deeds_that_had_an_effect_are_summed_over_all_seeds() -> None:
     assert str(sums).splitlines() == [
         "2 seeds, 8 operations: 4 kill",
         "  to whom: 2 kill redis, 2 kill vector",
-        "  seeds with violations: 4",
+        "  seeds with violations: 4; broken off: none",
     ]
 
 

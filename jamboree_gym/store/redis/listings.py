@@ -64,17 +64,12 @@ class Listings(BucketPart):
 
     def of_episodes(self, run: str, names: Collection[str]) -> dict[str, bytes]:
         """Summaries of some episodes of a run; those that are not listed are left out."""
-        by_log = {self._keyspace.episode(name): name for name in names}
-
-        def call(bucket: BucketKeys, logs: list[str]) -> Call:
-            return ("HMGET", bucket.summaries(run), *(by_log[log] for log in logs))
-
-        return {
-            by_log[log]: content
-            for logs, contents in self._of_groups(by_log, call)
-            for log, content in zip(logs, contents, strict=True)
-            if content is not None
-        }
+        logs = {name: self._keyspace.episode(name) for name in names}
+        keys = {name: self._buckets.of(log).summaries(run) for name, log in logs.items()}
+        answers = self._link.send([("HGET", key, name) for name, key in keys.items()])
+        pairs = zip(keys.items(), answers, strict=True)
+        found = {name: self._link.checked(answer, key=key) for (name, key), answer in pairs}
+        return {name: content for name, content in found.items() if content is not None}
 
     def mend(self, run: str, entry: IndexEntry, *, instead_of: bytes) -> bool:
         """Replace a damaged summary in the listing of a run; False where it is another by now."""
