@@ -249,11 +249,17 @@ def test_what_the_agent_said_is_plots_and_bars(tab: Tab, ids: dict[str, list[str
     assert tab.page.locator("[data-name=annotation_value]").last.inner_text() == "5"
 
 
-def test_two_episodes_are_compared_where_they_part(tab: Tab, ids: dict[str, list[str]]) -> None:
+def test_two_episodes_are_compared_where_they_part(
+    tab: Tab, ids: dict[str, list[str]], jam: Jamboree
+) -> None:
     tab.open(f"/compare?a={ids['plain'][0]}&b={ids['fork'][0]}")
     tab.sees("step 5 of")
     tab.page.get_by_text("action at step 5").wait_for()
     tab.page.get_by_role("img", name="observation_0 over the episode").wait_for()
+    tab.page.keyboard.press("ArrowRight")
+    earned = jam.episode(ids["plain"][0]).data().rewards[:6].sum()  # the fork, too, has earned it
+    cell = "document.querySelector('[data-name=\"b return\"]')?.textContent"
+    tab.until(f"{cell} === '{earned:g}'")
 
 
 def test_a_tree_of_forks_leads_to_its_episodes(tab: Tab, ids: dict[str, list[str]]) -> None:
