@@ -59,7 +59,7 @@ function Outliers({ run }) {
   return html`<section class="panel" aria-label="Outliers"><h2>Outliers</h2><ul class="lines">
     ${lines.map(([name, shown]) => html`<li key=${name}><a href=${href("/episode", { id: outliers[name].id })}><span>${name}</span><b>${shown(outliers[name])}</b><code>${brief(outliers[name].id)}</code></a></li>`)}
     ${surprise ? html`<li title="the value that the agent was most wrong about, as the next step showed; among the newest 200 episodes"><a href=${href("/episode", { id: surprise.id, step: surprise.step })}>
-      <span>surprise</span><b>value off by ${number(surprise.error, 3)} <i class="quiet">at step ${count(surprise.step)}</i></b><code>${brief(surprise.id)}</code></a></li>` : null}</ul></section>`;
+      <span>surprise</span><b>value off by ${number(surprise.error, 3)} <span class="quiet">at step ${count(surprise.step)}</span></b><code>${brief(surprise.id)}</code></a></li>` : null}</ul></section>`;
 }
 
 function Distribution({ run }) {
@@ -82,12 +82,20 @@ function Training({ run }) {
   if (!run.sessions.length && !run.checkpoints.length) return null;
   return html`<section class="panel" aria-label="Training"><h2>Training</h2>
     <ul class="lines">${run.sessions.slice(-4).map((one) => html`<li key=${one.began_at}><span title=${time(one.began_at)}>${ago(one.began_at)}</span><b title="timesteps">${short(one.timesteps_from)} – ${short(one.timesteps_to)}</b><${State} state=${one.how} /></li>`)}</ul>
-    ${run.checkpoints.length ? html`<p class="quiet">${count(run.checkpoints.length)} checkpoints, the newest ${ago(run.checkpoints[run.checkpoints.length - 1].at)}</p>` : null}
+    ${run.checkpoints.length ? html`<p class="quiet">${run.checkpoints.length === 1 ? "1 checkpoint," : `${count(run.checkpoints.length)} checkpoints, the newest`} ${ago(run.checkpoints[run.checkpoints.length - 1].at)}</p>` : null}
     ${run.training ? html`<details><summary>hyperparameters</summary><div class="scroll" tabindex="0" role="region" aria-label="Hyperparameters"><${Values} values=${run.training} /></div></details>` : null}
   </section>`;
 }
 
 const METRICS_EVERY_MS = 5000;
+const METRICS_ORDER = ["rollout", "eval", "train"]; // then what is the user's own, the clock last
+
+function rank(metric) {
+  const group = metric.split("/")[0];
+  const at = METRICS_ORDER.indexOf(group);
+  if (group === "time") return METRICS_ORDER.length + 1;
+  return at < 0 ? METRICS_ORDER.length : at;
+}
 
 function Metrics({ run }) {
   const { value, error, again } = useAnswer("metrics", { run: run.name });
@@ -97,7 +105,7 @@ function Metrics({ run }) {
     asked.current = Date.now();
     again();
   }, [run.version]);
-  const found = value ? Object.entries(value.metrics) : [];
+  const found = value ? Object.entries(value.metrics).sort(([a], [b]) => rank(a) - rank(b)) : [];
   return html`<section class="panel" aria-label="Metrics"><h2>Metrics</h2>
     ${error ? html`<${Problem} error=${error} />` : null}
     ${!value && !error ? html`<${Loading} what="metrics" />` : null}
