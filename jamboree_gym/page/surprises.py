@@ -15,6 +15,7 @@ from jamboree_gym.records import Transitions
 __all__ = ["NEWEST", "Surprise", "Surprises", "discount_of", "value_errors"]
 
 NEWEST: Final = 200  # episodes that are looked at
+LOOKED_AT_FIRST: Final = 5
 VALUE: Final = "value"  # the annotation, as JamboreeCallback names it
 
 
@@ -84,8 +85,8 @@ class Surprises:
         for id in reversed(ids):
             if id not in known:
                 known[id] = self._surprise(id)
-            if known[id] is None and len(known) == 1:
-                break  # the newest one has no value: the others will have none
+            if len(known) == LOOKED_AT_FIRST and not any(known.values()):
+                break  # this agent says no value
         self._known = known
         found = [one for one in known.values() if one is not None]
         return max(found, key=lambda one: abs(one.error), default=None)

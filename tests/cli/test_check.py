@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from typing import Any
 
 import gymnasium as gym
@@ -11,7 +12,8 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from jamboree_envs.faults import FAULTS, WIND_VARIABLE
-from jamboree_gym.cli import app
+from jamboree_gym.cli import app, build_app
+from jamboree_gym.cli.reference import commands_of, example_of, json_fields
 from jamboree_gym.replay import check_reproducible
 
 
@@ -37,32 +39,36 @@ def test_a_fault_that_one_process_shows_is_found(fault: str, cause: str, where: 
     assert (report["cause"], report["difference"]["step"]) == (cause, 5)
     assert report["where"].startswith(where)
     assert report["mend"]
+    assert report.keys() == json_fields()["check"].keys()
 
 
 @pytest.mark.parametrize(
-    ("fault", "cause"),
+    ("arguments", "cause"),
     [
-        ("HashOrder", "the order of a set"),
-        ("EnvironmentVariable", "an environment variable"),
+        (["jamboree_envs.faults:jamboree-faults/HashOrder-v0"], "the order of a set"),
+        (
+            ["jamboree-faults/EnvironmentVariable-v0", "--import", "jamboree_envs.faults"],
+            "an environment variable",
+        ),
     ],
+    ids=["HashOrder", "EnvironmentVariable"],
 )
 def test_a_fault_that_a_new_process_shows_is_found(
-    monkeypatch: pytest.MonkeyPatch, fault: str, cause: str
+    monkeypatch: pytest.MonkeyPatch, arguments: list[str], cause: str
 ) -> None:
     monkeypatch.setenv(WIND_VARIABLE, "0.5")
-    done = check(f"jamboree-faults/{fault}-v0", "--import", "jamboree_envs.faults")
+    done = check(*arguments)
     assert done.exit_code == 1, done.output
     assert "observation[1] at step 5: first " in done.stdout
     assert f"the usual cause: {cause}; " in done.stdout
     assert len(done.stdout.splitlines()) == 2
 
 
-def test_an_environment_without_a_fault_plays_the_same_again() -> None:
-    done = check("jamboree_envs.faults:jamboree-faults/HashOrder-v0", "--arg", "fault=false")
-    assert (done.exit_code, "plays the same again: 3 episodes, 60 steps" in done.stdout) == (
-        0,
-        True,
-    )
+def test_the_example_in_its_help_plays_the_same_again() -> None:
+    program, *arguments = shlex.split(example_of(commands_of(build_app())["check"]))
+    done = CliRunner().invoke(app, arguments)
+    assert (program, done.exit_code) == ("jamboree-gym", 0)
+    assert "CartPole-v1 plays the same again: 3 episodes, " in done.stdout
 
 
 def test_all_faults_of_the_gallery_are_tried() -> None:

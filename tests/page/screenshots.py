@@ -141,7 +141,6 @@ def main() -> None:
                                     browser, page.url, asked.all, named, address,
                                     size=size, scheme=scheme, is_whole=True,
                                 )  # fmt: skip
-                    return
                 for name, address in views.items():
                     take(browser, page.url, IMAGES, name, address, size=SIZE, scheme="light")
                 dark = views["episode"]

@@ -128,6 +128,22 @@ def test_the_most_surprising_step_is_where_the_value_was_most_wrong(
     assert ask.api("surprise", run="plain")["surprise"] is None
 
 
+def test_an_episode_without_values_hides_no_surprise(ask: Asker, jam: Jamboree) -> None:
+    env = jam.record(gym.make("CartPole-v1"), run="last")
+    for value in (3.0, None):
+        env.reset(seed=1)
+        for _ in range(2):
+            if value is not None:
+                env.annotate(value=value)
+            env.step(0)
+    env.close()
+    jam.flush()
+    valued, plain = jam.episodes(run="last")
+    assert ask.api("surprise", run="last")["surprise"]["id"] == valued.id
+    valued.delete()
+    plain.delete()
+
+
 def test_after_a_terminal_step_nothing_is_expected_and_after_a_cut_nothing_is_known(
     jam: Jamboree, ids: dict[str, list[str]]
 ) -> None:

@@ -97,10 +97,10 @@ def test_a_training_has_metrics_checkpoints_and_its_interruption(tab: Tab, jam: 
     training = tab.page.get_by_label("Training", exact=True)
     training.get_by_text("2 checkpoints, the newest").wait_for()
     assert training.locator(".state").all_inner_texts() == ["raised", "finished"]
-    training.get_by_text("metrics").click()
-    training.get_by_role("img", name="train/loss").wait_for()
-    training.get_by_role("img", name="rollout/ep_rew_mean").wait_for()
-    training.get_by_text("0.0625").wait_for()
+    metrics = tab.page.get_by_label("Metrics", exact=True)
+    metrics.get_by_role("img", name="train/loss").wait_for()
+    metrics.get_by_role("img", name="rollout/ep_rew_mean").wait_for()
+    metrics.get_by_text("0.0625").wait_for()
     training.get_by_text("hyperparameters", exact=True).click()
     training.get_by_role("row", name="hyperparameters.gamma 0.9").wait_for()
 
@@ -249,11 +249,17 @@ def test_what_the_agent_said_is_plots_and_bars(tab: Tab, ids: dict[str, list[str
     assert tab.page.locator("[data-name=annotation_value]").last.inner_text() == "5"
 
 
-def test_two_episodes_are_compared_where_they_part(tab: Tab, ids: dict[str, list[str]]) -> None:
+def test_two_episodes_are_compared_where_they_part(
+    tab: Tab, ids: dict[str, list[str]], jam: Jamboree
+) -> None:
     tab.open(f"/compare?a={ids['plain'][0]}&b={ids['fork'][0]}")
     tab.sees("step 5 of")
     tab.page.get_by_text("action at step 5").wait_for()
     tab.page.get_by_role("img", name="observation_0 over the episode").wait_for()
+    tab.page.keyboard.press("ArrowRight")
+    earned = jam.episode(ids["plain"][0]).data().rewards[:6].sum()  # the fork, too, has earned it
+    cell = "document.querySelector('[data-name=\"b return\"]')?.textContent"
+    tab.until(f"{cell} === '{earned:g}'")
 
 
 def test_a_tree_of_forks_leads_to_its_episodes(tab: Tab, ids: dict[str, list[str]]) -> None:
@@ -334,6 +340,9 @@ def test_a_large_episode_shows_exact_values_at_the_cursor(
 
 # -- wide and narrow, and for everybody -------------------------------------------------------
 
+# Tables whose columns do not fit.
+CUT_OFF = """[...document.querySelectorAll('.table .body')]
+    .filter(one => one.scrollWidth > one.clientWidth).length"""
 SIZES = [
     {"viewport": {"width": 1280, "height": 800}, "color_scheme": "light"},
     {"viewport": {"width": 390, "height": 844}, "color_scheme": "dark"},
@@ -360,6 +369,7 @@ def test_everybody_can_use_each_view(
         tab.open(path).page.locator(mark).first.wait_for()
         overflow = tab.page.evaluate("document.documentElement.scrollWidth - innerWidth")
         assert overflow <= 0, (path, overflow)
+        assert tab.page.evaluate(CUT_OFF) == 0, path
         if options is SIZES[1] and "compare" in path:  # the colours and parts are known by then
             continue
         result = Axe().run(tab.page)

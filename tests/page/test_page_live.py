@@ -141,8 +141,7 @@ def test_no_text_of_the_store_or_of_the_address_is_run(
         tab = open_tab(page.url).open("/")
         tab.page.get_by_role("link", name=EVIL, exact=True).click()
         tab.page.locator("[data-row='0'] a").wait_for()
-        tab.page.get_by_text("metrics").click()
-        tab.page.get_by_role("img", name=EVIL).wait_for()
+        tab.page.get_by_label("Metrics", exact=True).get_by_role("img", name=EVIL).wait_for()
         tab.page.get_by_text("hyperparameters").first.click()
         evil = quote(EVIL)
         for path in (

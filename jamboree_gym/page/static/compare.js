@@ -71,6 +71,11 @@ function Overlaid({ both, found, cursor, zoom }) {
   const place = useRef(null);
   useEffect(() => cursor.follow((step) => { place.current.textContent = `step ${count(step)} of ${count(cursor.last)}`; }), []);
   const offsets = [found.a.offset, found.b.offset];
+  // What came before a fork earned, too: known where the other one has those steps.
+  const earned = offsets.map((offset, side) => {
+    const ahead = offset - offsets[1 - side];
+    return ahead > 0 && found.common_steps >= offset ? both[1 - side].at("return", ahead) || 0 : 0;
+  });
   const isLong = both.some((one) => one.every > 1);
   const panels = useMemo(() => {
     const names = [...new Set(both.flatMap((one) => [...one.columns.keys()]))].filter((one) => !["timestamp", "terminated", "truncated"].includes(one));
@@ -79,8 +84,8 @@ function Overlaid({ both, found, cursor, zoom }) {
       const x = Array.from({ length: cursor.last + 1 }, (_, at) => at);
       const curves = both.map((columns, side) => ({
         name: `${side ? "b" : "a"} ${name}`, label: side ? "b" : "a", index: side, width: side ? 1.25 : 2,
-        values: () => shifted(columns, name, offsets[side], cursor.last + 1),
-        at: (step) => columns.at(name, step - offsets[side]),
+        values: () => shifted(columns, name, offsets[side], cursor.last + 1, name === "return" ? earned[side] : 0),
+        at: (step) => columns.at(name, step - offsets[side]) + (name === "return" ? earned[side] : 0),
         stepped: columns.columns.get(name)?.kind === "choice",
       }));
       return { name, x, curves };
@@ -88,7 +93,7 @@ function Overlaid({ both, found, cursor, zoom }) {
   }, [both]);
   if (isLong) return html`<p class="quiet">These episodes are too long to lie over each other here; <code>print(jam.diff(a, b))</code> says where they part.</p>`;
   const marks = found.divergence ? [Math.max(0, found.divergence.step)] : [];
-  return html`<p class="quiet"><span class="tabular" ref=${place}></span>${offsets.some(Boolean) ? ". Steps count from the reset; return and steps of a fork count from where it was forked." : ""}</p>
+  return html`<p class="quiet"><span class="tabular" ref=${place}></span>${offsets.some(Boolean) ? ". Steps and return count from the reset; in the table those of a fork count from where it was forked." : ""}</p>
     <div class="panels two">${panels.map((one) => html`<${Panel} key=${one.name} title=${one.name.replace(/^annotation_/, "").replace(/^info_/, "info ")} x=${one.x} curves=${one.curves} cursor=${cursor} zoom=${zoom} version=${1} marks=${marks} />`)}</div>`;
 }
 
@@ -99,9 +104,9 @@ function rank(name) {
 }
 
 // The values of one side over the steps from the common reset on.
-function shifted(columns, name, offset, length) {
+function shifted(columns, name, offset, length, more) {
   const column = columns.columns.get(name);
   const found = new Array(length).fill(null);
-  if (column) gaps(column.values).forEach((one, at) => { if (at + offset < length) found[at + offset] = one; });
+  if (column) gaps(column.values).forEach((one, at) => { if (at + offset < length) found[at + offset] = one === null ? null : one + more; });
   return found;
 }

@@ -66,7 +66,7 @@ export function VirtualTable({ label, columns, total, rowHeight = 30, version, p
       ${cells.map((cell, at) => html`<div role="cell" class=${`cell ${columns[at].kind || ""} ${columns[at].wide ? "roomy" : ""}`}>${cell}</div>`)}</div>`);
   }
   const template = columns.map((one) => one.width || "minmax(80px, 1fr)").join(" ");
-  const narrow = columns.filter((one) => !one.wide).map((one) => one.width || "minmax(64px, 1fr)").join(" ");
+  const narrow = columns.filter((one) => !one.wide).map((one) => one.narrow || one.width || "minmax(0, 1fr)").join(" ");
   return html`<div class=${`table ${compact ? "compact" : ""}`} role="table" aria-label=${label} aria-rowcount=${total + 1}
     style=${{ "--columns": template, "--narrow": narrow }}>
     <div class="body" role="rowgroup" ref=${box} tabindex="0" aria-label=${label} style=${{ height: height || `${Math.min(total, 14) * rowHeight + HEAD}px` }}

@@ -1,5 +1,5 @@
 // One run: its curves, what stands out, and all of its episodes.
-import { html, useEffect, useMemo, useState } from "./vendor.js";
+import { html, useEffect, useMemo, useRef, useState } from "./vendor.js";
 import { ask, watch } from "./api.js";
 import { ago, brief, count, duration, number, short, time } from "./format.js";
 import { RunCurves, axisOf } from "./curves.js";
@@ -39,7 +39,8 @@ function About({ name, run, values }) {
       <${Stat} name="began" value=${time(run.began_at)} />
     </dl>
     <div class="split">
-      <section class="panel" aria-label="Curves"><${RunCurves} name=${name} axis=${axisOf(values)} onAxis=${(axis) => set({ axis })} version=${run.version} marks=${run.marks} /></section>
+      <div class="main"><section class="panel" aria-label="Curves"><${RunCurves} name=${name} axis=${axisOf(values)} onAxis=${(axis) => set({ axis })} version=${run.version} marks=${run.marks} /></section>
+        ${run.sessions.length ? html`<${Metrics} run=${run} />` : null}</div>
       <div class="side">
         <${Outliers} run=${run} />
         <${Distribution} run=${run} />
@@ -58,7 +59,7 @@ function Outliers({ run }) {
   return html`<section class="panel" aria-label="Outliers"><h2>Outliers</h2><ul class="lines">
     ${lines.map(([name, shown]) => html`<li key=${name}><a href=${href("/episode", { id: outliers[name].id })}><span>${name}</span><b>${shown(outliers[name])}</b><code>${brief(outliers[name].id)}</code></a></li>`)}
     ${surprise ? html`<li title="the value that the agent was most wrong about, as the next step showed; among the newest 200 episodes"><a href=${href("/episode", { id: surprise.id, step: surprise.step })}>
-      <span>surprise</span><b>value off by ${number(surprise.error, 3)} <i class="quiet">at step ${count(surprise.step)}</i></b><code>${brief(surprise.id)}</code></a></li>` : null}</ul></section>`;
+      <span>surprise</span><b>value off by ${number(surprise.error, 3)} <span class="quiet">at step ${count(surprise.step)}</span></b><code>${brief(surprise.id)}</code></a></li>` : null}</ul></section>`;
 }
 
 function Distribution({ run }) {
@@ -78,33 +79,48 @@ function Distribution({ run }) {
 }
 
 function Training({ run }) {
-  const [isOpen, setOpen] = useState(false);
   if (!run.sessions.length && !run.checkpoints.length) return null;
   return html`<section class="panel" aria-label="Training"><h2>Training</h2>
-    <ul class="lines">${run.sessions.slice(-4).map((one) => html`<li key=${one.began_at}><span>${time(one.began_at)}</span><b>${short(one.timesteps_from)} – ${short(one.timesteps_to)}</b><${State} state=${one.how} /></li>`)}</ul>
-    ${run.checkpoints.length ? html`<p class="quiet">${count(run.checkpoints.length)} checkpoints, the newest ${ago(run.checkpoints[run.checkpoints.length - 1].at)}</p>` : null}
-    <details onToggle=${(event) => setOpen(event.target.open)}><summary>metrics</summary>${isOpen ? html`<${Metrics} name=${run.name} />` : null}</details>
+    <ul class="lines">${run.sessions.slice(-4).map((one) => html`<li key=${one.began_at}><span title=${time(one.began_at)}>${ago(one.began_at)}</span><b title="timesteps">${short(one.timesteps_from)} – ${short(one.timesteps_to)}</b><${State} state=${one.how} /></li>`)}</ul>
+    ${run.checkpoints.length ? html`<p class="quiet">${run.checkpoints.length === 1 ? "1 checkpoint," : `${count(run.checkpoints.length)} checkpoints, the newest`} ${ago(run.checkpoints[run.checkpoints.length - 1].at)}</p>` : null}
     ${run.training ? html`<details><summary>hyperparameters</summary><div class="scroll" tabindex="0" role="region" aria-label="Hyperparameters"><${Values} values=${run.training} /></div></details>` : null}
   </section>`;
 }
 
-function Metrics({ name }) {
-  const { value, error } = useAnswer("metrics", { run: name });
-  if (error) return html`<${Problem} error=${error} />`;
-  if (!value) return html`<${Loading} what="metrics" />`;
-  const found = Object.entries(value.metrics);
-  if (!found.length) return html`<p class="quiet">None. JamboreeCallback keeps those of a training.</p>`;
-  return html`<div class="scroll" tabindex="0" role="region" aria-label="Metrics">${found.map(([metric, curve]) => html`<div key=${metric}>
-    <h3>${metric} <span class="quiet tabular">${number(curve.y[curve.y.length - 1])}</span></h3>
-    <${Plot} label=${metric} x=${curve.x} series=${[{ label: metric, values: curve.y, index: 0 }]} height=${80} /></div>`)}</div>`;
+const METRICS_EVERY_MS = 5000;
+const METRICS_ORDER = ["rollout", "eval", "train"]; // then what is the user's own, the clock last
+
+function rank(metric) {
+  const group = metric.split("/")[0];
+  const at = METRICS_ORDER.indexOf(group);
+  if (group === "time") return METRICS_ORDER.length + 1;
+  return at < 0 ? METRICS_ORDER.length : at;
+}
+
+function Metrics({ run }) {
+  const { value, error, again } = useAnswer("metrics", { run: run.name });
+  const asked = useRef(Date.now());
+  useEffect(() => {
+    if (!value || Date.now() < asked.current + METRICS_EVERY_MS) return;
+    asked.current = Date.now();
+    again();
+  }, [run.version]);
+  const found = value ? Object.entries(value.metrics).sort(([a], [b]) => rank(a) - rank(b)) : [];
+  return html`<section class="panel" aria-label="Metrics"><h2>Metrics</h2>
+    ${error ? html`<${Problem} error=${error} />` : null}
+    ${!value && !error ? html`<${Loading} what="metrics" />` : null}
+    ${value && !found.length ? html`<p class="quiet">None. JamboreeCallback keeps those of a training.</p>` : null}
+    <div class="metrics" tabindex="0" role="group" aria-label="Curves of metrics">${found.map(([metric, curve]) => html`<div key=${metric}>
+      <h3>${metric} <b class="tabular">${number(curve.y[curve.y.length - 1])}</b></h3>
+      <${Plot} label=${metric} x=${curve.x} series=${[{ label: metric, values: curve.y, index: 0, points: curve.y.length < 30 }]} height=${84} /></div>`)}</div></section>`;
 }
 
 const COLUMNS = [
   { name: "#", kind: "num", width: "64px", wide: true },
-  { name: "episode", width: "minmax(120px, 1.2fr)" },
-  { name: "status", width: "minmax(92px, 1fr)", sort: "status" },
-  { name: "return", kind: "num", width: "minmax(84px, 1fr)", sort: "episode_return" },
-  { name: "steps", kind: "num", width: "minmax(60px, .8fr)", sort: "steps" },
+  { name: "episode", width: "minmax(120px, 1.2fr)", narrow: "118px" },
+  { name: "status", width: "minmax(92px, 1fr)", narrow: "92px", sort: "status" },
+  { name: "return", kind: "num", width: "minmax(84px, 1fr)", narrow: "minmax(0, 1.2fr)", sort: "episode_return" },
+  { name: "steps", kind: "num", width: "minmax(60px, .8fr)", narrow: "minmax(0, 1fr)", sort: "steps" },
   { name: "took", kind: "num", width: "minmax(70px, .8fr)", sort: "elapsed_s", wide: true },
   { name: "seed", kind: "num", width: "minmax(70px, .8fr)", sort: "seed", wide: true },
   { name: "began", kind: "num", width: "minmax(150px, 1.2fr)", sort: "started_at", wide: true },
