@@ -52,6 +52,8 @@ def arguments_of(name: str, store: Store) -> list[str]:
 @pytest.fixture(scope="module")
 def store(valkey: Server, mongo: Server) -> Store:
     recorded = record_store(valkey.url, mongo.url)
+    with recorded.open() as jam:
+        jam.backup.flush()
     recorded.first_id = recorded.objects("ls", "--limit", 1)[0]["id"]
     return recorded
 
