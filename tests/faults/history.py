@@ -431,6 +431,8 @@ def a_follower_sees_each_once(history: History) -> Iterator[str]:
     """Steps of an episode one after the other, from the first one on."""
     next_ones: dict[tuple[str, int, str], int] = {}
     for one in history.by_action["saw"]:
+        if not one.is_ok:  # killed while it noted that
+            continue
         key = (one.process, one.asked, one.what)
         expected = next_ones.get(key, 0)
         if one.result != expected:
@@ -450,7 +452,8 @@ def a_follower_sees_each_once(history: History) -> Iterator[str]:
 def _followed_records(history: History) -> Iterator[str]:
     sessions = defaultdict[tuple[str, int, str], list[Operation]](list)
     for one in history.by_action["saw record"]:
-        sessions[one.process, one.asked, one.what].append(one)
+        if one.is_ok:
+            sessions[one.process, one.asked, one.what].append(one)
     for (process, _, log), seen in sessions.items():
         part: list[Any] = []
         since = seen[0].start
