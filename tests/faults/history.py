@@ -26,6 +26,7 @@ __all__ = ["AFTER_ALL", "EMPTIED_AFTER_ALL", "RULES", "Violation", "violations"]
 
 EVERYSEC_S = 3.0  # `everysec` puts off a write for 2 s at most while the disk is busy with a sync
 LEASE_S = 10.0
+ASK_AGAIN_S = 30.0  # so long a process does not ask a MongoDB that was away
 LATE_S = 3.0  # of a process on a busy machine
 RENEWED_S = 4.0 + LATE_S  # a lease is renewed at least so often
 AFTER_ALL, EMPTIED_AFTER_ALL = "after all", "emptied after all"
@@ -190,7 +191,14 @@ class History:
             self.deletions[one.what].append(one)
         self.died = {one.what: one.start for one in self.by_action["kill"]}
         self.losses = list(self._losses())
-        self.mongo_away = list(self._troubles("mongo"))
+        self.met_outages = {
+            process: [Span(one.start, one.end) for one in own if one.error == "BackupUnavailable"]
+            for process, own in self.by_process.items()
+        }
+        self.mongo_away = [
+            *self._troubles("mongo"),  # an embedded one comes back later than it is killed
+            *(span for spans in self.met_outages.values() for span in spans),
+        ]
         self.episodes: dict[str, Episode] = {}
         self.records = defaultdict[str, dict[str, list[Claim]]](dict)  # by log, by process
         self.saved = defaultdict[str, dict[tuple[str, int], float]](dict)  # by log: start of save
@@ -423,6 +431,8 @@ def a_follower_sees_each_once(history: History) -> Iterator[str]:
     """Steps of an episode one after the other, from the first one on."""
     next_ones: dict[tuple[str, int, str], int] = {}
     for one in history.by_action["saw"]:
+        if not one.is_ok:  # killed while it noted that
+            continue
         key = (one.process, one.asked, one.what)
         expected = next_ones.get(key, 0)
         if one.result != expected:
@@ -442,13 +452,19 @@ def a_follower_sees_each_once(history: History) -> Iterator[str]:
 def _followed_records(history: History) -> Iterator[str]:
     sessions = defaultdict[tuple[str, int, str], list[Operation]](list)
     for one in history.by_action["saw record"]:
-        sessions[one.process, one.asked, one.what].append(one)
+        if one.is_ok:
+            sessions[one.process, one.asked, one.what].append(one)
     for (process, _, log), seen in sessions.items():
         part: list[Any] = []
         since = seen[0].start
         for one in seen:
-            if part and one.result[0] != part[-1][0] + 1 and history.has_loss(since, one.end):
+            has_gap = bool(part) and one.result[0] != part[-1][0] + 1
+            if has_gap and history.has_loss(since, one.end):
                 part, since = [], one.start  # the log has begun anew, or goes on elsewhere
+            before = since - ASK_AGAIN_S - LATE_S
+            was_away = not history.is_mongo_well(before, one.end)
+            if was_away and history.has_loss(before, one.end):
+                part, since = [], one.start  # begun anew, it moves behind what MongoDB has
             part.append(one.result)
         for words in _faults_of_records(history, log, part, math.inf):
             yield f"{log} as {process} followed it: {words}"
@@ -474,6 +490,9 @@ def _lacking_in_lists(history: History) -> Iterator[str]:
     for one in history.by_action["list"]:
         if not one.is_ok or not history.is_mongo_well(one.start - LATE_S, one.end):
             continue  # without MongoDB a listing has what Redis has
+        asked_again = one.start - ASK_AGAIN_S - LATE_S
+        if any(span.meets(asked_again, one.end) for span in history.met_outages[one.process]):
+            continue
         for episode in history.episodes.values():
             if episode.id in one.result or history.may_be_deleted(episode.id, one.end):
                 continue

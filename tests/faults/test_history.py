@@ -309,6 +309,10 @@ EXCUSED: dict[str, Sequence[Operation]] = {
     "a listing at the end": [
         listed(AFTER_ALL, 80.5, e=("terminated", 2), e2=("abandoned", 3), d=("interrupted", 3)),
     ],
+    "a follower was killed while it noted a step": [
+        op("f", "saw", "e2", 9.0, end=math.inf, asked=1),
+        op("f", "saw record", "shared", 9.0, end=math.inf, asked=1),
+    ],
     "the lease is not over": [read("x", "d", 3, "running", 69.0)],
 }
 
