@@ -12,6 +12,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 SMALL = {
     "backup": "--seconds 1 --rounds 1",
+    "command_line": "--episodes 300 --rounds 1",
     "dqn": "--seeds 1 --timesteps 300 --image {folder}/dqn.png",
     "export": "--steps 2000",
     "export_parquet": "--rounds 1 --steps 2000",
@@ -21,7 +22,7 @@ SMALL = {
     "live": "--steps 100",
     "memory": "--steps 20000 --picture {folder}/memory.png",
     "outage": "--away 1 --there 1",
-    "page": "--episodes 200 --minutes 0.1",
+    "page": "--episodes 200 --minutes 0.1 --pairs 1",
     "ppo": "--rounds 1 --timesteps 256",
     "query": "--rounds 2 --episodes 500 --steps 3000",
     "sample": "--rounds 1 --steps 2000 --calls 5",

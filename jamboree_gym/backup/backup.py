@@ -393,7 +393,8 @@ class Backup:
             StoreUnavailable: The backup or Redis does not answer; or the URL names a place where
                 nothing was ever copied.
         """
-        self._check_is_there()
+        if episodes is not None:
+            self._check_is_there()
         backup = self._connection.backup_store
         finish_deletions(self._store, backup)
         failures: list[JamboreeError] = []
@@ -409,6 +410,8 @@ class Backup:
                 progress(done, len(keys))
         listed, unlisted = repair_listings(self._store, backup, None if episodes is None else keys)
         _raise_first([*failures, *restorer.failures, *unlisted])
+        if not restorer.restored:
+            self._check_is_there()
         return restorer.restored + listed
 
     def _check_is_there(self) -> None:

@@ -41,6 +41,7 @@ LOGS_AT_ONCE = 200
 GROWING_S = 60.0  # a log without a newer record is not taken for one that is being written
 ABSENT_S = 1.0  # how long the backup's answer "not here" is remembered
 MAX_ABSENT = 10_000
+_PRICE = "if Redis has lost this log, what is saved begins it anew, or may be there twice"
 
 log = logging.getLogger(__name__)
 
@@ -364,7 +365,7 @@ class ReadThroughStore(LogAppender, LogStore):
             except BackupUnavailable as error:  # the warning was already logged
                 log.debug("%s", error)
             except (AccessRefused, DecodeError) as error:
-                self.warn_once(f"{error}; what is saved begins the log anew if Redis has lost it")
+                self.warn_once(f"{error}; {_PRICE}")
         stored, failed = dict[str, int](), dict[str, JamboreeError]()
         for append in appends:
             try:
@@ -389,7 +390,7 @@ class ReadThroughStore(LogAppender, LogStore):
                 return 0
             raise
         except (AccessRefused, DecodeError) as error:
-            self.warn_once(f"{error}; what was saved last may be there twice")
+            self.warn_once(f"{error}; {_PRICE}")
             return 0
         there = {without_index(one.blob) for one in found.batches} if found else set()
         are_stored = [without_index(one) in there for one in append.batches]
