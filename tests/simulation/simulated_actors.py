@@ -34,6 +34,7 @@ from jamboree_gym.errors import (
 )
 from jamboree_gym.handlers.db_handler import _RecordTail
 from jamboree_gym.handlers.follow import EpisodeTail
+from jamboree_gym.keys import MONGO_BUNDLES, MONGO_LOGS
 from jamboree_gym.recording.recovery import deliver_dead_journals
 from jamboree_gym.store.backups.errors import BackupUnavailable
 
@@ -585,8 +586,9 @@ class _Simulation:
 
     @contextmanager
     def _unless_never_copied(self) -> Iterator[None]:
-        """Only where MongoDB holds nothing may it be said that there is no backup."""
-        is_empty = not any(self.world.mongo.databases.get(NAMESPACE, {}).values())
+        """Only where MongoDB holds no logs may it be said that there is no backup."""
+        held = self.world.mongo.databases.get(NAMESPACE, {})
+        is_empty = not any(held.get(name) for name in (MONGO_LOGS, MONGO_BUNDLES))
         try:
             yield
         except BackupUnavailable as error:
