@@ -251,10 +251,10 @@ def trainer_cost(redis_url: str, url: str, chromium: Any, pairs: int) -> None:
 
 
 def renderers_mib() -> float:
-    """Memory of all processes of the browser that show a tab."""
+    """Memory that the processes of the browser which show a tab share with no other."""
     below = psutil.Process().children(recursive=True)
     shown = [one for one in below if "--type=renderer" in one.cmdline()]
-    return sum(one.memory_info().rss for one in shown) / 2**20
+    return sum(one.memory_full_info().uss for one in shown) / 2**20
 
 
 def memory(jam: Jamboree, url: str, server: psutil.Process, chromium: Any, minutes: float) -> None:
