@@ -64,7 +64,7 @@ class BackupStatus:
         redis_bytes: All memory that the Redis server uses.
         redis_limit_bytes: Above this the oldest backed-up logs are evicted; None = no limit.
         trimmed_bytes: Bytes of the namespace's logs that were evicted so far, approximately.
-        copied_by: Who copies by itself, in words; says so if nobody does, and why.
+        copied_by: The process or thread that copies by itself. If there is none, the reason.
         kind: What the backup is, in words: your MongoDB, a folder, or the embedded server.
     """
 

@@ -104,7 +104,7 @@ TrustOption = Annotated[
     bool,
     typer.Option(
         "--trust-entry-point",
-        help="Import and call what the store names: whoever writes there runs code here.",
+        help="Import and call what the store names. Who can write to it can then run code here.",
     ),
 ]
 

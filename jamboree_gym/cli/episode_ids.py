@@ -21,7 +21,7 @@ __all__ = ["EpisodeArgument", "EpisodesArgument", "named_episode", "named_episod
 
 STDIN = "-"
 _LAST = re.compile(r"@last(?:~(\d{1,9}))?")
-_HELP = "Its id, the beginning of that, @last, @last~1 (the one before), or - for stdin."
+_HELP = "Its id, the first digits of it, @last, @last~1 (the one before), or - for stdin."
 
 EpisodeArgument = Annotated[
     str, typer.Argument(metavar="EPISODE", help=_HELP, autocompletion=complete_episode)

@@ -40,7 +40,7 @@ With `jamboree-gym` you look at a store from a shell. You need
 You begin:
 
 ```sh
-jamboree-gym doctor                                   # is the set-up right? if not, the mend
+jamboree-gym doctor                                   # is the set-up right? if not, how to mend it
 jamboree-gym check CartPole-v1                        # does this environment play the same again?
 jamboree-gym train CartPole-v1 --algo ppo --run ppo   # records episodes, metrics, checkpoints
 jamboree-gym top                                      # in another terminal: the runs, live
@@ -66,7 +66,7 @@ jamboree-gym tail ppo                    # what happens now
   began last) or `@last~1` (the one before). `-` reads ids from stdin, a line each:
   `jamboree-gym ls --status truncated | jamboree-gym verify -`.
 - On a terminal you see a table; what is too long for it goes through `$PAGER` (`PAGER=cat`: not).
-  Elsewhere each item is a line with full ids and tabs between its columns, without a line of names.
+  Elsewhere each item is a line with full ids and tabs between its columns, without a header line.
 - Most commands have `--json`: one object, or one object a line for a list. NaN and infinity are
   `null` there.
 - Results go to stdout. Progress, hints and errors go to stderr.

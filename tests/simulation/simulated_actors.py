@@ -789,7 +789,7 @@ class _Simulation:
         """Everything is mended, everybody closes; then all promises have to hold."""
         world = self.world
         world.go_on(all_of_them=True)
-        world.tell("-- everything is mended, and everybody closes --")
+        world.tell("-- all servers work again, and all processes close --")
         world.redis.is_away = world.mongo.is_away = world.redis.is_full = world.disk_is_full = False
         world.execute_late(all_of_them=True)
         # A lease that was given while the server's clock was ahead lasts longer.

@@ -39,7 +39,7 @@ def retain(
         typer.Option(
             metavar="RULE",
             help="Episodes that stay: run=best, or env_id=...,tags.branch=main,min_return=100. "
-            "May be repeated: to fit one rule is enough.",
+            "May be repeated: an episode stays if it fits one rule.",
         ),
     ] = None,
     show: Annotated[bool, typer.Option("--show", help="Change nothing, show what is set.")] = False,
