@@ -22,6 +22,7 @@ import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import gymnasium as gym
@@ -250,23 +251,45 @@ def trainer_cost(redis_url: str, url: str, chromium: Any, pairs: int) -> None:
         )
 
 
-def renderers_mib() -> float:
-    """Memory that the processes of the browser which show a tab share with no other."""
-    below = psutil.Process().children(recursive=True)
+def renderers_mib(browser: psutil.Process) -> float:
+    """Memory that the processes of a browser which show its tabs share with no other."""
+    below = browser.children(recursive=True)
     shown = [one for one in below if "--type=renderer" in one.cmdline()]
     return sum(one.memory_full_info().uss for one in shown) / 2**20
 
 
-def memory(jam: Jamboree, url: str, server: psutil.Process, chromium: Any, minutes: float) -> None:
+@contextmanager
+def undriven_browser(urls: list[str]) -> Iterator[psutil.Process]:
+    """A Chromium with a tab for each URL. Nobody drives it: that would keep every answer."""
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or "google-chrome"
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
+        options = ["--headless=new", "--remote-debugging-port=0", f"--user-data-dir={profile}"]
+        process = subprocess.Popen(
+            [chromium, *ARGUMENTS, *options, "about:blank"],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        try:
+            told = Path(profile, "DevToolsActivePort")
+            while not (told.exists() and told.read_text()):
+                time.sleep(0.1)
+            address = f"http://127.0.0.1:{told.read_text().split()[0]}"
+            for url in urls:
+                new = urllib.request.Request(f"{address}/json/new?{url}", method="PUT")
+                urllib.request.urlopen(new).close()
+            yield psutil.Process(process.pid)
+        finally:
+            process.terminate()
+            process.wait()
+
+
+def memory(jam: Jamboree, url: str, server: psutil.Process, minutes: float) -> None:
     """Two tabs that follow a trainer for some minutes."""
-    tabs = [chromium.new_page(), chromium.new_page()]
     env = jam.record(ShortEnv(10**9), run="followed")
     env.reset()
     env.step(0)
     jam.flush()
     id = env.get_wrapper_attr("episode_id")
-    tabs[0].goto(f"{url}episode?id={id}")
-    tabs[1].goto(f"{url}run?run=trained")
     end = threading.Event()
 
     def train() -> None:
@@ -276,29 +299,25 @@ def memory(jam: Jamboree, url: str, server: psutil.Process, chromium: Any, minut
 
     trainer = threading.Thread(target=train)
     trainer.start()
-    sessions = [tab.context.new_cdp_session(tab) for tab in tabs]
-
-    def measured() -> list[float]:
-        for session in sessions:
-            session.send("HeapProfiler.collectGarbage")
-        heaps = [session.send("Runtime.getHeapUsage")["usedSize"] / 2**20 for session in sessions]
-        return [server.memory_info().rss / 2**20, renderers_mib(), *heaps]
-
-    time.sleep(15)
-    before, cpu = measured(), server.cpu_times()
-    began = time.perf_counter()
-    while (left := began + 60 * minutes - time.perf_counter()) > 0:
-        time.sleep(min(left, 300))
-        shown = ", ".join(f"{one:.1f}" for one in measured())
-        print(f"after {(time.perf_counter() - began) / 60:.0f} minutes: {shown} MiB", flush=True)
-    after, later = measured(), server.cpu_times()
-    share = (later.user + later.system - cpu.user - cpu.system) / (time.perf_counter() - began)
+    with undriven_browser([f"{url}episode?id={id}", f"{url}run?run=trained"]) as chromium:
+        time.sleep(15)
+        before, began = server.cpu_times(), time.perf_counter()
+        while True:
+            passed = (time.perf_counter() - began) / 60
+            print(
+                f"after {passed:.1f} minutes, {len(jam.episode(id)):,} steps: "
+                f"server {server.memory_info().rss / 2**20:.1f} MiB, "
+                f"tabs {renderers_mib(chromium):.1f} MiB",
+                flush=True,
+            )
+            if passed >= minutes:
+                break
+            time.sleep(60 * min(minutes - passed, 5.0))
+        after = server.cpu_times()
     end.set()
     trainer.join()
     env.close()
-    names = ("server", "browser's renderers", "heap of the episode", "heap of the run")
-    for name, one, other in zip(names, before, after, strict=True):
-        print(f"memory of the {name} after {minutes:g} minutes: {one:.1f} -> {other:.1f} MiB")
+    share = (after.user + after.system - before.user - before.system) / (60 * passed)
     print(f"the server meanwhile: {100 * share:.1f} % of a core")
 
 
@@ -322,7 +341,7 @@ def main() -> None:
                 redis_url = f"unix://{jam._connection.store.where}"
                 trainer_cost(redis_url, url, chromium, asked.pairs)
             if asked.minutes:
-                memory(jam, url, server, chromium, asked.minutes)
+                memory(jam, url, server, asked.minutes)
 
 
 if __name__ == "__main__":
