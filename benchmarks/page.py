@@ -22,7 +22,6 @@ import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import gymnasium as gym
@@ -259,24 +258,16 @@ def renderers_mib(browser: psutil.Process) -> float:
 
 
 @contextmanager
-def undriven_browser(urls: list[str]) -> Iterator[psutil.Process]:
-    """A Chromium with a tab for each URL. Nobody drives it: that would keep every answer."""
+def undriven_browser(url: str) -> Iterator[psutil.Process]:
+    """A Chromium that shows a page. Nobody drives it: who does has every answer kept."""
     chromium = shutil.which("chromium") or shutil.which("chromium-browser") or "google-chrome"
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
-        options = ["--headless=new", "--remote-debugging-port=0", f"--user-data-dir={profile}"]
         process = subprocess.Popen(
-            [chromium, *ARGUMENTS, *options, "about:blank"],
+            [chromium, *ARGUMENTS, "--headless=new", f"--user-data-dir={profile}", url],
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
         try:
-            told = Path(profile, "DevToolsActivePort")
-            while not (told.exists() and told.read_text()):
-                time.sleep(0.1)
-            address = f"http://127.0.0.1:{told.read_text().split()[0]}"
-            for url in urls:
-                new = urllib.request.Request(f"{address}/json/new?{url}", method="PUT")
-                urllib.request.urlopen(new).close()
             yield psutil.Process(process.pid)
         finally:
             process.terminate()
@@ -284,7 +275,7 @@ def undriven_browser(urls: list[str]) -> Iterator[psutil.Process]:
 
 
 def memory(jam: Jamboree, url: str, server: psutil.Process, minutes: float) -> None:
-    """Two tabs that follow a trainer for some minutes."""
+    """Tabs that follow a trainer for some minutes: its episode, and another run."""
     env = jam.record(ShortEnv(10**9), run="followed")
     env.reset()
     env.step(0)
@@ -299,7 +290,10 @@ def memory(jam: Jamboree, url: str, server: psutil.Process, minutes: float) -> N
 
     trainer = threading.Thread(target=train)
     trainer.start()
-    with undriven_browser([f"{url}episode?id={id}", f"{url}run?run=trained"]) as chromium:
+    with (
+        undriven_browser(f"{url}episode?id={id}") as of_episode,
+        undriven_browser(f"{url}run?run=trained") as of_run,
+    ):
         time.sleep(15)
         before, began = server.cpu_times(), time.perf_counter()
         while True:
@@ -307,7 +301,8 @@ def memory(jam: Jamboree, url: str, server: psutil.Process, minutes: float) -> N
             print(
                 f"after {passed:.1f} minutes, {len(jam.episode(id)):,} steps: "
                 f"server {server.memory_info().rss / 2**20:.1f} MiB, "
-                f"tabs {renderers_mib(chromium):.1f} MiB",
+                f"tab of the episode {renderers_mib(of_episode):.1f}, of the run "
+                f"{renderers_mib(of_run):.1f} MiB",
                 flush=True,
             )
             if passed >= minutes:
