@@ -264,6 +264,7 @@ def undriven_browser(url: str) -> Iterator[psutil.Process]:
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
         process = subprocess.Popen(
             [chromium, *ARGUMENTS, "--headless=new", f"--user-data-dir={profile}", url],
+            env=os.environ | {"TMPDIR": profile},  # it leaves files there
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )

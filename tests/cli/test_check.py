@@ -36,7 +36,9 @@ def test_a_fault_that_one_process_shows_is_found(fault: str, cause: str, where: 
     assert done.exit_code == 1, done.output
     report = json.loads(done.stdout)
     assert report["equal"] is False
-    assert (report["cause"], report["difference"]["step"]) == (cause, 5)
+    assert report["cause"] == cause
+    # Two orders may by chance add up to the same.
+    assert report["difference"]["step"] in ({5, 6, 7} if fault == "ReductionOrder" else {5})
     assert report["where"].startswith(where)
     assert report["mend"]
     assert report.keys() == json_fields()["check"].keys()
