@@ -187,6 +187,17 @@ def test_a_batch_of_more_than_16_mb_is_split_and_comes_back(jam: Jamboree) -> No
     assert np.array_equal(jam.episode(env.episode_id).data().observations, observations)
 
 
+def test_where_only_settings_were_kept_there_is_no_backup_and_it_is_not_named(
+    jam: Jamboree, namespace: str
+) -> None:
+    jam.backup.retain(max_age_s=3600)
+    assert namespace in jam.mongo.client.list_database_names()
+
+    with pytest.raises(StoreUnavailable, match=f"no backup of '{namespace}'") as caught:
+        jam.backup.restore()
+    assert namespace not in str(caught.value).splitlines()[1]
+
+
 def test_records_saved_while_a_flush_runs_stay_pending(jam: Jamboree) -> None:
     handler = notes(jam, 3, name="a")
     notes(jam, 3, name="b")

@@ -218,7 +218,8 @@ def test_a_mistyped_folder_is_no_empty_backup(
     jam.backup.flush()
     mistyped = folder.with_name("bakcup")
     other = open_jamboree(backup=mistyped.as_uri())
-    for read in (other.backup.restore, other.backup.verify):
+    backup = other.backup
+    for read in (backup.restore, lambda: backup.restore(["0" * 32]), backup.verify):
         with pytest.raises(StoreUnavailable) as caught:
             read()
         first, second = str(caught.value).splitlines()

@@ -914,6 +914,23 @@ def test_a_record_that_was_evicted_before_its_answer_came_is_stored_once(
     assert [note["n"] for note in NoteHandler(other, "n").many(9)] == [0, 1, 2]
 
 
+def test_an_answer_of_the_backup_about_an_older_append_is_not_taken(jam: Jamboree) -> None:
+    notes, writer = NoteHandler(jam, "n"), jam._connection.writer
+    notes.save({"n": 0})
+    with writer.paused():
+        notes._outbox.seal()
+        older = notes._outbox.next_append()
+    jam.flush()
+    with writer.paused():
+        notes.save({"n": 1})
+        notes._outbox.seal()
+        assert notes._outbox.next_append().batches != older.batches
+    writer._ask_for({notes._outbox: older})
+    jam.flush()
+
+    assert [note["n"] for note in notes.many(9)] == [0, 1]
+
+
 def test_an_episode_that_was_evicted_before_the_answer_to_its_end_came_is_over(
     jam: Jamboree, other: Jamboree
 ) -> None:

@@ -232,6 +232,21 @@ def test_a_note_that_is_stored_is_not_sent_again() -> None:
     assert box.next_append() is None
 
 
+@pytest.mark.parametrize("stored", [1, 2])
+def test_after_the_backup_was_asked_the_summary_is_sent_again(stored: int) -> None:
+    box = begun()
+    box.seal()
+    put(box, 1)
+    box.end("terminated")
+    box.seal()
+    append = box.next_append()
+    assert len(append.batches) == 2
+    box.was_asked_for("epoch", stored)
+
+    again = box.next_append()
+    assert (again.batches, again.note) == (append.batches[stored:], append.note)
+
+
 def test_the_return_does_not_depend_on_when_rows_were_sealed() -> None:
     rewards = [0.1, 0.2, 0.3, 1e16, -1e16, 0.7] * 10
     often, once = begun(), begun()
