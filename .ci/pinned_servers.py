@@ -4,8 +4,8 @@
     .venv/bin/python .ci/pinned_servers.py
 
 The pins are the lower bounds in pyproject.toml. pip itself is asked, so that its own configuration
-counts (an index of your company, for example). A pin that is gone or was yanked is an error. An
-index that does not answer is none: then nothing is known, and that is said.
+counts (an index of your company, for example). A pin that is gone or was yanked is an error. If the
+index does not answer, nothing is known of the pin. That is printed, and is no error.
 """
 
 from __future__ import annotations

@@ -33,7 +33,7 @@ os.environ.setdefault("JAMBOREE_BACKUP", "0")
 
 @contextmanager
 def jamboree(home: Path | None = None, **options) -> Iterator[Jamboree]:
-    """A Jamboree on embedded servers of its own."""
+    """A Jamboree on new embedded servers."""
     home = home or Path(tempfile.mkdtemp(prefix="jamboree-bench-"))
     try:
         with Jamboree(home=home, **options) as jam:

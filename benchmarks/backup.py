@@ -1,6 +1,6 @@
 """Does the backup keep up with full-speed CartPole tracing, and what does it cost the environment?
 
-A trainer of its own records CartPole as quickly as it can, on embedded servers, in turn without and
+A separate process records CartPole as quickly as it can, on embedded servers, in turn without and
 with the backup process that their supervisor keeps beside it. The lag of the backup is read four
 times a second.
 

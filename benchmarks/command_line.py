@@ -1,6 +1,6 @@
 """How long a shell waits: for help, for the completion of a word, for the first lines of a list.
 
-Each is a process of its own, as a shell starts it, in turn with `python -c pass`. Targets: help and
+Each runs as a new process, as in a shell, in turn with `python -c pass`. Targets: help and
 a completed word within 200 ms, `ls | head` in a store of 100,000 episodes within a second.
 
 Run: .venv/bin/python benchmarks/command_line.py --episodes 100000

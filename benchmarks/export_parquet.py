@@ -58,7 +58,7 @@ class Peak:
 
 
 def export(url: str, kind: str, path: str, answers) -> None:
-    """In a process of its own."""
+    """In a separate process."""
     with Jamboree(url) as jam:
         query = jam.episodes()
         len(query)

@@ -226,7 +226,7 @@ def microseconds(action) -> float:
 
 
 def act(home: str, hz: str) -> None:
-    """The actors, each in an episode of its own."""
+    """The actors; each plays another episode."""
     with Jamboree(home=home) as jam:
         envs = [jam.record(gym.make("Pendulum-v1", max_episode_steps=10**9)) for _ in range(ACTORS)]
         for env in envs:

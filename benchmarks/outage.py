@@ -43,7 +43,7 @@ with Jamboree(sys.argv[1], namespace=sys.argv[2]) as jam:
 
 
 class Mongo:
-    """A MongoDB server of its own."""
+    """A new MongoDB server."""
 
     def __init__(self, directory: Path) -> None:
         import socket
@@ -67,7 +67,7 @@ class Mongo:
         self._process.wait()
 
 
-LOOK_S = 3.0  # a look costs time of its own: it counts what is not copied
+LOOK_S = 3.0  # a look costs time, too: it counts what is not copied
 CAUGHT_UP_S = 3.0  # as far behind as it may be at full speed, and a little more
 
 

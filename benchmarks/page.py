@@ -1,7 +1,7 @@
 """The page: how soon it shows 100,000 episodes, what a move costs, and what a tab costs a trainer.
 
 Needs a Chromium, and `pip install playwright`. Each number is of a tab of a real browser. The page
-runs in a process of its own, as `jamboree-gym ui` does.
+runs in a separate process, as `jamboree-gym ui` does.
 
     python benchmarks/page.py --episodes 100000 --minutes 3
 
@@ -127,7 +127,7 @@ def play(env, episodes: int) -> None:
 
 @contextmanager
 def served(jam: Jamboree) -> Iterator[tuple[str, psutil.Process]]:
-    """The page in a process of its own."""
+    """The page in a separate process."""
     redis_url = f"unix://{jam._connection.store.where}"
     command = [sys.executable, "-c", SERVE, redis_url]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
@@ -203,7 +203,7 @@ def moves(url: str, chromium: Any) -> None:
 
 @contextmanager
 def training(redis_url: str) -> Iterator[Callable[[], Progress]]:
-    """A trainer in a process of its own, at full speed; returns how far it is."""
+    """A trainer in a separate process, at full speed; returns how far it is."""
     with tempfile.NamedTemporaryFile() as shared:
         shared.write(bytes(16))
         shared.flush()

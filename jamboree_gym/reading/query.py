@@ -37,9 +37,8 @@ from jamboree_gym.tables.table_file import write_arrow
 from jamboree_gym.tables.text_table import (
     MAX_ROWS,
     ReadWhenShown,
-    ago,
+    episode_columns,
     html_table,
-    number,
     text_table,
 )
 from jamboree_gym.wording import shortened
@@ -420,15 +419,7 @@ def _matching(condition: Condition, found: Found) -> Found:
 def _columns(found: Found, now: float) -> dict[str, list[object]]:
     """What a table for people shows of the first episodes."""
     shown = [one.decoded() for one in found[:MAX_ROWS]]
-    columns: dict[str, list[object]] = {
-        "episode": [one.id for one in shown],
-        "run": [one.run for one in shown],
-        "environment": [one.env_id for one in shown],
-        "status": [one.status for one in shown],
-        "steps": [one.steps for one in shown],
-        "return": [number(one.episode_return) for one in shown],
-        "began": [ago(one.started_at, now) for one in shown],
-    }
+    columns = episode_columns(shown, now)
     if len(set(columns["run"])) == 1:
         del columns["run"]
     if any(one.parent is not None for one in shown):

@@ -8,15 +8,20 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from html import escape
 from itertools import pairwise
+from typing import TYPE_CHECKING
 
 from jamboree_gym.errors import JamboreeError
 from jamboree_gym.wording import shortened
+
+if TYPE_CHECKING:
+    from jamboree_gym.records import EpisodeSummary
 
 __all__ = [
     "MAX_ROWS",
     "ReadWhenShown",
     "ago",
     "averaged",
+    "episode_columns",
     "html_table",
     "number",
     "sparkline",
@@ -55,6 +60,19 @@ class ReadWhenShown(ABC):
             return self._as_html()
         except JamboreeError as error:
             return escape(f"{self!r}: {error}")
+
+
+def episode_columns(found: Sequence[EpisodeSummary], now: float) -> dict[str, list[object]]:
+    """What a table of episodes shows of each, `now` in epoch seconds."""
+    return {
+        "episode": [one.id for one in found],
+        "run": [one.run for one in found],
+        "environment": [one.env_id for one in found],
+        "status": [one.status for one in found],
+        "steps": [one.steps for one in found],
+        "return": [number(one.episode_return) for one in found],
+        "began": [ago(one.started_at, now) for one in found],
+    }
 
 
 def text_table(columns: Columns, *, rows: int) -> str:

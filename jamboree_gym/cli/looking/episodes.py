@@ -211,18 +211,9 @@ def rm(
 
 
 def _table(found: Sequence[EpisodeSummary]) -> Mapping[str, Sequence[object]]:
-    from jamboree_gym.tables.text_table import ago, number
+    from jamboree_gym.tables.text_table import episode_columns
 
-    now = time.time()
-    return {
-        "episode": [one.id for one in found],
-        "run": [one.run for one in found],
-        "environment": [one.env_id for one in found],
-        "status": [one.status for one in found],
-        "steps": [one.steps for one in found],
-        "return": [number(one.episode_return) for one in found],
-        "began": [ago(one.started_at, now) for one in found],
-    }
+    return episode_columns(found, time.time())
 
 
 def _step_table(found: Sequence[StepData]) -> Mapping[str, Sequence[object]]:

@@ -6,7 +6,7 @@ import { Empty, useAnswer } from "./parts.js";
 import { href, useRoute } from "./route.js";
 import { Runs } from "./runs.js";
 
-// What is not shown is not loaded: each view is a module of its own.
+// What is not shown is not loaded: each view is a separate module.
 const VIEWS = {
   "/run": () => import("./run.js").then((one) => one.Run),
   "/episode": () => import("./episode.js").then((one) => one.Episode),
