@@ -36,6 +36,8 @@ class Surprise(NamedTuple):
 def value_errors(steps: Transitions, discount: float) -> npt.NDArray[np.float64] | None:
     """The temporal difference errors of the values that the agent annotated.
 
+    As in Sutton and Barto, Reinforcement Learning, 2nd edition, equation 6.5.
+
     Returns:
         float64 (n,), NaN where a value is missing; None if no step has one.
     """
