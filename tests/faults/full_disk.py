@@ -27,8 +27,10 @@ def redis_of_its_own(kind: str, directory: Path, *options: str) -> Iterator[Serv
     command = [*IGNORING, REDIS_PROGRAMS[kind](), "--port", "0", "--unixsocket", str(path)]
     command += ["--dir", str(directory), "--save", "", "--appendonly", "yes", *options]
     server = Server(f"unix://{path}", command, redis_answers).start()
-    yield server
-    server.stop()
+    try:
+        yield server
+    finally:
+        server.stop()
 
 
 @contextmanager
@@ -39,8 +41,10 @@ def mongo_of_its_own(directory: Path) -> Iterator[Server]:
     command = [sys.executable, "-m", "secantus", "--port", str(port)]
     command += ["--storage-path", str(directory), "--cache-size", "128M"]
     server = Server(f"mongodb://127.0.0.1:{port}", command, mongo_answers).start()
-    yield server
-    server.kill()  # told to end, it takes two seconds
+    try:
+        yield server
+    finally:
+        server.kill()  # told to end, it takes two seconds
 
 
 def fill(server: Server, directory: Path, *, room: int) -> None:

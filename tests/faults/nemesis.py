@@ -553,6 +553,7 @@ def main() -> int:
     parser.add_argument("--story", action="store_true", help="print the schedule of each")
     parser.add_argument("--keep", type=Path, help="a directory for what all have noted")
     options = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # what it has started ends with it
     first, _, last = options.seeds.partition("-")
     os.environ["JAMBOREE_WARM"] = "faults.clients"
     sums = Sums()
