@@ -49,6 +49,20 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile("patient")
 
 
+LONGEST_PARAMETER = 100  # characters or bytes that stand in the id of a test
+
+
+def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
+    """Name a long text by its beginning and its length.
+
+    pytest gives the id to each process that a test starts, as a variable of the environment, and
+    Linux starts none with a variable of 128 KiB.
+    """
+    if isinstance(val, (str, bytes)) and len(val) > LONGEST_PARAMETER:
+        return f"{argname} of {len(val)} from {val[:10]!a}"
+    return None
+
+
 @dataclass
 class Server:
     """A server process that a test may kill and start again."""

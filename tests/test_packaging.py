@@ -467,3 +467,8 @@ def test_no_file_holds_a_password() -> None:
 def test_no_file_holds_a_token_or_a_private_key() -> None:
     assert not places(r"\b(ghp_\w{20}|github_pat_\w{20}|AKIA[0-9A-Z]{16}|pypi-AgE\w{20})")
     assert not places(r"-{5}(BEGIN) (?:\w+ )?PRIVATE KEY")
+
+
+def test_the_id_of_each_test_fits_into_a_variable(request: pytest.FixtureRequest) -> None:
+    """Linux starts no process with one of 128 KiB, and pytest sets one to the id."""
+    assert [item.nodeid[:99] for item in request.session.items if len(item.nodeid) > 1000] == []
