@@ -41,7 +41,7 @@ from jamboree_gym.tables.text_table import (
     html_table,
     text_table,
 )
-from jamboree_gym.wording import shortened
+from jamboree_gym.wording import shortened, there_are
 
 if TYPE_CHECKING:
     import vaex.dataframe
@@ -199,7 +199,7 @@ class EpisodeQuery(StaysHere, ReadWhenShown):
             return Episode(self._connection, ids[position])
         except IndexError:
             raise EpisodeNotFound(
-                f"{len(ids) or 'no'} episodes match, so there is none at {position}: {self!r}"
+                f"{there_are(len(ids), 'episode')}, so there is none at {position}: {self!r}"
             ) from None
 
     def _then(self, stage: Stage, shown: str) -> EpisodeQuery:

@@ -161,13 +161,12 @@ class EpisodeImporter:
         if not sent:
             return
         for append, result in zip(sent, self._connection.append_whole(sent), strict=True):
+            name = self._connection.keyspace.in_words(append.key)
             if result.is_absent:
-                raise EpisodeNotFound(
-                    f"{append.key} was deleted while it was imported: import it again"
-                )
+                raise EpisodeNotFound(f"{name} was deleted while it was imported: import it again")
             if result.stored < len(append.batches):
                 raise EpisodeInUse(
-                    f"{append.key} is there already, with other steps: delete that episode, or "
+                    f"{name} is there already, with other steps: delete that one, or "
                     "import under another run"
                 )
 
