@@ -300,6 +300,26 @@ def test_most_episodes_are_sealed_together() -> None:
     assert [box.id for box in seal_together(boxes)] == ["e2", "e3"]  # a change, an info
 
 
+@pytest.mark.parametrize(
+    "what_comes", [lambda box: put(box, 1), lambda box: box.end("truncated")], ids=["row", "end"]
+)
+def test_what_comes_while_episodes_are_sealed_together_is_announced(
+    monkeypatch: pytest.MonkeyPatch, what_comes: Callable[[StepOutbox], object]
+) -> None:
+    marks: list[Any] = []
+    box = begun(mark=lambda one: marks.append(one) or math.inf)
+    packed_rows = step_outbox._packed_rows
+
+    def packed_meanwhile(span: Any) -> Any:
+        what_comes(box)
+        return packed_rows(span)
+
+    monkeypatch.setattr(step_outbox, "_packed_rows", packed_meanwhile)
+    assert seal_together([box]) == []
+
+    assert marks == [box, box]
+
+
 def test_rows_on_both_sides_of_the_end_of_a_block_are_one_batch() -> None:
     box = begun()
     step(box, 1, OBSERVATION, 0.5, False, False, None)

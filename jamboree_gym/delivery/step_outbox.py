@@ -241,8 +241,9 @@ class StepOutbox(RowBuffer):
         with self._seal_lock:
             if self.error is not None or self.is_deleted:
                 return None
+            self._marked = False  # before the rows are counted: one that comes now marks it again
             if self._news is not None:
-                self._news.append(self)  # before the rows are counted, as in `seal`
+                self._news.append(self)  # likewise, as in `seal`
             status = self._status  # likewise
             if self._taken or not self._extents or len(self._schemas) != 1 or self._has_encoded:
                 return None
@@ -262,7 +263,6 @@ class StepOutbox(RowBuffer):
             packed = b"".join([_packed_rows(span) for span in spans])
             schema = next(iter(self._schemas.values()))
             self._taken, self._sealed = spans, stop
-            self._marked = False
             return PlainRows(self, extent.row_format, first, stop, packed, schema, status)
 
     def add_plain(
