@@ -12,9 +12,10 @@ from random import Random
 
 __all__ = ["ACTS", "Fault", "Schedule", "Step", "made", "shrunk"]
 
-STEPS = 24
+MOST_STEPS = (10, 16, 24, 48)  # a short schedule finds less than a long one, but more in a second
 FAULTS = 0.3  # of the steps have one
 WRITERS = ("writer-1", "writer-2", "writer-3", "writer-4")
+NUMBERS_OF_WRITERS = (1, 1, 1, 2, 2, 3, 4)
 OF_WRITERS = {
     "save": 8,
     "save_many": 2,
@@ -163,7 +164,7 @@ def made(seed: int) -> Schedule:
     """The schedule of a seed."""
     rng = Random(seed)
     kind = _kind(rng)
-    return tuple(_step(rng, kind) for _ in range(rng.randint(6, 2 * STEPS)))
+    return tuple(_step(rng, kind) for _ in range(rng.randint(4, rng.choice(MOST_STEPS))))
 
 
 def _kind(rng: Random) -> _Kind:
@@ -171,9 +172,10 @@ def _kind(rng: Random) -> _Kind:
     world = {act: weight for act, weight in OF_WORLD.items() if rng.random() < 0.6}
     world.setdefault("wait", 6)
     faults = {kind: weight for kind, weight in FAULTS_OF_CALLS.items() if rng.random() < 0.6}
-    actors = [one for one in WRITERS if rng.random() < 0.7] or [WRITERS[0]]
-    actors += ["reader", "keeper", "world"]
+    actors = rng.sample(WRITERS, rng.choice(NUMBERS_OF_WRITERS))
+    actors += ["reader"] if rng.random() < 0.6 else []
     actors += ["keeper-2"] if rng.random() < 0.3 else []
+    actors += ["keeper", "world"]
     return _Kind(actors, world, share, faults or FAULTS_OF_CALLS)
 
 
