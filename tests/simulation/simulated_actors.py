@@ -120,6 +120,7 @@ class _Simulation:
     def __init__(self, seed: int, directory: Path) -> None:
         self.world = World(seed, directory, self.act, self._arrives)
         self.ledger = Ledger()
+        self._unheard: dict[str, set[Any]] = {}  # what dead writers had no answer for
 
     def run(self, schedule: Schedule) -> Outcome:
         """Take all steps; then mend everything, and look."""
@@ -182,6 +183,8 @@ class _Simulation:
             self._process_ends(process)
 
     def _process_ends(self, process: Process) -> None:
+        if process.jam is not None:
+            self._unheard[process.connection.writer_name] = self._held_by(process)
         stored = self.stored_in_redis().names | self.stored_in_mongo().names
         self.ledger.process_ends(process.name, stored)
 
@@ -631,7 +634,8 @@ class _Simulation:
         was_undisturbed = not running.had_trouble
         # A writer that has heard of no answer cannot know that its note was stored and deleted: if
         # others have begun the log again, it comes back.
-        unheard = self._held() | {name for name in before if name[1] in self.ledger.unsynced}
+        unheard = self._held() | self._left_in_journals()
+        unheard |= {name for name in before if name[1] in self.ledger.unsynced}
         self.ledger.lose(before & unheard, (), "it was deleted before its writer had an answer")
         for name in before - unheard:
             self.ledger.notes[name].is_deleted = True
@@ -745,20 +749,24 @@ class _Simulation:
 
     def _held(self) -> set[Any]:
         """Notes that a living process still holds, as it has heard of no answer."""
+        living = [one for one in self.world.processes.values() if one.is_alive]
+        return {name for one in living if one.jam is not None for name in self._held_by(one)}
+
+    def _held_by(self, process: Process) -> set[Any]:
         held = set()
-        for process in self.world.processes.values():
-            if process.jam is None or not process.is_alive:
-                continue
-            for log in LOGS:
-                handler = process.kept.get(log)
-                outbox = None if handler is None else handler._outbox
-                if outbox is not None:
-                    numbers = [
-                        n for of, by, n in self.ledger.notes if (of, by) == (log, process.name)
-                    ]
-                    unsaved = sorted(numbers)[len(numbers) - outbox.unsaved :]
-                    held |= {(log, process.name, n) for n in unsaved}
+        for log in LOGS:
+            handler = process.kept.get(log)
+            outbox = None if handler is None else handler._outbox
+            if outbox is not None:
+                numbers = [n for of, by, n in self.ledger.notes if (of, by) == (log, process.name)]
+                unsaved = sorted(numbers)[len(numbers) - outbox.unsaved :]
+                held |= {(log, process.name, n) for n in unsaved}
         return held
+
+    def _left_in_journals(self) -> set[Any]:
+        """Notes of dead processes that had heard of no answer, and that nobody has delivered."""
+        journals = {one.name.partition(".")[0] for one in self.world.directory.glob("journal/*")}
+        return {name for by in journals for name in self._unheard.get(by, ())}
 
     def _start_redis_again(self, _: int) -> None:
         self.world.tell("Redis is started again, and has everything")

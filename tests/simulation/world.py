@@ -345,9 +345,12 @@ class World:
         process.files = {path: path.read_bytes() for path in files}
 
     def forget_last_words(self, process: Process) -> None:
-        """What a process wrote while it unwound is not there: a killed one does not unwind."""
+        """What a process wrote while it unwound is not there: a killed one does not unwind.
+
+        Nor does it remove a file that it could not finish.
+        """
         for path, content in process.files.items():
-            with path.open("r+b") as file:  # in place, as it is mapped
+            with path.open("r+b" if path.exists() else "wb") as file:  # in place, as it is mapped
                 file.write(content)
         process.files = {}
 
@@ -416,15 +419,21 @@ class World:
         of = {one.of for one in now.step.faults if one.of in what}
         faults = [one for one in now.step.faults if one.of in of and one.at == now.seen[one.of]]
         now.seen.update(of)
-        if faults and lost is AutoReconnect:
-            self.mongo_uncertain_until = self.seconds + ASK_AGAIN_S
+        is_mongo = lost is AutoReconnect
         for fault in faults:
+            self._doubt_mongo(is_mongo)
             self._before(now, fault, what, execute, lost, timed_out)
             self._check_alive(now)
         answer = execute()
         for fault in faults:
+            self._doubt_mongo(is_mongo)
             self._after(now, fault, what, lost, timed_out)
         return answer
+
+    def _doubt_mongo(self, is_asked: bool) -> None:
+        """Whoever gets no answer from MongoDB now does not ask it for a while."""
+        if is_asked:
+            self.mongo_uncertain_until = self.seconds + ASK_AGAIN_S
 
     def _check_alive(self, now: Running) -> None:
         if not now.process.is_alive:
