@@ -203,8 +203,33 @@ WINDOWS: tuple[Schedule, ...] = (
     # evicted while a writer goes on
     _window(
         *((_W, "save_many", 1), (_W, "flush", 0), (_K, "copy", 0), (_W, "save", 1)),
-        *((_W, "flush", 0), ("world", "wait", 5), (_K, "trim", 1), ("world", "wait", 5)),
-        *((_K, "trim", 2), ("world", "empty_redis", 0), (_R, "read_notes", 1)),
+        *((_W, "flush", 0), (_W, "save", 1), (_W, "flush", 0), ("world", "wait", 5)),
+        *((_K, "trim", 1), ("world", "empty_redis", 0), (_R, "read_notes", 1)),
+    ),
+    # two writers of one log: the second is behind the first, is evicted early, or is killed there
+    _window(
+        *((_W, "save", 1), (_W, "flush", 0), ("writer-3", "save", 1), (_W, "save", 1)),
+        *((_W, "flush", 0, Fault(1, "killed before", of="append")), (_W, "save", 1)),
+        (_R, "read_notes", 1),
+    ),
+    _window(
+        *((_W, "save", 1), (_W, "flush", 0, Fault(0, "answer lost in time", of="append"))),
+        *(("writer-3", "save", 1), (_K, "copy", 0), ("writer-3", "save", 1), (_K, "copy", 0)),
+        *((_K, "trim", 1), (_W, "flush", 0), (_R, "read_notes", 1)),
+    ),
+    # the answer is lost, the log is copied, and Redis is emptied
+    _window(
+        *((_W, "save_many", 1), (_W, "flush", 0, Fault(0, "answer late", 2, of="append"))),
+        *((_K, "copy", 0), ("world", "empty_redis", 0), (_W, "flush", 0), (_R, "read_notes", 1)),
+    ),
+    _window(
+        *((_W, "save", 1), (_W, "flush", 0, Fault(0, "killed after", of="append"))),
+        *((_K, "copy", 0), ("world", "empty_redis", 0), (_W, "save", 1), (_R, "read_notes", 1)),
+    ),
+    # it was not there when somebody looked
+    _window(
+        *((_R, "read_notes", 1), (_W, "save", 1), (_W, "flush", 0), (_K, "copy", 0)),
+        *(("world", "empty_redis", 0), (_R, "read_notes", 1)),
     ),
     # the lease: Redis loses it, or it is about to end
     _window(
@@ -214,6 +239,15 @@ WINDOWS: tuple[Schedule, ...] = (
     _window(
         *((_W, "step", 0), (_W, "renew", 0), ("world", "wait", 3), (_W, "renew", 0)),
         *(("world", "wait", 3), (_W, "renew", 0), ("world", "wait", 3), (_R, "read_episodes", 0)),
+    ),
+    # an episode, deleted or gone from Redis, of which a dead process has left more
+    _window(
+        *((_W, "step", 0), (_W, "flush", 0, Fault(0, "killed after", of="append"))),
+        *((_K, "delete_episode", 0), (_W, "step", 0), (_R, "read_episodes", 0)),
+    ),
+    _window(
+        *((_W, "step", 0), (_W, "step", 0), (_W, "flush", 0), (_K, "copy", 0), (_W, "step", 0)),
+        *(("world", "empty_redis", 0), ("world", "kill", 0), (_W, "step", 0)),
     ),
     # an episode is over, and nobody can say it
     _window(
