@@ -356,7 +356,7 @@ def brief_return(summary: HasReturn) -> str:
     """The return of an episode in a few characters; where there are several, in brackets."""
     if summary.returns is None or not math.isnan(summary.episode_return):
         return brief(summary.episode_return)
-    return brief(np.array(summary.returns))
+    return brief(tuple(summary.returns))
 
 
 def _shapes(steps: Transitions | EpisodeData) -> str:

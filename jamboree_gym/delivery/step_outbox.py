@@ -518,6 +518,6 @@ def progress_after(
 def _returns_after(known: tuple[float, ...] | None, rewards: npt.NDArray[Any]) -> tuple[float, ...]:
     """The sum of each component; one row after the other, as above."""
     flat = rewards.reshape(len(rewards), -1).astype(np.float64)
-    if known is not None and len(known) == flat.shape[1]:
-        flat = np.concatenate([[known], flat])
-    return tuple(np.add.accumulate(flat, axis=0)[-1].tolist())
+    is_alike = known is not None and len(known) == flat.shape[1]
+    before = known if is_alike else np.zeros(flat.shape[1])
+    return tuple(np.add.accumulate([before, *flat], axis=0)[-1].tolist())
