@@ -370,7 +370,7 @@ def brief(value: Any) -> str:
         >>> brief(np.zeros((23, 4), np.float32))
         'float32 (23, 4)'
     """
-    if isinstance(value, np.ndarray):
+    if isinstance(value, np.ndarray) and not isinstance(value, np.ma.MaskedArray):
         if value.ndim < 2 and value.size <= MAX_NUMBERS and value.dtype.kind in "biuf":
             return str(np.array2string(value, precision=4, separator=", "))
         return f"{value.dtype} {value.shape}"

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from jamboree_gym.arrays.layout import Encoded, Group, Layout, Leaf, as_array
+from jamboree_gym.arrays.marks import encode_marked
 from jamboree_gym.arrays.trees import Arrays, map_leaves
 from jamboree_gym.arrays.values import decode_value, encode_value
 from jamboree_gym.errors import InvalidRecord
@@ -61,7 +62,7 @@ def packer(layout: Layout) -> Pack:
     An encoded part that cannot be encoded raises `InvalidRecord`.
     """
     if isinstance(layout, Encoded):
-        return encode_value
+        return encode_marked
     if isinstance(layout, Group):
         return _group_packer(layout)
     if layout.is_array:
@@ -235,7 +236,7 @@ def unstack(arrays: Arrays, layout: Layout, count: int) -> list[Any]:
         columns = [unstack(part, of, count) for part, of in pairs]
         return list(zip(*columns, strict=True)) if columns else [()] * count
     if isinstance(layout, Encoded):
-        return [encode_value(value) for value in arrays]
+        return [encode_marked(value) for value in arrays]
     values = np.asarray(arrays)
     if values.shape[1:] != layout.shape or values.dtype.kind not in "biuf":
         what = f"rows of {values.dtype} {values.shape[1:]}"
