@@ -73,7 +73,9 @@ class AgentComparison:
             return
         if not self.is_short:
             if self.summary.status in ("terminated", "truncated"):
-                self._differs(Mismatch("length", self._rows - 1, self.seen, step=self.seen - 1), turn)
+                self._differs(
+                    Mismatch("length", self._rows - 1, self.seen, step=self.seen - 1), turn
+                )
             return  # else it was recorded no further
         self._looks.append(look.copied())
         self._turns.append(turn)

@@ -75,7 +75,9 @@ def describe_layers(env: Any) -> list[dict[str, Any]]:
     return [
         {
             "class": entry_point_of(type(one)),
-            "arguments": None if (known := _arguments_of(one)) is None else arguments_as_json(known),
+            "arguments": None
+            if (known := _arguments_of(one)) is None
+            else arguments_as_json(known),
         }
         for one in layers_of(env)
     ]

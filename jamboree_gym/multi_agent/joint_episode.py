@@ -99,9 +99,7 @@ class JointEpisode(StaysHere):
     @property
     def agents(self) -> dict[Any, Episode]:
         """The episode of each agent, by its name. Of one that was born twice, the second."""
-        return {
-            one.tags[AGENT_TAG]: Episode(self._connection, one.id) for one in self.summaries
-        }
+        return {one.tags[AGENT_TAG]: Episode(self._connection, one.id) for one in self.summaries}
 
     @property
     def returns(self) -> dict[Any, float]:

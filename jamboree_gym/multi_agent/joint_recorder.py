@@ -35,6 +35,7 @@ __all__ = ["JointRecorder"]
 
 FORMAT_VERSION = 1
 
+
 class ForkPoint(Protocol):
     """What a second run has brought, where it is forked."""
 
