@@ -12,6 +12,7 @@ import pyarrow as pa
 from jamboree_gym.checked import Count, EpochSeconds, checked
 from jamboree_gym.connection import Connection
 from jamboree_gym.errors import EpisodeNotFound
+from jamboree_gym.handlers.turns import AGENT_TAG
 from jamboree_gym.process_life import StaysHere
 from jamboree_gym.progress import Progress, reported
 from jamboree_gym.reading.episode import Episode
@@ -101,6 +102,7 @@ class EpisodeQuery(StaysHere, ReadWhenShown):
         env_id: str | None = None,
         status: str | None = None,
         parent: Episode | str | AnyParent | None = ANY_PARENT,
+        agent: Any = None,
         tags: Mapping[str, Any] | None = None,
         min_return: float | None = None,
         max_return: float | None = None,
@@ -121,6 +123,7 @@ class EpisodeQuery(StaysHere, ReadWhenShown):
             status: Only with this status: `running`, `terminated`, `truncated`, `abandoned`,
                 `interrupted`.
             parent: Only forks of this episode, or of the one with this id; None = no forks at all.
+            agent: Only of this agent, in environments of several (the tag `agent`).
             tags: Only with these tags and values. A function in place of a value returns whether a
                 value is accepted: `{"branch": "main", "lr": lambda lr: lr >= 1e-4}`.
             min_return: Lowest return.
@@ -139,6 +142,8 @@ class EpisodeQuery(StaysHere, ReadWhenShown):
         """
         if parent is not None and not isinstance(parent, AnyParent):
             parent = id_of(self._connection, parent)
+        if agent is not None:
+            tags = {**(tags or {}), AGENT_TAG: agent}
         condition = Condition(test) if isinstance(test, str) else None
         asked = EpisodeFilter(
             test=None if isinstance(test, str) else test,
