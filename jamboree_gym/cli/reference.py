@@ -177,6 +177,7 @@ def json_fields() -> dict[str, Mapping[str, str]]:
         },
         "import": {
             "dataset": "As given.",
+            "format": "The format.",
             "run": "The run of the episodes.",
             "episodes": "Their ids.",
         },
