@@ -249,7 +249,8 @@ LOAD = """async ([id, most]) => {
   return kept.every;
 }"""
 GROW = """async () => {
-  await kept.grow();
+  await kept.grow(); // what is new
+  await kept.grow(); // too much by now: all of it anew
   const view = kept.view(null);
   const zoomed = kept.view([100, 200]);
   return {

@@ -64,7 +64,8 @@ export class Columns {
   // server makes it fit, and the exact numbers of all its steps are given up.
   async grow(signal) {
     if (this.every > 1 || this.rows * this.sent > this.mostValues) {
-      if (performance.now() < this.mayLoadAt) return;
+      await new Promise((done) => setTimeout(done, this.mayLoadAt - performance.now()));
+      if (signal && signal.aborted) return;
       const began = performance.now();
       await this.load(signal);
       this.mayLoadAt = performance.now() + Math.max(LONG_PAUSE_MS, 20 * (performance.now() - began));

@@ -73,17 +73,30 @@ function Shown({ episode, values, store, setEpisode }) {
   useEffect(() => {
     if (!isLive) return undefined;
     cursor.isFollowing = true;
+    const control = new AbortController();
     let isBusy = false;
-    return watch({ of: "episode", id }, (change) => {
-      setEpisode(change);
-      setStaleSince(Date.now() / 1000);
-      if (change.steps === undefined || isBusy) return;
+    let isBehind = false; // steps came while others were fetched
+    function grow() {
+      isBehind = isBusy;
+      if (isBusy) return;
       isBusy = true;
-      columns.grow().then(() => {
+      columns.grow(control.signal).then(() => {
         cursor.setLast(columns.total);
         setVersion((one) => one + 1);
-      }).catch(() => {}).finally(() => { isBusy = false; });
+      }).catch(() => {}).finally(() => {
+        isBusy = false;
+        if (isBehind && !control.signal.aborted) grow();
+      });
+    }
+    const end = watch({ of: "episode", id }, (change) => {
+      setEpisode(change);
+      setStaleSince(Date.now() / 1000);
+      if (change.steps !== undefined) grow();
     });
+    return () => {
+      end();
+      control.abort();
+    };
   }, [isLive, version > 0]);
 
   function pace() {
