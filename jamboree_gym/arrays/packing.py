@@ -29,7 +29,9 @@ __all__ = [
     "concatenate",
     "filler",
     "grouped",
+    "held_exactly",
     "item",
+    "join_arrays",
     "pack_any",
     "packed_columns",
     "packer",
@@ -320,6 +322,15 @@ def join_arrays(parts: Sequence[npt.NDArray[Any]]) -> npt.NDArray[Any]:
         if all(part.dtype == first.dtype for part in parts) or _holds_exactly(joined, parts):
             return joined
     return as_objects([value for part in parts for value in part])
+
+
+def held_exactly(array: npt.NDArray[Any], dtype: np.dtype[Any]) -> npt.NDArray[Any] | None:
+    """The array with this dtype, None if that cannot hold it exactly."""
+    if array.dtype == dtype:
+        return array
+    with np.errstate(all="ignore"):
+        held = array.astype(dtype)
+        return held if held.astype(array.dtype).tobytes() == array.tobytes() else None
 
 
 def _holds_exactly(joined: npt.NDArray[Any], parts: Sequence[npt.NDArray[Any]]) -> bool:

@@ -89,8 +89,12 @@ def to_columns(steps: Transitions) -> dict[str, Column]:
 
 def to_columns_or_none(steps: Transitions) -> dict[str, Column | None]:
     """As `to_columns`, with None for values that no column can hold."""
+    numbers = number_columns(steps)
+    if steps.rewards.ndim > 1:
+        del numbers["reward"]
+        numbers |= _array_columns("reward", steps.rewards)
     return {
-        **number_columns(steps),
+        **numbers,
         **_tree_columns("action", steps.actions),
         **_tree_columns("observation", steps.observations),
         **_annotation_columns(steps),
@@ -99,7 +103,7 @@ def to_columns_or_none(steps: Transitions) -> dict[str, Column | None]:
 
 
 def number_columns(steps: Transitions) -> dict[str, Column | None]:
-    """The columns that all transitions have, one number in each row."""
+    """The columns that all transitions have; one number in each row, or an array for a reward."""
     return {
         "index": steps.indices,
         "timestamp": steps.timestamps,
