@@ -1,7 +1,7 @@
 """MO-Gymnasium's own environments and wrappers: recorded, verified and forked.
 
 It needs pygame, whose files are those of pygame-ce, which Minigrid needs. So these tests have an
-environment of their own: see `.ci/run`. Where MO-Gymnasium is not installed, they are not collected.
+environment of their own: see `.ci/run`. Without MO-Gymnasium they are not collected.
 """
 
 from __future__ import annotations
