@@ -43,7 +43,8 @@ from jamboree_gym.store.backups.protocol import BackupStore
 from jamboree_gym.store.log import Append, AppendResult, IndexEntry
 from jamboree_gym.store.read_through import ReadThroughStore
 from jamboree_gym.store.redis.store import RedisStore
-from jamboree_gym.store.urls import backed_up_to, mask_password
+from jamboree_gym.store.urls import backed_up_to
+from jamboree_gym.wording import mask_password
 
 if TYPE_CHECKING:
     from types import TracebackType
