@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import inspect
 import os
-import re
 import typing
 from collections.abc import Callable, Collection, Iterable, Mapping
 from difflib import get_close_matches
@@ -20,6 +19,7 @@ from types import NoneType, UnionType
 from typing import Annotated, Any, Final, Literal, NamedTuple, ParamSpec, TypeVar, cast
 
 from jamboree_gym.errors import InvalidArgument
+from jamboree_gym.wording import without_passwords
 
 __all__ = ["Count", "EpochSeconds", "Seconds", "checked", "shown"]
 
@@ -182,7 +182,7 @@ class _Shown(Repr):
     """Values as a line of a message: short, no passwords, and no code of foreign classes runs."""
 
     def repr_str(self, x: str, level: int) -> str:
-        return super().repr_str(_without_passwords(x), level)
+        return super().repr_str(without_passwords(x), level)
 
     def repr_instance(self, x: Any, level: int) -> str:
         if isinstance(x, type):
@@ -190,9 +190,7 @@ class _Shown(Repr):
         if x is None or isinstance(x, bool | float | complex):
             return repr(x)
         if isinstance(x, bytes | bytearray):
-            return repr(_without_passwords(bytes(x[:200]).decode(errors="replace")))[
-                : self.maxother
-            ]
+            return repr(without_passwords(bytes(x[:200]).decode(errors="replace")))[: self.maxother]
         if isinstance(x, os.PathLike):
             return self.repr_str(str(x), level)
         if isinstance(x, Real):
@@ -203,11 +201,6 @@ class _Shown(Repr):
 _short = _Shown()
 _short.maxstring = _short.maxother = 60
 _short.maxlist = _short.maxtuple = _short.maxdict = _short.maxset = 4
-
-
-def _without_passwords(text: str) -> str:
-    text = re.sub(r"(:/+[^:@/]*:?).*@", r"\1***@", text, flags=re.DOTALL)
-    return re.sub(r"(?i)(password=)[^&\s]*", r"\1***", text)
 
 
 def shown(value: Any) -> str:

@@ -43,7 +43,8 @@ from jamboree_gym.store.backups.protocol import BackupStore
 from jamboree_gym.store.log import Append, AppendResult, IndexEntry
 from jamboree_gym.store.read_through import ReadThroughStore
 from jamboree_gym.store.redis.store import RedisStore
-from jamboree_gym.store.urls import backed_up_to, mask_password
+from jamboree_gym.store.urls import backed_up_to
+from jamboree_gym.wording import mask_password
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -52,6 +53,7 @@ __all__ = ["Connection", "HasConnection"]
 
 LONGEST_FLUSH_INTERVAL_S = 3600
 LONGEST_BACKUP_INTERVAL_S = 3600
+SETTLE_TIMEOUT_S = 10.0
 UNSET = "then the embedded server is used"
 BACKUP_VARIABLE = "JAMBOREE_BACKUP"
 BACKUP_URL_VARIABLE = "JAMBOREE_BACKUP_URL"
@@ -231,8 +233,7 @@ class Connection(HasConnection):
     @property
     def backup_store(self) -> BackupStore:
         """The backup; opened, and where embedded also started, on first use."""
-        if self._closed:
-            raise JamboreeClosed("this Jamboree is closed: open a new one")
+        self.check_open()
         return self.opened.opened_backup()
 
     @property
@@ -426,17 +427,17 @@ class Connection(HasConnection):
             raise JamboreeClosed("this Jamboree is closed: `close` has flushed it")
         self.writer.flush(timeout_s)
 
-    def settle_all(self, timeout_s: float = 10.0) -> None:
+    def settle_all(self) -> None:
         """Bring all that this process has saved to the server, before many logs are read.
 
         Raises:
             UnsavedRecords: The server does not take it now.
         """
         self.check_open()
-        self.writer.settle(timeout_s)
+        self.writer.settle(SETTLE_TIMEOUT_S)
         for peer in _peers.of(self, self._place):
             with suppress(JamboreeError):  # it will say so itself
-                peer.writer.settle(timeout_s)
+                peer.writer.settle(SETTLE_TIMEOUT_S)
 
     # -- the end ----------------------------------------------------------------------------
 

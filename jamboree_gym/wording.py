@@ -1,8 +1,17 @@
-"""Words for people: a text that stays in its line or is short, and a number of things."""
+"""What messages say: a text that stays in its line, a number of things, a URL without secrets."""
 
 from __future__ import annotations
 
-__all__ = ["counted", "one_line", "shortened", "there_are"]
+import re
+
+__all__ = [
+    "counted",
+    "mask_password",
+    "one_line",
+    "shortened",
+    "there_are",
+    "without_passwords",
+]
 
 
 def one_line(text: str) -> str:
@@ -29,3 +38,22 @@ def there_are(count: int, what: str) -> str:
 def shortened(text: str, longest: int) -> str:
     """A text of no more characters than that, for a message."""
     return text if len(text) <= longest else f"{text[: longest - 3]}..."
+
+
+# -- no secrets -----------------------------------------------------------------------------------
+
+
+def mask_password(url: str) -> str:
+    """A store URL without its password, even if the password is badly quoted."""
+    scheme, colon, rest = url.partition("://")
+    login, at, hosts = rest.rpartition("@")
+    user, has_password, _ = login.partition(":")
+    shown = f"{user}:***" if has_password else login
+    hosts = re.sub(r"(?i)([?&][^=&]*password=)[^&]*", r"\1***", hosts)
+    return f"{scheme}{colon}{shown}{at}{hosts}"
+
+
+def without_passwords(text: str) -> str:
+    """Any text, without the passwords of URLs in it."""
+    text = re.sub(r"(:/+[^:@/]*:?).*@", r"\1***@", text, flags=re.DOTALL)
+    return re.sub(r"(?i)(password=)[^&\s]*", r"\1***", text)

@@ -240,3 +240,13 @@ def test_files_that_pages_name_are_there() -> None:
     }
     missing = [name for name in named if not any(file.endswith(f"/{name}") for file in files)]
     assert missing == []
+
+
+def test_ten_places_are_where_the_page_says() -> None:
+    page = (ROOT / "docs" / "architecture.md").read_text()
+    table = page.split("## Ten places to know")[1].split("\n## ")[0]
+    found = re.findall(r"^\| [^|]* \| `([\w/]+\.py)`[^|]* \| `(\w+)` \|$", table, re.MULTILINE)
+    assert len(found) == 10
+    for file, name in found:
+        code = (ROOT / "jamboree_gym" / file).read_text()
+        assert re.search(rf"^(class|def) {name}\b", code, re.MULTILINE), (file, name)

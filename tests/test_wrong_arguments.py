@@ -100,7 +100,7 @@ EXEMPT = {
     ),
     "called by the package, with what it has made itself": (
         "put begin begin_child use_spaces end rows after_fork_in_child back_up rendered found_by "
-        "mask_password ForkedEnv RenderRecorder SnapshotRecorder EmbeddedServers "
+        "ForkedEnv RenderRecorder SnapshotRecorder EmbeddedServers "
         "CheckpointHandler CheckpointHandler.content CheckpointHandler.remove Difference.first_of"
     ),
     "a record that the package makes, and users read": (

@@ -158,9 +158,7 @@ class Backup:
         copier = LogCopier(self._store, self._connection.backup_store)
         copier.begin()
         pending = list(self._store.acknowledgements.unbacked())
-        for done in copier.copy(pending):
-            if progress is not None:
-                progress(done, len(pending))
+        _run(copier.copy(pending), len(pending), progress)
         _raise_first(list(copier.failures.values()))
         return copier.copied
 
@@ -242,7 +240,7 @@ class Backup:
         self.flush()
         connection = self._connection
         with closing(open_backup(url, connection.keyspace.namespace)) as target:
-            transfer = BackupTransfer(connection.backup_store, target)
+            transfer = BackupTransfer(connection.backup_store, target, connection.keyspace)
             for done, total in transfer.copy():
                 if progress is not None:
                     progress(done, total)
@@ -354,9 +352,7 @@ class Backup:
         keys = comparison.keys()
         if self._is_without_folder() or (not keys and self._has_folder()):
             self._check_is_there()
-        for done in comparison.compare(keys):
-            if progress is not None:
-                progress(done, len(keys))
+        _run(comparison.compare(keys), len(keys), progress)
         comparison.check_places()
         comparison.compare_blobs()
         listed = {key: str(error) for key, error in damaged_summaries(self._store).items()}
@@ -405,9 +401,7 @@ class Backup:
                 self._store.blobs.put(name, content)
         keys = list(backup.keys()) if episodes is None else self._keys_of(episodes)
         restorer = Restorer(self._store, backup, is_asked_for=episodes is not None)
-        for done in restorer.restore(keys):
-            if progress is not None:
-                progress(done, len(keys))
+        _run(restorer.restore(keys), len(keys), progress)
         listed, unlisted = repair_listings(self._store, backup, None if episodes is None else keys)
         _raise_first([*failures, *restorer.failures, *unlisted])
         if not restorer.restored:
@@ -443,6 +437,13 @@ def _is_there(mark: BackupMark, now: float) -> bool:
 
         return psutil.pid_exists(int(pid))
     return bool(mark.by) and now - mark.seen_at < UNSEEN_S
+
+
+def _run(work: Iterable[int], total: int, progress: Progress | None) -> None:
+    """Do work that says how much of it is done."""
+    for done in work:
+        if progress is not None:
+            progress(done, total)
 
 
 def _mib(size: int) -> str:

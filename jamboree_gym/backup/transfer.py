@@ -9,6 +9,7 @@ from typing import NamedTuple
 from jamboree_gym.encoding.batch_format import CODEC_STEPS, Head, decode_batch
 from jamboree_gym.encoding.summary_codec import decode_outline
 from jamboree_gym.errors import BackupMismatch, DecodeError, InvalidArgument, JamboreeError
+from jamboree_gym.keys import Keyspace
 from jamboree_gym.store.backups.protocol import BackupStore
 from jamboree_gym.store.backups.reader import checked_chain, stored_logs
 from jamboree_gym.store.backups.records import ANOTHER_LOG, MAX_INLINE_BYTES, GrownLog, NewLog
@@ -42,11 +43,12 @@ class BackupTransfer:
         InvalidArgument: Both are the same backup.
     """
 
-    def __init__(self, source: BackupStore, target: BackupStore) -> None:
+    def __init__(self, source: BackupStore, target: BackupStore, keyspace: Keyspace) -> None:
         self.copied = 0
         self.failures: list[JamboreeError] = []
         self._source = source
         self._target = target
+        self._keyspace = keyspace
         ids = source.identity().id, target.identity().id
         if source.where == target.where or (ids[0] and ids[0] == ids[1]):
             raise InvalidArgument(f"{backup_name(target.where)} is this backup: name another one")
@@ -143,8 +145,9 @@ class BackupTransfer:
             raise self._mismatch(log.key, refused[log.key] or "more records")
 
     def _mismatch(self, key: str, what: str) -> BackupMismatch:
+        name = self._keyspace.in_words(key)
         return BackupMismatch(
-            f"{backup_name(self._target.where)} keeps something else under {key}: {what}; nothing "
+            f"{backup_name(self._target.where)} keeps something else as {name}: {what}; nothing "
             "was overwritten"
         )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from datetime import datetime
 from typing import Any, Final
@@ -16,10 +16,9 @@ __all__ = [
     "BYTES",
     "SECONDS",
     "amount",
-    "env_argument",
+    "named_values",
     "speed_of",
     "tag_test",
-    "tag_value",
     "time_of",
     "value_of",
     "weights_of",
@@ -121,28 +120,19 @@ def value_of(text: str) -> Any:
     return words.get(text.lower(), text)
 
 
-def tag_value(text: str) -> tuple[str, Any]:
-    """Parse `name=value`.
+def named_values(option: str, texts: Iterable[str] | None) -> dict[str, Any]:
+    """Parse texts of an option, each `name=value`.
 
     Raises:
-        InvalidArgument: The text does not have this form.
+        InvalidArgument: A text does not have this form.
     """
-    name, equals, value = text.partition("=")
-    if not (name and equals):
-        raise InvalidArgument(f"--tag {_short(text)}: give name=value")
-    return name, value_of(value)
-
-
-def env_argument(text: str) -> tuple[str, Any]:
-    """Parse `name=value` as an argument of `gymnasium.make`.
-
-    Raises:
-        InvalidArgument: The text does not have this form.
-    """
-    name, equals, value = text.partition("=")
-    if not (name and equals):
-        raise InvalidArgument(f"--arg {_short(text)}: give name=value")
-    return name, value_of(value)
+    parsed = {}
+    for text in texts or ():
+        name, equals, value = text.partition("=")
+        if not (name and equals):
+            raise InvalidArgument(f"{option} {_short(text)}: give name=value")
+        parsed[name] = value_of(value)
+    return parsed
 
 
 def tag_test(text: str) -> tuple[str, Callable[[Any], bool]]:
@@ -151,7 +141,7 @@ def tag_test(text: str) -> tuple[str, Callable[[Any], bool]]:
     Raises:
         InvalidArgument: The text does not have this form.
     """
-    name, wanted = tag_value(text)
+    ((name, wanted),) = named_values("--tag", [text]).items()
     typed = text.partition("=")[2]
 
     def fits(tag: Any) -> bool:

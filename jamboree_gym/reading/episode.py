@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +16,7 @@ from jamboree_gym.encoding.rows import Rows
 from jamboree_gym.environment.provenance import decode_provenance
 from jamboree_gym.environment.spaces import space_from_json
 from jamboree_gym.errors import DecodeError, EpisodeNotFound, ReplayError
+from jamboree_gym.handlers.db_handler import DBHandler
 from jamboree_gym.handlers.flags import Flag, FlaggedHandler, FlagHandler
 from jamboree_gym.handlers.follow import EpisodeTail, StepCursor
 from jamboree_gym.handlers.rendered_frames import RenderHandler
@@ -58,6 +59,7 @@ if TYPE_CHECKING:
 __all__ = ["Episode", "recent_of"]
 
 _STEPS_PER_READ = 256  # as many as a batch may hold
+_SideLog = TypeVar("_SideLog", bound=DBHandler)
 
 
 class Episode(StaysHere, ReadWhenShown):
@@ -221,8 +223,7 @@ class Episode(StaysHere, ReadWhenShown):
     @checked
     def recent(self, n: Count) -> Transitions:
         """The newest n steps as arrays, oldest first; `Jamboree.recent` for several episodes."""
-        held = self._connection.held(self._reader.key)
-        found = None if held is None else newest_transitions(held, n)
+        found = self._recent_in_memory(n)
         return recent_of([self], n)[0] if found is None else found
 
     def _recent_in_memory(self, n: int) -> Transitions | None:
@@ -305,13 +306,15 @@ class Episode(StaysHere, ReadWhenShown):
         return self._renders().frames(start, stop)
 
     def _renders(self) -> RenderHandler:
-        handler = RenderHandler(self._connection)
-        handler["episode"] = self.id
-        return handler
+        return self._handler(RenderHandler)
 
     def snapshots(self) -> SnapshotHandler:
         """Where the environment stood after some of its steps; kept with `snapshot_every=`."""
-        handler = SnapshotHandler(self._connection)
+        return self._handler(SnapshotHandler)
+
+    def _handler(self, of_class: Callable[[Connection], _SideLog]) -> _SideLog:
+        """The handler of one of its side logs."""
+        handler = of_class(self._connection)
         handler["episode"] = self.id
         return handler
 
@@ -332,22 +335,17 @@ class Episode(StaysHere, ReadWhenShown):
             InvalidArgument: The note is empty or longer than 2,000 characters.
         """
         run = self._notes()[0].run
-        self._flags().put(note, step=step)
+        self._handler(FlagHandler).put(note, step=step)
         FlaggedHandler(self._connection, run).put(self.id)
         self._connection.flush()
 
     def flags(self) -> list[Flag]:
         """The notes with which it was marked, the oldest first."""
-        return self._flags().flags()
+        return self._handler(FlagHandler).flags()
 
     def unflag(self) -> None:
         """Delete all notes with which it was marked."""
-        self._flags().delete()
-
-    def _flags(self) -> FlagHandler:
-        handler = FlagHandler(self._connection)
-        handler["episode"] = self.id
-        return handler
+        self._handler(FlagHandler).delete()
 
     @checked
     def tail(self, *, timeout_s: Seconds | None = None) -> Iterator[StepData]:
@@ -470,7 +468,8 @@ class Episode(StaysHere, ReadWhenShown):
     def _delete_what_lies_beside(self) -> None:
         """Asks the backup only where the episode has been there: where embedded, that starts it."""
         may_be_backed_up = self._may_be_backed_up()
-        for handler in (self._renders(), self.snapshots(), self._flags()):
+        for of_class in (RenderHandler, SnapshotHandler, FlagHandler):
+            handler = self._handler(of_class)
             if may_be_backed_up or _is_there(handler):
                 handler.delete()
 
@@ -602,7 +601,7 @@ def recent_of(episodes: Sequence[Episode], n: int) -> list[Transitions]:
     return [cast(Transitions, recent[episode.id]) for episode in episodes]
 
 
-def _is_there(handler: RenderHandler | SnapshotHandler | FlagHandler) -> bool:
+def _is_there(handler: DBHandler) -> bool:
     try:
         return handler.count() > 0
     except DecodeError:  # what is damaged can be deleted

@@ -28,13 +28,12 @@ from jamboree_gym.servers.supervisor_access import (
     retry_or_raise,
     time_left_s,
 )
-from jamboree_gym.store.urls import folder_url, mask_password
+from jamboree_gym.store.urls import folder_url
 
 __all__ = [
     "EmbeddedServers",
     "ServerStatus",
     "default_home",
-    "mask_password",
     "server_status",
     "stop_servers",
 ]

@@ -1,4 +1,4 @@
-"""URLs of stores: hides their passwords, and finds URLs that would be misread."""
+"""URLs of stores: what they name, and which of them would be misread."""
 
 from __future__ import annotations
 
@@ -20,7 +20,6 @@ __all__ = [
     "hosts_of",
     "is_cut_short",
     "is_folder",
-    "mask_password",
     "scheme_of",
 ]
 
@@ -38,16 +37,6 @@ def is_cut_short(url: str) -> bool:
     """
     _, _, behind_scheme = url.partition("://")
     return "@" in "".join(_AUTHORITY_ENDS.split(behind_scheme, maxsplit=1)[1:])
-
-
-def mask_password(url: str) -> str:
-    """A store URL without its password, even if the password is badly quoted."""
-    scheme, colon, rest = url.partition("://")
-    login, at, hosts = rest.rpartition("@")
-    user, has_password, _ = login.partition(":")
-    shown = f"{user}:***" if has_password else login
-    hosts = re.sub(r"(?i)([?&][^=&]*password=)[^&]*", r"\1***", hosts)
-    return f"{scheme}{colon}{shown}{at}{hosts}"
 
 
 def hosts_of(url: str) -> str:

@@ -23,7 +23,7 @@ from jamboree_gym import Jamboree
 from jamboree_gym.cli import build_app
 from jamboree_gym.errors import JamboreeError
 from jamboree_gym.replay import verify
-from jamboree_gym.store.urls import mask_password
+from jamboree_gym.wording import mask_password
 
 HALVES = ("C4NARY", "B1RD")
 NUMBER = "34567"  # it could be taken for a port

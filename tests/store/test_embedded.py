@@ -39,10 +39,10 @@ from jamboree_gym.errors import JamboreeClosed
 from jamboree_gym.servers.embedded import (
     EmbeddedServers,
     default_home,
-    mask_password,
     server_status,
     stop_servers,
 )
+from jamboree_gym.wording import mask_password
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from jamboree_gym.cli.commands import (
     progress_bar,
 )
 from jamboree_gym.cli.output import print_json, print_text
-from jamboree_gym.cli.typed_values import tag_value
+from jamboree_gym.cli.typed_values import named_values
 from jamboree_gym.errors import InvalidArgument
 from jamboree_gym.wording import counted
 
@@ -136,7 +136,7 @@ def import_(
 
     Example: jamboree-gym import cartpole/random-v0 --run imported
     """
-    tags = dict(map(tag_value, tag or ()))
+    tags = named_values("--tag", tag)
     chosen = format or _format_of(dataset)
     if chosen in NOT_IMPORTED:
         raise InvalidArgument(

@@ -14,6 +14,7 @@ from jamboree_gym.cli.commands import (
     check_home,
 )
 from jamboree_gym.cli.output import as_plain, print_json, print_lines, print_text
+from jamboree_gym.wording import mask_password
 
 if TYPE_CHECKING:
     from jamboree_gym.backup import BackupStatus
@@ -40,7 +41,7 @@ def up(
 
     Example: jamboree-gym up --stay --home servers
     """
-    from jamboree_gym.servers.embedded import EmbeddedServers, mask_password
+    from jamboree_gym.servers.embedded import EmbeddedServers
     from jamboree_gym.store.urls import is_folder
 
     with EmbeddedServers.join(home, timeout_s=timeout_s) as servers:

@@ -1,6 +1,5 @@
 """Commands that play environments: to record, to train, to replay, to compare.
 
-Imports: `errors`, `integrations`, `jamboree`, `reading`, `records`, `replay`, `store`, `tables`,
-    `wording`.
+Imports: `errors`, `integrations`, `jamboree`, `reading`, `records`, `replay`, `tables`, `wording`.
 Imported by: `cli`.
 """

@@ -15,7 +15,7 @@ from jamboree_gym.cli.commands import (
     import_modules,
 )
 from jamboree_gym.cli.output import as_plain, print_json, print_lines
-from jamboree_gym.cli.typed_values import env_argument
+from jamboree_gym.cli.typed_values import named_values
 
 __all__ = ["check"]
 
@@ -38,7 +38,7 @@ def check(
     import_modules(modules)
     from jamboree_gym.replay import check_reproducible
 
-    chosen = dict(map(env_argument, arguments or ()))
+    chosen = named_values("--arg", arguments)
     report = check_reproducible(env, chosen, modules=modules or (), steps=steps, seed=seed)
     if json:
         print_json({"equal": bool(report), **as_plain(report)})

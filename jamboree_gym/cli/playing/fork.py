@@ -15,7 +15,7 @@ from jamboree_gym.cli.commands import (
 )
 from jamboree_gym.cli.episode_ids import EpisodeArgument, named_episode
 from jamboree_gym.cli.output import print_json, print_lines
-from jamboree_gym.wording import counted
+from jamboree_gym.wording import counted, mask_password
 
 __all__ = ["fork"]
 
@@ -68,8 +68,6 @@ def _code(
 
 def _arguments(store: StoreOptions) -> str:
     """Of the store, as they were given; no password."""
-    from jamboree_gym.store.urls import mask_password
-
     given = {
         "redis_url": store.redis_url and mask_password(store.redis_url),
         "mongo_url": store.backup_url and mask_password(store.backup_url),

@@ -17,7 +17,7 @@ from jamboree_gym.cli.commands import (
 )
 from jamboree_gym.cli.output import print_json, print_text
 from jamboree_gym.cli.playing.policies import RANDOM, AlgorithmOption, policy_of_text
-from jamboree_gym.cli.typed_values import env_argument, tag_value
+from jamboree_gym.cli.typed_values import named_values
 from jamboree_gym.errors import InvalidArgument
 from jamboree_gym.wording import counted
 
@@ -65,8 +65,8 @@ def record(
     Example: jamboree-gym record CartPole-v1 --episodes 3 --run trial --seed 1
     """
     import_modules(modules)
-    made = _made(env, dict(map(env_argument, arguments or ())))
-    tags = dict(map(tag_value, tag or ()))
+    made = _made(env, named_values("--arg", arguments))
+    tags = named_values("--tag", tag)
     ids, returns, steps = list[str](), list[Any](), 0
     try:
         if seed is not None:
@@ -121,7 +121,7 @@ def train(
             env,
             algorithm,
             timesteps,
-            arguments=dict(map(env_argument, arguments or ())),
+            arguments=named_values("--arg", arguments),
             run=run,
             seed=seed,
             envs=envs,
