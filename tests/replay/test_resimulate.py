@@ -679,9 +679,9 @@ def test_a_lambda_in_a_wrapper_cannot_be_made_again(jam: Jamboree) -> None:
 
 
 def test_a_keyword_argument_that_cannot_be_kept_is_named(jam: Jamboree) -> None:
-    env = gym.make("tests/Scaled-v0", scale=len)
+    env = gym.make("tests/Scaled-v0", scale=lambda: 1)
 
-    with pytest.raises(ReplayError, match=r"argument scale=builtins:len cannot be kept"):
+    with pytest.raises(ReplayError, match=r"argument scale=.*<lambda> cannot be kept"):
         verify(record(jam, env))
 
 
