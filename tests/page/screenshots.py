@@ -28,7 +28,7 @@ from jamboree_gym.reading.episode import Episode  # noqa: E402
 from jamboree_gym.servers.embedded import stop_servers  # noqa: E402
 
 IMAGES = HERE.parents[1] / "docs" / "images"
-MOST_BYTES = 150_000
+MOST_BYTES = 160_000
 SIZE = {"width": 1280, "height": 820}
 NARROW = {"width": 390, "height": 844}
 TIMESTEPS = 8_000
