@@ -3,7 +3,7 @@ import { html, useEffect, useMemo, useRef, useState } from "./vendor.js";
 import { ask, deleteFlags, setFlag, watch } from "./api.js";
 import { Columns } from "./columns.js";
 import { Cursor, Zoom } from "./cursor.js";
-import { ago, brief, count, duration, number, time } from "./format.js";
+import { ago, brief, count, duration, number, returned, time } from "./format.js";
 import { VirtualTable } from "./list.js";
 import { Panels } from "./panels.js";
 import { Picture } from "./picture.js";
@@ -144,7 +144,7 @@ function Shown({ episode, values, store, setEpisode }) {
       ${around && around.number ? html`<span class="pager"><${Step} id=${around.before} label="Episode before" mark="‹" /><span class="quiet tabular">${count(around.number)} of ${count(around.total)}</span><${Step} id=${around.after} label="Episode after" mark="›" /></span>` : null}
       <a class="button" href=${href("/lineage", { id })}>forks</a></div>
     <dl class="stats">
-      <${Stat} name="return" value=${number(episode.episode_return, 6)} /><${Stat} name="steps" value=${count(episode.steps)} />
+      <${Stat} name="return" value=${returned(episode, 6)} /><${Stat} name="steps" value=${count(episode.steps)} />
       <${Stat} name="took" value=${duration(episode.elapsed_s)} /><${Stat} name="seed" value=${episode.seed ?? "–"} />
       <${Stat} name="began" value=${time(episode.started_at)} />
       ${episode.parent ? html`<${Stat} name="forked from" value=${html`<a href=${href("/episode", { id: episode.parent, step: episode.fork_step })}><code>${brief(episode.parent)}</code> at ${episode.fork_step}</a>`} />` : null}

@@ -13,6 +13,11 @@ export function number(value, digits = 4) {
   return digits > 5 && text.includes(".") ? text.replace(/\.?0+$/, "") : text; // in a table, digits stand below digits
 }
 
+/** The return of an episode; of several numbers, each. */
+export function returned(episode, digits = 4) {
+  return episode.returns ? `(${episode.returns.map((one) => number(one, digits)).join(", ")})` : number(episode.episode_return, digits);
+}
+
 export function count(value) {
   return value === null || value === undefined ? "–" : whole.format(value).replace("-", "−");
 }

@@ -1,7 +1,7 @@
 // One run: its curves, what stands out, and all of its episodes.
 import { html, useEffect, useMemo, useRef, useState } from "./vendor.js";
 import { ask, watch } from "./api.js";
-import { ago, brief, count, duration, number, short, time } from "./format.js";
+import { ago, brief, count, duration, number, returned, short, time } from "./format.js";
 import { RunCurves, axisOf } from "./curves.js";
 import { PART, VirtualTable } from "./list.js";
 import { Choice, Empty, Loading, Problem, Stat, State, TextField, Values, useAnswer } from "./parts.js";
@@ -55,7 +55,7 @@ function Outliers({ run }) {
   useEffect(() => { if (value) again(); }, [run.version]);
   if (!outliers.best) return null;
   const surprise = value && value.surprise;
-  const lines = [["best", (one) => number(one.episode_return)], ["worst", (one) => number(one.episode_return)], ["longest", (one) => `${count(one.steps)} steps`]];
+  const lines = [["best", (one) => returned(one)], ["worst", (one) => returned(one)], ["longest", (one) => `${count(one.steps)} steps`]];
   return html`<section class="panel" aria-label="Outliers"><h2>Outliers</h2><ul class="lines">
     ${lines.map(([name, shown]) => html`<li key=${name}><a href=${href("/episode", { id: outliers[name].id })}><span>${name}</span><b>${shown(outliers[name])}</b><code>${brief(outliers[name].id)}</code></a></li>`)}
     ${surprise ? html`<li title="the value that the agent was most wrong about, as the next step showed; among the newest 200 episodes"><a href=${href("/episode", { id: surprise.id, step: surprise.step })}>
@@ -170,7 +170,7 @@ function Episodes({ name, run, values }) {
         html`<span class="quiet">${count(one.number)}</span>`,
         html`<input type="checkbox" aria-label=${`Choose ${brief(one.id)} to compare`} checked=${chosen.includes(one.id)} onChange=${() => choose(one.id)} /> <a href=${href("/episode", { id: one.id })}><code>${brief(one.id)}</code></a>${one.flagged ? html`<span class="flag" title="flagged" role="img" aria-label="flagged">⚑</span>` : null}`,
         html`<${State} state=${one.status} />`,
-        number(one.episode_return, 5), count(one.steps), duration(one.elapsed_s), one.seed ?? "–", time(one.started_at),
+        returned(one, 5), count(one.steps), duration(one.elapsed_s), one.seed ?? "–", time(one.started_at),
       ]} />` : null}
   </section>`;
 }
