@@ -4,7 +4,7 @@ import { colour, short, theme } from "./format.js";
 
 const dark = matchMedia("(prefers-color-scheme: dark)");
 
-function axes(unit, hasNoX) {
+function axes(unit, hasNoX, height) {
   const font = `11px ${theme("font")}`;
   const common = {
     stroke: theme("quiet"), font, labelFont: font,
@@ -12,7 +12,7 @@ function axes(unit, hasNoX) {
   };
   return [
     { ...common, size: hasNoX ? 0 : 24, gap: 4, space: 70, values: hasNoX ? (_, marks) => marks.map(() => null) : unit || ((_, marks) => marks.map(short)) },
-    { ...common, size: 46, gap: 6, space: 16, values: (_, marks) => marks.map(short) },
+    { ...common, size: 46, gap: 6, space: height < 100 ? 16 : 24, values: (_, marks) => marks.map(short) },
   ];
 }
 
@@ -37,7 +37,7 @@ export function Plot({ label, x, series, height = 160, xUnit, marks, onReady, ra
           x: { time: Boolean(isTime), ...(range ? { range: () => range() } : {}) },
           y: { range: yRange || padded },
         },
-        axes: axes(isTime ? null : xUnit, hasNoX),
+        axes: axes(isTime ? null : xUnit, hasNoX, height),
         series: [{}, ...styles],
         bands: bandsOf(series),
         hooks: {
