@@ -16,6 +16,7 @@ PUBLIC = {
         "Jamboree",
         "StepData",
         "Transitions",
+        "register_value",
         "timecontext",
     ],
     "jamboree_envs": ["register_envs"],

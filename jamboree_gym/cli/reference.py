@@ -34,10 +34,19 @@ _HEAD = """\
 # The command line
 
 With `jamboree-gym` you look at a store from a shell. You need
-`pip install 'jamboree-gym[cli]'`. This page is made from the commands themselves:
+`pip install 'jamboree-gym[cli]'`.
+
+```sh
+jamboree-gym record CartPole-v1 --run trial --episodes 3   # three episodes under random actions
+jamboree-gym runs                                          # what is in the store
+jamboree-gym ls --run trial --worst 2                      # the two with the lowest return
+jamboree-gym show @last                                    # the episode that began last
+```
+
+This page is made from the commands themselves:
 `python -m jamboree_gym.cli.reference > docs/cli.md`.
 
-You begin:
+You begin a training:
 
 ```sh
 jamboree-gym doctor                                   # is the set-up right? if not, how to mend it

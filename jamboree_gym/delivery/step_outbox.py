@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from typing import Any, TypeAlias
 
 import msgspec
 import numpy as np
+import numpy.typing as npt
 from msgspec.structs import replace
 
 from jamboree_gym.arrays.step_schema import StepSchema
@@ -40,6 +43,9 @@ SENT_AGAIN_S = 5.0
 MAX_SENT_AGAIN_BYTES = 1 << 18  # of one episode
 
 _pack = msgspec.msgpack.Encoder().encode
+
+Rewards: TypeAlias = Sequence[float] | npt.NDArray[Any]
+"""Of some rows: floats, or an array (n,) or, where each is an array, (n, ...)."""
 
 log = logging.getLogger(__name__)
 
@@ -215,7 +221,7 @@ class StepOutbox(RowBuffer):
         for part in parts:
             elapsed_s = float(part.timestamps[-1]) - self.started_at
             now = status if part is parts[-1] else "running"
-            progress = progress_after(progress, part.stop, part.rewards.tolist(), elapsed_s, now)
+            progress = progress_after(progress, part.stop, part.rewards, elapsed_s, now)
             batches.append(self._batch(part, progress))
         if status not in ("running", progress.status):
             progress = replace(progress, status=status)
@@ -275,9 +281,7 @@ class StepOutbox(RowBuffer):
             self._taken, self._sealed = spans, stop
             return PlainRows(self, extent.row_format, first, stop, packed, schema, status)
 
-    def add_plain(
-        self, rows: PlainRows, encoded: bytes, rewards: Sequence[float], t_last: float
-    ) -> None:
+    def add_plain(self, rows: PlainRows, encoded: bytes, rewards: Rewards, t_last: float) -> None:
         """Take the batch of the rows that `take_plain` gave.
 
         Args:
@@ -524,7 +528,9 @@ def _seal_group(group: Sequence[PlainRows]) -> None:
     batches = encode_step_batches(schema, columns, starts, counts, times, writer)
     newest = np.cumsum(counts) - 1
     last_times, last_flags = times[newest].tolist(), values["flags"][newest].tolist()
-    rewards, first = values["reward"].tolist(), 0
+    rewards, first = values["reward"], 0
+    if schema.has_one_number:
+        rewards = rewards.tolist()
     for position, rows in enumerate(group):
         stop, flags = first + counts[position], last_flags[position]
         if rows.status == "running" and flags:  # it is here a moment before `end` is called
@@ -543,7 +549,7 @@ def _status_of(flags: int) -> EpisodeStatus:
 def progress_after(
     known: Progress,
     rows: int,
-    rewards: Sequence[float],
+    rewards: Rewards,
     elapsed_s: float,
     status: EpisodeStatus = "running",
 ) -> Progress:
@@ -556,7 +562,22 @@ def progress_after(
         elapsed_s: Seconds from the reset to the last of them.
         status: After them.
     """
-    episode_return = known.episode_return
+    if isinstance(rewards, np.ndarray):
+        if rewards.ndim > 1:
+            returns = _returns_after(known.returns, rewards)
+            return Progress(status, rows - 1, math.nan, elapsed_s, returns)
+        rewards = rewards.tolist()
+    # Row 0 may have been of another form than the rows after it.
+    episode_return = known.episode_return if known.returns is None else 0.0
     for reward in rewards:  # one by one: the sum is the same however the rows were cut
         episode_return += reward
     return Progress(status, rows - 1, episode_return, elapsed_s)
+
+
+@np.errstate(all="ignore")
+def _returns_after(known: tuple[float, ...] | None, rewards: npt.NDArray[Any]) -> tuple[float, ...]:
+    """The sum of each component; one row after the other, as above."""
+    flat = rewards.reshape(len(rewards), -1).astype(np.float64)
+    is_alike = known is not None and len(known) == flat.shape[1]
+    before = known if is_alike else np.zeros(flat.shape[1])
+    return tuple(np.add.accumulate([before, *flat], axis=0)[-1].tolist())

@@ -44,6 +44,7 @@ __all__ = [
     "hides_truncations",
     "rng_state_of",
     "spec_of",
+    "versions_of",
 ]
 
 FORMAT_VERSION = 2  # 1 had no `exact` and no `not_kept` arguments
@@ -349,6 +350,11 @@ def _modules(stack: Sequence[gym.Env[Any, Any]], spec: EnvSpec | None) -> set[st
         modules = {entry_point.partition(":")[0] for entry_point in entry_points}
     packages = {module.rpartition(".")[0] for module in modules}
     return modules | {engine for package, engine in _ENGINES.items() if package in packages}
+
+
+def versions_of(modules: Iterable[str]) -> dict[str, str]:
+    """Names and versions of the distributions that these modules come from."""
+    return _distributions_of(modules)
 
 
 def _distributions_of(modules: Iterable[str]) -> dict[str, str]:

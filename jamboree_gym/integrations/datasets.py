@@ -113,6 +113,7 @@ def to_datasets(
 def _columns(steps: Transitions) -> Mapping[str, Column | None]:
     columns = number_columns(steps)
     for name, arrays in (
+        ("reward", steps.rewards),
         ("action", steps.actions),
         ("observation", steps.observations),
         ("next_observation", steps.next_observations),

@@ -55,8 +55,9 @@ def to_hdf5(
 
     - `observations` (T + 1, ...) and `actions` (T, ...): `actions[k]` is taken from
       `observations[k]`. A dict is a group with its keys, a tuple one with `_index_0`, ....
-    - `rewards` float64 (T,), `terminations`, `truncations` bool (T,). An episode that broke off
-      (abandoned, interrupted) is truncated at its last step, as Minari has it; `status` tells.
+    - `rewards` float64 (T,), or (T, ...) where a reward is several numbers; `terminations`,
+      `truncations` bool (T,). An episode that broke off (abandoned, interrupted) is truncated at
+      its last step, as Minari has it; `status` tells.
     - `timestamps` float64 (T,), epoch seconds, and `annotations/<name>` (T, ...): NaN (0 for what
       is no float) where the agent said nothing.
     - `infos/<key>` (T + 1,), the reset's first, for keys whose values are numbers, bools or texts;
@@ -205,6 +206,8 @@ class _Writer:
             episode_id=summary.id,
             tags=json.dumps(summary.tags, default=str),
         )
+        if summary.returns is not None:
+            group.attrs["returns"] = summary.returns
         if summary.seed is not None:
             group.attrs["seed"] = summary.seed
         self.lengths[summary.id] = summary.steps

@@ -46,9 +46,9 @@ def to_rlds(query: EpisodeQuery, *, progress: bool | Progress = False) -> Iterat
         A dict for each episode:
 
         - `steps`: a list of dicts with `observation` and `action` (as recorded, dicts and tuples
-          too), `reward` (float64), `discount` (float32: 0 where the episode terminated with this
-          step, else 1), `is_first`, `is_last`, `is_terminal` (bool; the last one of an episode that
-          terminated).
+          too), `reward` (float64 or array), `discount` (float32: 0 where the episode terminated
+          with this step, else 1), `is_first`, `is_last`, `is_terminal` (bool; the last one of an
+          episode that terminated).
         - `episode_id`, `experiment_id` (the run), `env_id`.
         - `invalid`: whether the environment did not end it (abandoned, interrupted, still running).
 
@@ -91,7 +91,7 @@ def _steps(part: EpisodePart) -> Iterator[dict[str, Any]]:
         yield {
             "observation": _value(rows.observations, count),
             "action": _zeros_like(_value(rows.actions, count)),
-            "reward": np.float64(0),
+            "reward": _zeros_like(rows.rewards[count]),
             "discount": np.float32(0),
             "is_first": part.is_first and count == 0,
             "is_last": True,

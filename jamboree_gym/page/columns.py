@@ -187,7 +187,7 @@ def rows_of(episode: Episode, start: int, stop: int) -> list[dict[str, Any]]:
         {
             "step": step.index,
             "action": brief(step.action),
-            "reward": step.reward,
+            "reward": step.reward if isinstance(step.reward, float) else brief(step.reward),
             "observation": brief(step.observation),
             "terminated": step.terminated,
             "truncated": step.truncated,

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from jamboree_gym.checked import checked
 from jamboree_gym.environment.provenance import describe, env_id_of, generator_of
-from jamboree_gym.errors import ReplayError
+from jamboree_gym.errors import InvalidArgument, ReplayError
 from jamboree_gym.progress import Progress, reported
 from jamboree_gym.reading.episode import Episode
 from jamboree_gym.recording.options import RecordOptions
@@ -179,6 +179,11 @@ def what_if(
         trust_snapshots=trust_snapshots,
     )
     rest = episode._rows(step)
+    if rest.rewards.ndim > 1:
+        raise InvalidArgument(
+            f"what_if compares returns that are one number, and a reward of episode {episode.id!r} "
+            f"has shape {rest.rewards.shape[1:]}: continue forks of it in a loop of your own"
+        )
     children = _Children(episode, step, run, tags) if record else None
 
     def continuations() -> Iterator[tuple[int, tuple[float, int]]]:

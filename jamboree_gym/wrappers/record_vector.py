@@ -18,7 +18,7 @@ from jamboree_gym.checked import checked
 from jamboree_gym.connection import HasConnection
 from jamboree_gym.environment.outcomes import flags_of
 from jamboree_gym.environment.provenance import class_name, rng_state_of
-from jamboree_gym.environment.reward_spaces import check_vector_reward_space
+from jamboree_gym.environment.reward_spaces import check_held_rewards
 from jamboree_gym.environment.sent_specs import fetch_specs, spec_of_parent
 from jamboree_gym.errors import InvalidArgument, InvalidRecord
 from jamboree_gym.process_life import StaysHere
@@ -90,7 +90,9 @@ class RecordEpisodes(RecordedSubEnvs, StaysHere, VectorWrapper):
         strict_infos: bool = False,
     ) -> None:
         self._mode = autoreset_mode(env)
-        check_vector_reward_space(env)
+        base = env.unwrapped
+        if isinstance(base, SyncVectorEnv) and type(base).step is SyncVectorEnv.step:
+            check_held_rewards(base.envs, "Gymnasium's SyncVectorEnv")
         self._recorder = VectorRecorder(
             jam,
             env.single_observation_space,

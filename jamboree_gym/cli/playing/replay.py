@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from itertools import islice
-from typing import TYPE_CHECKING, Annotated, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
@@ -179,7 +179,7 @@ class _Drawing:
 
     def __init__(self, episode: Episode) -> None:
         self.total = len(episode)
-        self.earned = 0.0
+        self.earned: Any = 0.0
         self.count = 0
         self.last: ReplayedStep | None = None
 
@@ -194,7 +194,7 @@ class _Drawing:
         equal = "equal to the recording" if one else "DIFFERS from the recording"
         head = (
             f"step {one.step.index:,} of {self.total:,}  action {brief(one.step.action)}  "
-            f"reward {brief(one.step.reward)}  return {self.earned:.6g}  {equal}"
+            f"reward {brief(one.step.reward)}  return {brief(self.earned)}  {equal}"
         )
         columns, rows = shutil.get_terminal_size()
         return [head, "", *rendered_lines(one.frame, columns - 1, rows - HEAD_LINES)]
