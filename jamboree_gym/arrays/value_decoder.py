@@ -184,7 +184,10 @@ _DECODERS: Final[dict[int, Callable[[memoryview], Any]]] = {
     Code.TUPLE: lambda data: tuple(_decode_list(data)),
     Code.SET: lambda data: set(map(_as_key, _decode_list(data))),
     Code.FROZENSET: lambda data: frozenset(map(_as_key, _decode_list(data))),
-    Code.PAIRS: lambda data: {_as_key(key): item for key, item in _decode_pairs(data)},
+    Code.PAIRS: lambda data: {
+        key if key.__class__ in _PLAIN_KEYS else _as_key(key): item
+        for key, item in _decode_pairs(data)
+    },
     Code.BIGINT: lambda data: int(bytes(data), 16),
     Code.COMPLEX: lambda data: complex(*_decode_complex(data)),
     Code.ARRAY: _decode_array,

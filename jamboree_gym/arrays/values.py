@@ -39,6 +39,7 @@ __all__ = [
     "encode_mapping",
     "encode_value",
     "is_plain",
+    "renewed",
     "shown",
 ]
 
@@ -305,6 +306,13 @@ def _holds_alike(value: Any) -> bool:
     if isinstance(value, (np.ndarray, np.generic)) and value.dtype.kind == "V":
         return issubclass(value.dtype.type, np.void)
     return value.__class__ in _TAGS or isinstance(value, (np.generic, np.dtype))
+
+
+def renewed(value: Any) -> Any:
+    """The value, with what its stand-ins stand for where their classes have been loaded since."""
+    if value.__class__ in _PLAIN or value.__class__ in _NUMBER_CODES:
+        return value
+    return decode_value(encode_value(value), where="memory")
 
 
 # -- what cannot be written, and where it is ---------------------------------------------

@@ -27,6 +27,7 @@ from jamboree_gym.store.backups.records import (
     StoredLog,
 )
 from jamboree_gym.store.listing_recovery import uncover
+from jamboree_gym.store.lost_deletions import carry_out, delete_again
 from jamboree_gym.store.redis.store import RedisStore
 from jamboree_gym.store.urls import backup_name
 
@@ -82,6 +83,7 @@ class LogCopier:
         if epoch != self._epoch:
             self._epoch, self._blobs = epoch, set()
         self._look_for_late_copies()
+        delete_again(self._store, self._backup)
         finish_deletions(self._store, self._backup)
 
     def _look_for_late_copies(self) -> None:
@@ -419,9 +421,7 @@ def _incomplete_logs(logs: Mapping[str, Head]) -> set[str]:
 def finish_deletions(store: RedisStore, backup: BackupStore) -> int:
     """Delete from the backup what was deleted in Redis; return the number of logs."""
     deleted = sorted(store.deletions.noted())
-    backup.delete(deleted)
-    for key, born in deleted:
-        store.deletions.forget(key, born, backup=backup.identity())
+    carry_out(store, backup, deleted)
     return len(deleted)
 
 

@@ -371,7 +371,10 @@ def autoreset_mode(env: VectorEnv[Any, Any, Any]) -> AutoresetMode:
 
 def _is_independent(base: VectorEnv[Any, Any, Any]) -> bool:
     """Whether each sub-environment is a separate one, as gymnasium.make gives it."""
-    return isinstance(base, (SyncVectorEnv, AsyncVectorEnv)) and not getattr(base, "worker", None)
+    own_worker = getattr(base, "worker", None)
+    if own_worker and type(base).__module__.startswith("mo_gymnasium."):
+        own_worker = None  # it differs from Gymnasium's in the shape of rewards
+    return isinstance(base, (SyncVectorEnv, AsyncVectorEnv)) and not own_worker
 
 
 def leaves_autoresets(base: VectorEnv[Any, Any, Any]) -> bool:

@@ -76,9 +76,9 @@ FAULTS = (
     ),
     PlantedFault(
         "a deletion is forgotten before MongoDB has done it",
-        "backup/copy.py",
-        "    backup.delete(deleted)\n",
-        "    backup.clear_deleted(deleted)\n",
+        "store/lost_deletions.py",
+        "    backup.delete(logs)\n",
+        "    backup.clear_deleted(logs)\n",
     ),
     PlantedFault(
         "a slow reader restores what was deleted meanwhile",

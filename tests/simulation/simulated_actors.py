@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 from gymnasium.vector import SyncVectorEnv
-from ledger import Episode, Found, Ledger, in_mongo, in_redis
+from ledger import Episode, Found, Ledger, deleted_in_mongo, in_mongo, in_redis
 from pausable import Pausable
 from processes import NoteHandler
 from recorded_envs import CountingEnv
@@ -552,6 +552,8 @@ class _Simulation:
         assert jam is not None
         self.world.tell(f"{running.process.name} copies to MongoDB")
         jam.backup.flush()
+        if not running.had_trouble:
+            self.ledger.all_is_copied()
 
     def _follow_up(self, running: Running, _: int) -> None:
         """A round of the automatic backup."""
@@ -737,8 +739,9 @@ class _Simulation:
             newer = after if id in after.episodes else copied
             if id in self.ledger.episodes and newer.statuses.get(id) != status:
                 self.ledger.episodes[id].status = ""
-        self.ledger.come_back(after)
-        self.ledger.come_back(copied)
+        carried_out = deleted_in_mongo(self.world.mongo, NAMESPACE, NAMESPACE)
+        self.ledger.come_back(after, carried_out)
+        self.ledger.come_back(copied, ())
         self.was_emptied = True
 
     def _arrives(self, what: str, execute: Callable[[], object]) -> None:
@@ -848,6 +851,7 @@ class _Simulation:
         if not follower._leader_lock.claim():
             self.violated("a dead backup keeps the others from copying")
         jam.backup.flush()
+        self.ledger.all_is_copied()
         if self.has_failed_over:  # Redis may lack what it had before, and MongoDB still has
             jam.backup.restore()
         report = jam.backup.verify()

@@ -12,9 +12,12 @@ import numpy as np
 
 from jamboree_gym.wording import shortened
 
-__all__ = ["StandIn", "is_alike", "stand_in"]
+__all__ = ["REFERENCE", "StandIn", "is_alike", "stand_in"]
 
 MAX_SHOWN: Final = 200
+REFERENCE: Final = "reference"
+"""Kind of a class or function that an argument was; the content is its name."""
+
 _FIELDS: Final[dict[str, tuple[str, ...]]] = {
     "enum": ("name", "value"),
     "flag": ("names", "value"),
@@ -45,6 +48,8 @@ class StandIn:
     def class_name(self) -> str:
         """The class, as `module:name`; the kind, where it has no class of its own."""
         has_name = isinstance(self.content, list) and self.content[:1]
+        if self.kind == REFERENCE:
+            return str(self.content)
         if not has_name or not isinstance(self.content[0], str):
             return self.kind
         return f"pandas.{self.content[0]}" if self.kind == "pandas" else self.content[0]

@@ -13,6 +13,7 @@ import typer
 
 from jamboree_gym.cli.commands import (
     NO,
+    EnvArgumentsOption,
     JsonOption,
     ModulesOption,
     StoreOptions,
@@ -23,6 +24,7 @@ from jamboree_gym.cli.episode_ids import EpisodeArgument, named_episode
 from jamboree_gym.cli.live_screen import show_live
 from jamboree_gym.cli.looking.episodes import STEP_COLUMNS
 from jamboree_gym.cli.output import as_plain, print_json, print_row, print_text, printable
+from jamboree_gym.cli.playing.handed import MakeOption, handed_over
 from jamboree_gym.cli.typed_values import speed_of
 from jamboree_gym.errors import InvalidArgument, ReplayMismatch
 from jamboree_gym.wording import counted
@@ -60,6 +62,8 @@ def replay(
         bool, typer.Option("--recorded", help="Show what was recorded; simulate nothing.")
     ] = False,
     modules: ModulesOption = None,
+    arguments: EnvArgumentsOption = None,
+    make: MakeOption = None,
     trust_entry_point: TrustOption = False,
     json: JsonOption = False,
 ) -> None:
@@ -82,7 +86,11 @@ def replay(
         from jamboree_gym.replay import replay_steps
 
         played = replay_steps(
-            found, start=start, render=is_drawn, trust_entry_point=trust_entry_point
+            found,
+            start=start,
+            render=is_drawn,
+            trust_entry_point=trust_entry_point,
+            **handed_over(make, arguments),
         )
         try:
             shown = islice(played, steps)

@@ -227,6 +227,7 @@ class _Source:
                 summary,
                 steps=0,
                 episode_return=0.0,
+                returns=None,
                 parent=self._relinked(summary.parent),
                 parent_run=None if summary.parent is None else self._new_run_of_parent(summary),
             ),

@@ -37,6 +37,7 @@ from jamboree_gym.arrays.packing import (
     stack,
 )
 from jamboree_gym.arrays.step_schema import schema_at
+from jamboree_gym.arrays.values import renewed
 from jamboree_gym.encoding.rows import Rows
 from jamboree_gym.environment.outcomes import reward_of
 from jamboree_gym.environment.provenance import hides_truncations
@@ -80,7 +81,7 @@ def recorded_actions(rows: Rows) -> Iterator[Any]:
     if len(rows.schemas) == 1 and isinstance(layout, Leaf) and rows.actions.dtype == layout.dtype:
         actions = rows.actions[1:]  # all at once: a tenth of the time
         return iter(actions.tolist() if layout.kind == "python" else actions)
-    return (rows.action(row) for row in range(1, len(rows)))
+    return (renewed(rows.action(row)) for row in range(1, len(rows)))
 
 
 class SecondRun:
