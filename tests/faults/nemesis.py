@@ -45,7 +45,7 @@ from warm import start_warm
 
 from jamboree_gym.servers.home import VALKEY_SOCKET
 
-ENDS_WITHIN_S = 60.0  # a process that has been told to
+ENDS_WITHIN_S = 180.0  # a process that has been told to; its last copy takes a while
 READS_ALL_WITHIN_S = 600.0  # the last ones: half a second an episode, on a busy machine
 WARM_UP_S = 2.0
 STOPPED_FOR_LONG_S = LEASE_S + 2

@@ -134,7 +134,7 @@ def recording(
     opened.close()
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(600 + 3600 // EVERY)
 @pytest.mark.parametrize("direction", ["up", "down"])
 @pytest.mark.parametrize("recording", ["sync", "buffered"], indirect=True)
 def test_an_append_that_is_cut_at_any_byte_is_there_once_and_unchanged(

@@ -169,6 +169,10 @@ FAULTS: dict[str, tuple[str, Sequence[Operation]]] = {
         "what_was_acknowledged_is_there",
         [listed("x", 9.0, e=("terminated", 2), e2=("running", 2))],
     ),
+    "a flushed step of a living writer is not listed": (
+        "what_was_acknowledged_is_there",
+        [listed("x", 9.0, e=("terminated", 2), e2=("running", 2), d=("running", 0))],
+    ),
     "an acknowledged record is gone": (
         "what_was_acknowledged_is_there",
         [records("x", 9.0, (0, "b", 1), (1, "s", 1))],
@@ -271,6 +275,10 @@ EXCUSED: dict[str, Sequence[Operation]] = {
         gone(EMPTIED_AFTER_ALL, "d", 91.0),
     ],
     "Redis was killed right after the answer": [KILLED, read("x", "e2", 1, "running", 9.5)],
+    "Redis was killed right after the answer, and lists less": [
+        KILLED,
+        listed("x", 9.5, e=("terminated", 2), e2=("running", 1), d=("running", 1)),
+    ],
     "the writer was stopped": [STOPPED, read("x", "e2", 2, "interrupted", 31.5)],
     "a flush has said that it is lost": [
         op("nemesis", "empty", "redis", 9.0),
@@ -324,6 +332,14 @@ FOUND_ALL_THE_SAME: dict[str, tuple[str, Sequence[Operation]]] = {
     "Redis was killed long after the answer": (
         "what_was_acknowledged_is_there",
         [KILLED, read("x", "e", 1, "running", 9.5)],
+    ),
+    "a listing lacks what was acknowledged long before Redis was killed": (
+        "what_was_acknowledged_is_there",
+        [KILLED, listed("x", 9.5, e=("terminated", 2), e2=("running", 1), d=("running", 0))],
+    ),
+    "Redis lost steps when it was killed, and lacks them after a later answer": (
+        "what_was_acknowledged_is_there",
+        [KILLED, stepped("s", "e2", 3, 10.0), read("x", "e2", 2, "running", 11.0)],
     ),
     "Redis was killed, and writes to its disk at once": (
         "what_was_acknowledged_is_there",
