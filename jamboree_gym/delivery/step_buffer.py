@@ -175,13 +175,14 @@ class RowBuffer(RowWriter):
             InvalidRecord: Something of it cannot be encoded, or the reward is neither a number nor
                 an array as the rewards before it; says what.
         """
+        # First: it may write the reset anew, whose observation has the layout that is known now.
+        if reward.__class__ is not float or self._reward is not None:
+            reward = self._packed_reward(reward)
         try:
             packed_observation = self._pack_observation(observation)
             packed_annotation = None if annotation is None else self._pack_annotation(annotation)
         except Exception:  # noqa: BLE001 - as above
             packed_observation, packed_annotation = self._relayout(observation, annotation)
-        if reward.__class__ is not float or self._reward is not None:
-            reward = self._packed_reward(reward)
         now = self._clock()
         if now <= self._t_last:  # the clock was set back, or is coarse
             now = math.nextafter(self._t_last, math.inf)

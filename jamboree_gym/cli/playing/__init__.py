@@ -1,5 +1,6 @@
 """Commands that play environments: to record, to train, to replay, to compare.
 
-Imports: `errors`, `integrations`, `jamboree`, `reading`, `records`, `replay`, `tables`, `wording`.
+Imports: `environment`, `errors`, `integrations`, `jamboree`, `reading`, `records`, `replay`,
+    `tables`, `wording`.
 Imported by: `cli`.
 """
