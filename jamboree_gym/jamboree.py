@@ -20,6 +20,8 @@ from jamboree_gym.delivery.backpressure import WhenFull
 from jamboree_gym.delivery.writer import CLOSE_TIMEOUT_S, WriteMode
 from jamboree_gym.errors import InvalidArgument, MissingExtra, UnsupportedSpace
 from jamboree_gym.handlers.rendered_frames import RecordFrames
+from jamboree_gym.multi_agent.description import api_of
+from jamboree_gym.multi_agent.joint_episode import JointEpisode, joint_episode_of, joint_episodes
 from jamboree_gym.reading.diff import EpisodeDiff, diff
 from jamboree_gym.reading.episode import Episode, recent_of
 from jamboree_gym.reading.finding.filters import EpisodeFilter
@@ -253,7 +255,8 @@ class Jamboree(HasConnection):
         """Wrap an environment so that every step is recorded.
 
         Args:
-            env: An environment, a vector environment, or a VecEnv of Stable-Baselines3.
+            env: An environment, a vector environment, an AEC or Parallel environment of PettingZoo,
+                or a VecEnv of Stable-Baselines3.
             **options: What the wrapper of such an environment takes: see `RecordEpisodes`.
                 Frames and snapshots are kept of a single environment only.
 
@@ -263,14 +266,15 @@ class Jamboree(HasConnection):
             InvalidArgument: The run is no name, or another argument is not what it can be.
         """
         if not isinstance(env, gym.Env):
+            kind = "a vector environment" if api_of(env) is None else "one of several agents"
             for name, kept in (
                 ("record_frames", options.pop("record_frames", None)),
                 ("snapshot_every", options.pop("snapshot_every", None)),
             ):
                 if kept:
                     raise InvalidArgument(
-                        f"{name}= is for single environments: a vector environment gives that of "
-                        "all its environments at once, not of the episodes that are recorded"
+                        f"{name}= is for single environments: {kind} gives that of all at once, not "
+                        "of the episodes that are recorded"
                     )
         return _recorder_of(env)(env, self, **options)
 
@@ -299,6 +303,7 @@ class Jamboree(HasConnection):
         run: RunNames | None = None,
         env_id: str | None = None,
         status: str | None = None,
+        agent: Any = None,
         tags: Mapping[str, Any] | None = None,
         min_return: float | None = None,
         since: EpochSeconds | None = None,
@@ -317,6 +322,7 @@ class Jamboree(HasConnection):
             env_id: Only of this environment.
             status: Only with this status: `running`, `terminated`, `truncated`, `abandoned`,
                 `interrupted`.
+            agent: Only of this agent, in environments of several.
             tags: Only with these tags, at these values, or values of which a function is true.
             min_return: Only with at least this return.
             since: Only those begun at or after this time, epoch seconds.
@@ -332,10 +338,64 @@ class Jamboree(HasConnection):
             RunNotFound: When the query is used: there is no such run; names those that there are.
         """
         query = EpisodeQuery(self._open(), wait=wait, forks=forks).where(
-            run=run, env_id=env_id, status=status, tags=tags, min_return=min_return, since=since
+            run=run,
+            env_id=env_id,
+            status=status,
+            agent=agent,
+            tags=tags,
+            min_return=min_return,
+            since=since,
         )
         query = query if order_by is None else query.order_by(order_by)
         return query if limit is None else query[:limit]
+
+    @checked
+    def joint_episode(self, id: Episode | JointEpisode | str) -> JointEpisode:
+        """The episodes of several agents together: by its id, or by that of an agent's episode.
+
+        Example:
+            >>> print(jam.joint_episode(env.joint_id).verify())
+
+        Args:
+            id: The id, or the first letters of it.
+
+        Raises:
+            EpisodeNotFound: There is none.
+        """
+        return joint_episode_of(self._open(), id_of(self._open(), id))
+
+    @checked
+    def joint_episodes(
+        self,
+        *,
+        run: RunNames | None = None,
+        env_id: str | None = None,
+        agent: Any = None,
+        tags: Mapping[str, Any] | None = None,
+        min_return: float | None = None,
+        since: EpochSeconds | None = None,
+        forks: bool = False,
+    ) -> list[JointEpisode]:
+        """Joint episodes in which the episode of an agent matches; each has all its agents.
+
+        Example:
+            >>> won = jam.joint_episodes(run="first", agent="player_1", min_return=1)
+
+        Args:
+            run, env_id, tags, min_return, since, forks: As in `episodes`.
+            agent: Only where the episode of this agent matches.
+        """
+        return joint_episodes(
+            self.episodes(
+                run=run,
+                env_id=env_id,
+                agent=agent,
+                tags=tags,
+                min_return=min_return,
+                since=since,
+                forks=forks,
+            )
+        )
 
     @checked
     def runs(self) -> RunQuery:
@@ -503,6 +563,10 @@ def _recorder_of(env: Any) -> Any:
         return RecordEpisodes
     if isinstance(env, VectorEnv):
         return VectorRecordEpisodes
+    if (api := api_of(env)) is not None:
+        from jamboree_gym import multi_agent
+
+        return multi_agent.RecordAEC if api == "aec" else multi_agent.RecordParallel
     vec_env = sys.modules.get("stable_baselines3.common.vec_env")  # nobody has a VecEnv without it
     if vec_env is not None and isinstance(env, vec_env.VecEnv):
         from jamboree_gym.integrations import sb3
@@ -510,5 +574,6 @@ def _recorder_of(env: Any) -> Any:
         return sb3.VecRecordEpisodes
     raise UnsupportedSpace(
         f"env: {type(env).__name__} cannot be recorded: it is no gymnasium.Env, no "
-        "gymnasium.vector.VectorEnv and no VecEnv of Stable-Baselines3"
+        "gymnasium.vector.VectorEnv, no environment of PettingZoo and no VecEnv of "
+        "Stable-Baselines3"
     )

@@ -206,8 +206,9 @@ class LogCopier:
             note = self._put_blobs(key, head, ())
             since = head.acked or self._count_in_backup(key, head)
             if since < head.held > head.first:
+                name = self._store.keyspace.in_words(key)
                 self.failures[key] = BackupMismatch(
-                    f"{key}: {backup_name(self._backup.where)} lacks its first {head.held} "
+                    f"{name}: {backup_name(self._backup.where)} lacks its first {head.held} "
                     "records, and Redis has evicted them: they are in the backup that was there "
                     "before; open that by backup=URL, and call backup.restore()"
                 )
@@ -277,8 +278,9 @@ class LogCopier:
             except DecodeError as error:
                 self.failures[key] = error
                 continue
+            name = self._store.keyspace.in_words(key)
             self.failures[key] = BackupMismatch(
-                f"{backup_name(self._backup.where)} keeps something else under {key}: {what}; "
+                f"{backup_name(self._backup.where)} keeps something else as {name}: {what}; "
                 "nothing was overwritten. Was Redis emptied and the log begun anew? Delete the "
                 "log, or keep it under another name."
             )

@@ -22,7 +22,12 @@ from gymnasium.envs.registration import EnvSpec, WrapperSpec
 from gymnasium.utils import RecordConstructorArgs
 from gymnasium.wrappers import OrderEnforcing, PassiveEnvChecker, TimeLimit
 
-from jamboree_gym.environment.arguments import arguments_as_json, json_error, shown
+from jamboree_gym.environment.arguments import (
+    arguments_as_json,
+    json_error,
+    shown,
+    warn_of_unkept,
+)
 from jamboree_gym.environment.atari_rng import emulator_state_of
 from jamboree_gym.environment.spaces import check_space, space_to_json
 from jamboree_gym.errors import DecodeError
@@ -44,9 +49,10 @@ __all__ = [
     "hides_truncations",
     "rng_state_of",
     "spec_of",
+    "versions_of",
 ]
 
-FORMAT_VERSION = 2  # 1 had no `exact` and no `not_kept` arguments
+FORMAT_VERSION = 3  # 1 had no `exact` and no `not_kept` arguments, 2 no kinds in `exact`
 GIT_TIMEOUT_S = 2.0
 BASE_VERSIONS = ("python", "numpy", "gymnasium", "jamboree-gym")
 """Versions in every provenance, besides those of the environment and its wrappers."""
@@ -101,6 +107,7 @@ def describe_sub_env(
     stack = list(_stack(env)) if isinstance(env, gym.Env) else []
     spec = spec_of(env)
     env_spec, spec_error = _spec(spec)
+    warn_of_unkept(env_spec)
     content = {
         "format": FORMAT_VERSION,
         "env_spec": env_spec,
@@ -349,6 +356,11 @@ def _modules(stack: Sequence[gym.Env[Any, Any]], spec: EnvSpec | None) -> set[st
         modules = {entry_point.partition(":")[0] for entry_point in entry_points}
     packages = {module.rpartition(".")[0] for module in modules}
     return modules | {engine for package, engine in _ENGINES.items() if package in packages}
+
+
+def versions_of(modules: Iterable[str]) -> dict[str, str]:
+    """Names and versions of the distributions that these modules come from."""
+    return _distributions_of(modules)
 
 
 def _distributions_of(modules: Iterable[str]) -> dict[str, str]:

@@ -18,7 +18,7 @@ FULL = "OOM command not allowed when used memory > 'maxmemory'."
 _SHEBANG = re.compile(rb"#!lua(?: flags=([\w,-]*))?\n")
 _WRITES_AGAIN = ("DEL", "HDEL", "LTRIM", "ZREM")  # a full server takes these, too
 # What stands around each script. An error of a command is a table; `pcall` gives its text alone.
-_FRAME = b"""
+_AROUND = b"""
 local host = ...
 local function ask(...)
   local answer = host(...)
@@ -68,7 +68,7 @@ def _compiled(source: bytes) -> tuple[Any, frozenset[bytes], bool]:
     flags = frozenset((first[1] or b"").split(b",")) if first else frozenset[bytes]()
     body = source[first.end() :] if first else source
     try:
-        made = _LUA.execute(_FRAME + body + _END, _host)
+        made = _LUA.execute(_AROUND + body + _END, _host)
     except LuaError as error:
         raise Refused(f"ERR Error compiling script (new function): {error}") from error
     return made, flags, first is not None

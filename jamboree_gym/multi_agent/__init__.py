@@ -1,0 +1,54 @@
+"""Several agents in one environment: PettingZoo's AEC and Parallel environments.
+
+Imports: `arrays`, `checked`, `connection`, `encoding`, `environment`, `errors`, `handlers`,
+    `process_life`, `reading`, `recording`, `records`, `replay`, `wording`, `wrappers`.
+Imported by: `jamboree`.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from jamboree_gym.multi_agent.joint_episode import JointEpisode, Turn, joint_episodes
+
+if TYPE_CHECKING:
+    from jamboree_gym.multi_agent.fork import JointFork, fork
+    from jamboree_gym.multi_agent.record_aec import RecordAEC
+    from jamboree_gym.multi_agent.record_parallel import RecordParallel
+    from jamboree_gym.multi_agent.replay_envs import ReplayAEC, ReplayParallel
+    from jamboree_gym.multi_agent.verification import JointReport, verify
+
+__all__ = [
+    "JointEpisode",
+    "JointFork",
+    "JointReport",
+    "RecordAEC",
+    "RecordParallel",
+    "ReplayAEC",
+    "ReplayParallel",
+    "Turn",
+    "fork",
+    "joint_episodes",
+    "verify",
+]
+
+# Imported when they are first used: some need PettingZoo, the others what replays need.
+_MODULES = {
+    "JointFork": "fork",
+    "JointReport": "verification",
+    "RecordAEC": "record_aec",
+    "RecordParallel": "record_parallel",
+    "ReplayAEC": "replay_envs",
+    "ReplayParallel": "replay_envs",
+    "fork": "fork",
+    "verify": "verification",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    found = getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
+    globals()[name] = found
+    return found

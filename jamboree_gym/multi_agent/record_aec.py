@@ -1,0 +1,198 @@
+"""`RecordAEC`: every turn of an AEC environment of PettingZoo is recorded."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from contextlib import suppress
+from typing import Any
+
+from pettingzoo.utils.wrappers import BaseWrapper
+
+from jamboree_gym.checked import checked
+from jamboree_gym.connection import HasConnection
+from jamboree_gym.errors import JamboreeClosed
+from jamboree_gym.multi_agent.joint_recorder import ForkPoint, JointRecorder
+from jamboree_gym.multi_agent.looks import look_now
+from jamboree_gym.process_life import StaysHere
+from jamboree_gym.recording.episode_handler import EpisodeHandler
+from jamboree_gym.recording.options import RecordOptions
+from jamboree_gym.recording.recorder import closed_environment
+
+__all__ = ["RecordAEC"]
+
+HAS_MOVED: tuple[()] = ()
+"""`returned` of an error after which an AEC environment has moved: `step` returns nothing."""
+
+
+class RecordAEC(StaysHere, BaseWrapper):  # type: ignore[type-arg]
+    """Records every turn of every agent; changes nothing of what the environment does or returns.
+
+    Each agent has an episode of its own, with the tags `agent` (its name) and `joint` (the id of
+    the whole). A step of it is: what the agent saw at its turn, its action, and what it saw and got
+    at its next turn. An agent looks by `last`; where a turn is taken without it, the recorder looks.
+
+    Example:
+        >>> env = jam.record(pettingzoo.make("aec", "classic/TicTacToe-v3"))
+        >>> env.reset(seed=1)
+        >>> for agent in env.agent_iter():
+        ...     observation, reward, terminated, truncated, info = env.last()
+        ...     env.step(None if terminated or truncated else policy(observation))
+        >>> jam.joint_episode(env.joint_id).verify()
+
+    Args:
+        env: An AEC environment.
+        jam: Where to record. It stays open when the environment is closed.
+        run: Name of the run that the episodes belong to; None = the Jamboree's own.
+        tags: Values by which episodes can be found.
+        handler_class: `EpisodeHandler` or a subclass: each agent has its own.
+        record_infos: Whether to record infos, or a list of the keys to record.
+        strict_infos: Whether an info that cannot be stored is an error.
+
+    Raises:
+        UnsupportedSpace: A space of an agent cannot be recorded; names it.
+        InvalidRecord: A tag cannot be stored; names it.
+        InvalidArgument: An argument is invalid; names it.
+    """
+
+    _instead = "copy or pickle the environment below it (`env.env`), and record the copy"
+
+    @checked
+    def __init__(
+        self,
+        env: Any,
+        jam: HasConnection,
+        *,
+        run: str | None = None,
+        tags: Mapping[str, Any] | None = None,
+        handler_class: type[EpisodeHandler] = EpisodeHandler,
+        record_infos: bool | Collection[str] = True,
+        strict_infos: bool = False,
+    ) -> None:
+        super().__init__(env)
+        options = RecordOptions(run, tags, handler_class, record_infos, strict_infos)
+        self._recorder = JointRecorder(jam, env, "aec", options)
+        self._connection = jam._connection
+        self._looked: Any = None  # the agent whose turn it is, if it has looked
+        self._has_looked = False
+        self._waiting: dict[Any, None] = {}  # agents that have acted since they looked
+        self._is_closed = False
+
+    @property
+    def joint_id(self) -> str:
+        """Id of the current joint episode.
+
+        Raises:
+            NotReset: There is none yet: it begins when the first agent looks.
+        """
+        return self._recorder.joint_id
+
+    def agent_iter(self, max_iter: int = 2**63) -> Any:
+        """As that of the environment below."""
+        return self.env.agent_iter(max_iter)
+
+    def reset(self, seed: int | None = None, options: dict[str, Any] | None = None) -> None:
+        """Reset the environment, and begin a joint episode.
+
+        Raises:
+            StoreUnavailable: As `step`.
+        """
+        self._recorder.admit()
+        self._finish()
+        self._is_closed = False
+        origin = self._recorder.origin(seed, options)
+        try:
+            self.env.reset(seed=seed, options=options)
+        except BaseException:
+            self._recorder.break_off()
+            raise
+        self._has_looked = False
+        self._waiting = {}
+        self._recorder.begin(origin, seed)
+        self._recorder.raise_errors(HAS_MOVED)
+
+    def _begin_child(self, run: ForkPoint, origin: Mapping[str, Any]) -> None:
+        """Begin a joint episode in the environment's current state."""
+        self._recorder.admit()
+        self._waiting = dict.fromkeys(self._recorder.begin_child(run, origin))
+        self._recorder.raise_errors(HAS_MOVED)
+
+    def last(self, observe: bool = True) -> Any:
+        """As that of the environment: what the agent sees whose turn it is, and what it has got.
+
+        It is recorded as it is now. What cannot be recorded, `step` raises.
+        """
+        result = self.env.last(observe)
+        if observe and not self._has_looked and self._recorder.is_recording:
+            self._look(self.env.agent_selection, result)
+        return result
+
+    def _look(self, agent: Any, result: Any) -> None:
+        self._has_looked = True
+        self._waiting.pop(agent, None)
+        self._recorder.arrive(agent, *result)
+
+    def step(self, action: Any) -> None:
+        """Take a turn, and record it.
+
+        A Ctrl-C in the middle abandons the joint episode, because the environment may have moved.
+
+        Raises:
+            StoreUnavailable, StoreFull: If its attribute `returned` is None, the environment has
+                not moved: repeat the call when Redis is back. Else it has, and Redis has not
+                confirmed the turn, which waits in memory.
+            InvalidRecord: Something of an agent cannot be recorded: its episode is abandoned, and
+                the others continue. The environment has moved.
+            JamboreeClosed: The environment was closed, and not reset since.
+        """
+        recorder = self._recorder
+        if not recorder.is_recording:
+            if self._is_closed:
+                raise closed_environment()
+            self.env.step(action)
+            return
+        if self._connection.writer.backpressure.is_on:
+            recorder.admit()
+        agent = self.env.agent_selection
+        if not self._has_looked:
+            self._look(agent, self.env.last())
+        recorder.set_action(agent, action)
+        turn = {"agent": recorder.names.of(agent), "action": recorder.packed(action)}
+        try:
+            self.env.step(action)
+        except BaseException as error:
+            if not isinstance(error, Exception):
+                recorder.break_off()
+            raise
+        self._has_looked = False
+        if agent in recorder.writing:
+            self._waiting[agent] = None
+        recorder.end_turn(turn)
+        recorder.raise_errors(HAS_MOVED)
+
+    def annotate(self, **values: Any) -> None:
+        """Annotate the action of the agent whose turn it is: as `RecordEpisodes.annotate`."""
+        if self._recorder.is_recording:
+            agent = self.env.agent_selection
+            if not self._has_looked:
+                self._look(agent, self.env.last())
+            self._recorder.annotate(agent, values)
+
+    def _finish(self) -> None:
+        """The joint episode ends here: what came of the agents' last actions belongs to it."""
+        if not self._recorder.is_recording:
+            return
+        for agent in list(self._waiting):
+            with suppress(Exception):  # an environment may be beyond that
+                look = look_now(self.env, agent)
+                self._recorder.arrive(agent, *look)
+        self._waiting = {}
+        self._recorder.abandon()
+
+    def close(self) -> None:
+        """Close the environment; unfinished episodes become `abandoned`."""
+        self._is_closed = True
+        try:
+            with suppress(JamboreeClosed):
+                self._finish()
+        finally:
+            self.env.close()

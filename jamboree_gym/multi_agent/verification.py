@@ -1,0 +1,281 @@
+"""Simulates joint episodes again, and compares every agent with what was recorded."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+from jamboree_gym.arrays.difference import EXACT, Tolerance
+from jamboree_gym.arrays.values import encode_value
+from jamboree_gym.checked import checked
+from jamboree_gym.errors import InvalidRecord, ReplayError
+from jamboree_gym.handlers.turns import AGENT_TAG
+from jamboree_gym.multi_agent.comparison import AgentComparison
+from jamboree_gym.multi_agent.joint_episode import JointEpisode, Turn
+from jamboree_gym.multi_agent.looks import Look
+from jamboree_gym.multi_agent.playing import JointRun, OtherOrder, play_before
+from jamboree_gym.multi_agent.rebuilding import MakeJointEnv, made_env
+from jamboree_gym.records import EpisodeSummary
+from jamboree_gym.replay.verification.compare import Mismatch
+from jamboree_gym.replay.verification.report import Change, changes_since
+
+__all__ = ["ComparedRun", "JointReport", "compared", "verify"]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class JointReport:
+    """Result of `verify`; true when all agents saw, got and did the same, in the same order.
+
+    Attributes:
+        joint_id: The joint episode.
+        turns: Number of turns that were played.
+        steps: Number of steps of all agents that were compared.
+        mismatch: The first difference, None when there is none. Its `field` is also `turn` (another
+            agent's turn) or `agents` (others are alive).
+        agent: Name of the agent of this difference; None if it is of no single agent.
+        turn: The turn of this difference.
+        changed: What is not as it was when it was recorded: versions, platform, commit.
+    """
+
+    joint_id: str
+    turns: int
+    steps: int
+    mismatch: Mismatch | None = None
+    agent: Any = None
+    turn: int | None = None
+    changed: tuple[Change, ...] = ()
+
+    def __bool__(self) -> bool:
+        """Whether everything is equal."""
+        return self.mismatch is None
+
+    def __str__(self) -> str:
+        """One line; of a joint episode that differs, a second one with what has changed since."""
+        if self.mismatch is None:
+            return (
+                f"joint episode {self.joint_id}: {self.turns:,} turns and {self.steps:,} steps of "
+                "its agents are equal"
+            )
+        whose = "" if self.agent is None else f"agent {self.agent!r}, "
+        changed = ", ".join(map(str, self.changed)) or "nothing of versions, platform and commit"
+        return (
+            f"joint episode {self.joint_id} differs at turn {self.turn}: {whose}{self.mismatch}\n"
+            f"  changed since it was recorded: {changed}"
+        )
+
+
+class ComparedRun:
+    """A second run of a joint episode, with all agents compared.
+
+    Args:
+        env: The environment.
+        joint: The joint episode.
+        tolerance: How far apart floats may be.
+        infos: Whether infos are compared.
+
+    Attributes:
+        run: The run.
+        last: What each agent has seen last, by its name.
+        acted: What it did last.
+        mismatch, agent, turn: As in `JointReport`.
+    """
+
+    def __init__(
+        self, env: Any, joint: JointEpisode, tolerance: Tolerance, *, infos: bool = True
+    ) -> None:
+        self.joint = joint
+        self.run = JointRun(env, joint.api, self._arrive)
+        self.last: dict[Any, Look] = {}
+        self.acted: dict[Any, Any] = {}
+        self.mismatch: Mismatch | None = None
+        self.agent: Any = None
+        self.turn: int | None = None
+        self._keeps_last = False
+        self._is_before = True  # the turns of the joint episode itself are still to come
+        self._comparisons: dict[Any, list[AgentComparison]] = {}
+        self._early: list[tuple[Any, Any]] = []
+        for episode, summary in zip(joint.episodes, joint.summaries, strict=True):
+            one = AgentComparison(episode, summary, tolerance, infos=infos)
+            self._comparisons.setdefault(summary.tags[AGENT_TAG], []).append(one)
+
+    def play(self, turns: int | None = None) -> None:
+        """Reset, and take this many turns; None = all.
+
+        Of a fork, the turns before it are played first, without comparing.
+        """
+        line = _line_of(self.joint)
+        self._keeps_last = turns is not None or len(line) > 1
+        try:
+            self._is_before = len(line) > 1
+            self.run.begin(line[0])
+            for parent, child in pairwise(line):
+                self._take(parent.turns[: child.fork_turn])
+                self.run.turn = 0
+            if self._is_before:
+                self._begin_fork()
+            self._take(self.joint.turns[:turns])
+            if turns is None:
+                self._look_once_more()
+        except OtherOrder as error:
+            self.mismatch = Mismatch(error.what, error.recorded, error.now, step=error.turn)
+            self.turn = error.turn
+        self._find_first(is_whole=self.mismatch is None and turns is None)
+        if self.mismatch is None and turns is None:
+            self._compare_early()
+
+    def _take(self, turns: list[Turn]) -> None:
+        for turn in turns:
+            self.run.play([turn])
+            self.acted |= turn.actions
+
+    def _begin_fork(self) -> None:
+        """Each agent's episode begins with what it saw last before the fork."""
+        self._is_before = False
+        for name in self.run.names.all_of(self.run.env.agents):
+            if name in self.last:
+                self._arrive(0, name, self.last[name], False)
+        self._early.clear()
+
+    def _arrive(self, turn: int, name: Any, look: Look, is_born: bool) -> None:
+        if self._keeps_last:
+            self.last[name] = look.copied()
+        waiting = self._comparisons.get(name)
+        if self._is_before or not waiting:
+            return  # not compared, or its episode was deleted
+        if is_born and waiting[0].seen and len(waiting) > 1:
+            waiting.append(waiting.pop(0))
+        if waiting[0].seen == 0:
+            self._note_early(name, look)
+        waiting[0].add(turn, look)
+
+    def seen(self, name: Any) -> tuple[EpisodeSummary, int] | None:
+        """The summary of an agent's episode, and how many steps of it were played; None = none."""
+        waiting = self._comparisons.get(name)
+        return None if not waiting else (waiting[0].summary, max(0, waiting[0].seen - 1))
+
+    def _look_once_more(self) -> None:
+        """Agents that looked after their last action, before the joint episode ended."""
+        for name, episodes in self._comparisons.items():
+            if self.joint.api == "aec" and episodes[0].is_short:
+                self.run.look(name)
+
+    def _find_first(self, *, is_whole: bool) -> None:
+        for name, episodes in self._comparisons.items():
+            for one in episodes:
+                one.finish(self.run.turn, is_whole=is_whole)
+                if one.mismatch is not None and (self.turn is None or one.turn <= self.turn):
+                    self.mismatch, self.agent, self.turn = one.mismatch, name, one.turn
+
+    def _note_early(self, name: Any, look: Look) -> None:
+        try:
+            if bool(look.reward != 0):
+                self._early.append((name, look.reward))
+        except Exception:  # noqa: BLE001 - as when it was recorded
+            return
+
+    def _compare_early(self) -> None:
+        recorded = self.joint.early_rewards
+        if _encoded(recorded) != _encoded(self._early):
+            self.mismatch = Mismatch("early_rewards", recorded, self._early, step=0)
+            self.turn = 0
+
+    @property
+    def steps(self) -> int:
+        """Number of steps of all agents that were compared."""
+        return sum(one.compared for those in self._comparisons.values() for one in those)
+
+
+def _line_of(joint: JointEpisode) -> list[JointEpisode]:
+    """The joint episodes that one was forked from: first the one that began with a reset."""
+    line = [joint]
+    while (parent := line[0].parent) is not None:
+        if parent in line:
+            raise ReplayError(f"joint episode {parent.id} is its own parent: it is damaged")
+        line.insert(0, parent)
+    return line
+
+
+def _encoded(rewards: list[tuple[Any, Any]]) -> Any:
+    try:
+        return encode_value([list(one) for one in rewards])
+    except InvalidRecord:
+        return repr(rewards)
+
+
+@checked
+def verify(
+    joint: JointEpisode,
+    *,
+    make: Any = None,
+    rtol: float = 0.0,
+    atol: float = 0.0,
+    infos: bool = True,
+    trust_entry_point: bool = False,
+) -> JointReport:
+    """Simulate a joint episode again: all agents' actions in their order, all values compared.
+
+    The environment is made of the classes that are loaded in this process, with the arguments that
+    the environment remembers. Observations, rewards, ends, infos, the order of turns and who is
+    alive must be equal, bit for bit. A reset without a seed starts from the recorded state of the
+    generator `np_random`; where that is not enough, the joint episodes before are played, too.
+
+    Example:
+        >>> bool(verify(jam.joint_episode(id)))
+        True
+        >>> verify(jam.joint_episode(id), make=lambda: my_env(size=8))
+
+    Args:
+        joint: The joint episode.
+        make: Makes the environment, with all its wrappers: needed where it does not remember its
+            arguments, or has wrappers that are not PettingZoo's own.
+        rtol: Allowed difference of floats, relative to the recorded ones.
+        atol: Allowed absolute difference of floats. If both are 0, every bit must be equal.
+        infos: Whether infos are compared.
+        trust_entry_point: Import and call what the store names, if it is not loaded here. **Anyone
+            who can write to the store can then run any code in this process.**
+
+    Raises:
+        ReplayError: The environment cannot be made or stepped here, or turns are missing; says why.
+    """
+    if not (rtol >= 0 and atol >= 0):
+        raise ReplayError(f"rtol={rtol}, atol={atol}: choose 0 or more")
+    found = compared(
+        *(joint, make, Tolerance(rtol, atol)), infos=infos, trust_entry_point=trust_entry_point
+    )
+    found.run.env.close()
+    changed = changes_since(joint.episodes[0].provenance)
+    return JointReport(
+        *(joint.id, found.run.turn, found.steps, found.mismatch, found.agent, found.turn, changed)
+    )
+
+
+def compared(
+    joint: JointEpisode,
+    make: MakeJointEnv | None,
+    tolerance: Tolerance = EXACT,
+    *,
+    infos: bool = True,
+    turns: int | None = None,
+    trust_entry_point: bool = False,
+) -> ComparedRun:
+    """Play a joint episode in a new environment, which stays open.
+
+    If it differs, and it followed another one, it is played once more, after that one.
+    """
+    root = _line_of(joint)[0]
+    with_earlier = False
+    while True:
+        env = made_env(root, make, trust_entry_point=trust_entry_point)
+        try:
+            if with_earlier:
+                play_before(env, root)
+            found = ComparedRun(env, joint, tolerance, infos=infos)
+            found.play(turns)
+        except BaseException:
+            env.close()
+            raise
+        if with_earlier or found.mismatch is None or root.predecessor is None:
+            return found
+        env.close()
+        with_earlier = True
