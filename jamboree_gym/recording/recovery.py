@@ -247,8 +247,9 @@ class _Recovery:
     def _unsent(self, key: str, records: Sequence[StoredRecord]) -> list[StoredRecord]:
         """Those that have not arrived, although nobody heard of it.
 
-        The index tells, with which a record was sent. After a power cut the journal may not say
-        that it was sent; then its time tells.
+        The index tells, with which a record was sent. If Redis was emptied since, an older record
+        of this writer may have had it: that one has an earlier time, and times only move forward.
+        After a power cut the journal may not say that it was sent; then its time tells.
         """
         if not records:
             return []
@@ -260,12 +261,13 @@ class _Recovery:
             found.append(store.read(key, min(planned), max(planned) + 1))
         batches = [batch for one in found if one is not None for batch in one.batches]
         mine = [batch for batch in batches if batch.writer == self._writer]
-        indices = {index for batch in mine for index in range(batch.start, batch.stop)}
-        stored_times = {time_s for batch in mine for time_s in times_of(batch)}
+        stored = {index: at for one in mine for index, at in enumerate(times_of(one), one.start)}
+        stored_times = set(stored.values())
         return [
             one
             for one in records
-            if one.planned_index not in indices and one.time_s not in stored_times
+            if one.time_s not in stored_times
+            and (one.planned_index is None or stored.get(one.planned_index, -math.inf) < one.time_s)
         ]
 
 

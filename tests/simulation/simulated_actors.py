@@ -632,8 +632,14 @@ class _Simulation:
         before = {*self.stored_in_redis().notes.get(log, ())}
         before |= {*self.stored_in_mongo().notes.get(log, ())}
         self.ledger.lose(before, (), "its deletion was begun")
-        handler.delete()
-        was_undisturbed = not running.had_trouble
+        was_undisturbed = False
+        try:
+            handler.delete()
+            was_undisturbed = not running.had_trouble
+        finally:
+            if not was_undisturbed:
+                others = {name for name in self.ledger.notes if name[0] == log} - before
+                self.ledger.lose(others, (), "it was saved during a deletion")
         # A writer that has heard of no answer cannot know that its note was stored and deleted: if
         # others have begun the log again, it comes back.
         unheard = self._held() | self._left_in_journals()
@@ -641,9 +647,6 @@ class _Simulation:
         self.ledger.lose(before & unheard, (), "it was deleted before its writer had an answer")
         for name in before - unheard:
             self.ledger.notes[name].is_deleted = True
-        if not was_undisturbed:
-            others = {name for name in self.ledger.notes if name[0] == log} - before
-            self.ledger.lose(others, (), "it was saved during a deletion")
 
     def _delete_episode(self, running: Running, number: int) -> None:
         known = list(self.ledger.episodes.values())

@@ -67,6 +67,16 @@ FAILED = {
         Step("writer-2", "flush", 0, (Fault(0, "killed before", of="append"),)),
         Step("reader", "read_notes", 1, (Fault(0, "answer lost in time", of="epoch"),)),
     ),
+    "a record in a journal was taken for an older one that had had its index": (
+        Step("keeper", "follow_up", 0),
+        Step("writer-2", "save", 1),
+        Step("writer-2", "deliver", 0),
+        Step("keeper", "take_turn", 0),
+        Step("world", "fill_redis", 0),
+        Step("world", "empty_redis", 0),
+        Step("writer-2", "save", 1),
+        Step("writer-2", "close", 0),
+    ),
 }
 
 
