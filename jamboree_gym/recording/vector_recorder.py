@@ -97,7 +97,7 @@ class VectorRecorder:
         self.run = self._recorders[0].run
         self.is_closed = False
         self._is_independent = bool(vector["independent"])
-        self._carries_over = [carries_over(env) for env in sub_envs]
+        self._carries_over = [carries_over(env, wrappers=True) for env in sub_envs]
         # Of each, the newest episode, if every step that was taken since it began is in it.
         self._unbroken: list[str | None] = [None] * len(self._recorders)
         self.errors: list[Exception] = []

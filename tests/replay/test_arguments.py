@@ -165,8 +165,7 @@ def test_what_a_wrapper_that_is_left_out_was_given_need_not_be_kept(jam: Jambore
 def test_an_argument_of_a_wrapper_that_cannot_be_kept_is_named_and_can_be_said(
     jam: Jamboree,
 ) -> None:
-    env = ScaleObservation(gym.make("CartPole-v1"), scale=2)
-    env._saved_kwargs["scale"] = Mode.FAST
+    env = ScaleObservation(gym.make("CartPole-v1"), scale=Mode.FAST)
     episode = record(jam, env, seed=1, steps=3)
 
     with pytest.raises(ReplayError, match=r"argument scale=<Mode.FAST: 2> cannot be kept\nsay it"):

@@ -19,6 +19,7 @@ from jamboree_gym.encoding.info_codec import holds_unrecorded
 from jamboree_gym.environment.arguments import arguments_from_json, unkept
 from jamboree_gym.environment.atari_rng import restore_emulator
 from jamboree_gym.environment.provenance import EMULATOR
+from jamboree_gym.environment.wrapper_state import carriers_of, put_carried
 from jamboree_gym.errors import DecodeError, ReplayError
 from jamboree_gym.handlers.rendered_frames import RENDER_MODE
 from jamboree_gym.records import EpisodeOrigin
@@ -204,6 +205,8 @@ def reset_as_recorded(
             env.unwrapped.np_random = generator
         if emulator is not None:
             restore_emulator(env, emulator)
+        if origin.carried is not None:
+            put_carried(carriers_of(env), origin.carried)
         observation, info = env.reset(seed=origin.seed, options=options)
     except Exception as error:
         raise ReplayError(f"the environment cannot be reset as recorded: {error!r}") from error

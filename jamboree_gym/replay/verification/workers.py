@@ -11,6 +11,7 @@ import pickle
 import signal
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from importlib import import_module
 from multiprocessing.connection import Connection as Pipe
 from multiprocessing.connection import wait
 from typing import Any
@@ -19,6 +20,7 @@ import gymnasium as gym
 
 from jamboree_gym.connection import Connection
 from jamboree_gym.errors import JamboreeError, ReplayError
+from jamboree_gym.replay.rebuilding.known_wrappers import loaded_modules
 from jamboree_gym.replay.verification.report import VerifyReport
 from jamboree_gym.replay.verification.resimulate import Check, Checked, Resimulator
 
@@ -68,7 +70,7 @@ def _job(connection: Connection, check: Check) -> bytes:
     """What a worker process needs, pickled."""
     specs = {name: _pickled(spec) for name, spec in gym.registry.items()}
     try:
-        return pickle.dumps((connection.read_options(), check, specs))
+        return pickle.dumps((connection.read_options(), check, specs, loaded_modules()))
     except Exception as error:
         raise ReplayError(
             f"wrappers= cannot be handed to other processes ({error}): define these classes at the "
@@ -192,7 +194,9 @@ class _Team:
 def _work(pipe: Pipe, job: bytes) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent too, which ends us
     try:
-        options, check, specs = pickle.loads(job)
+        options, check, specs, modules = pickle.loads(job)
+        for module in modules:  # the parent has loaded them, too
+            import_module(module)
         elsewhere = _registered(specs)
         connection = Connection(**options)
     except JamboreeError as error:
