@@ -33,7 +33,7 @@ from jamboree_gym.replay.rebuilding.wrapping import (
     wrap_again,
 )
 
-__all__ = ["begins_anew", "rebuild_env", "reset_as_recorded"]
+__all__ = ["begins_anew", "generator_from", "rebuild_env", "reset_as_recorded"]
 
 _BIT_GENERATORS = ("PCG64", "PCG64DXSM", "MT19937", "Philox", "SFC64")
 _REWARD_DTYPE = re.compile(r"[<>=|]?[biuf][1-8]")
@@ -122,10 +122,17 @@ def _check_stands_alone(provenance: Mapping[str, Any]) -> None:
         raise damaged(error) from error
     if not _REWARD_DTYPE.fullmatch(reward_dtype):
         raise ReplayError(f"the episode's provenance is damaged: rewards of dtype {reward_dtype!r}")
+    if not independent and provenance.get("env_spec") is None:
+        raise ReplayError(
+            f"the episode was recorded in a {kind}, which does not show how its environments were "
+            "made\nrecord each of them instead, where it is made: jam.record(gymnasium.make(...))"
+        )
     if not independent:
         raise ReplayError(
             f"the episode was recorded in a {kind}: its sub-environments may share one random "
-            "generator, so that none of them can be simulated again without the others"
+            "generator, so that none of them can be simulated again without the others\n"
+            "verify(episode) plays all of them; to fork, record environments of gymnasium.make_vec("
+            '..., vectorization_mode="sync")'
         )
     if changing:
         raise ReplayError(
@@ -198,7 +205,7 @@ def reset_as_recorded(
         check_arguments(named, "the reset")
     if origin.rng_state is None and origin.seed is None and origin.follows is None:
         raise ReplayError("the episode has neither a seed nor a captured state of its generator")
-    generator = None if origin.rng_state is None else _generator(origin.rng_state)
+    generator = None if origin.rng_state is None else generator_from(origin.rng_state)
     emulator = None if origin.rng_state is None else origin.rng_state.get(EMULATOR)
     try:
         if generator is not None:
@@ -213,7 +220,8 @@ def reset_as_recorded(
     return observation, info
 
 
-def _generator(state: Mapping[str, Any]) -> np.random.Generator:
+def generator_from(state: Mapping[str, Any]) -> np.random.Generator:
+    """A generator in a stored state; a `ReplayError` if the state is damaged."""
     name = state.get("bit_generator") if isinstance(state, Mapping) else state
     if name not in _BIT_GENERATORS:
         raise ReplayError(f"the episode was recorded with the unknown bit generator {name!r}")

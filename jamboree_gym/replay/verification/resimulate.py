@@ -17,6 +17,7 @@ from jamboree_gym.reading.bulk_read import WholeEpisode, whole_episodes
 from jamboree_gym.reading.episode import Episode
 from jamboree_gym.replay.rebuilding.beginning import WHOLE, Shown, begin_as_recorded, line_of
 from jamboree_gym.replay.rebuilding.rebuild import begins_anew, rebuild_env, reset_as_recorded
+from jamboree_gym.replay.rebuilding.whole_vector import is_played_whole, one_of_vector
 from jamboree_gym.replay.rebuilding.wrapping import BuiltWrapper, ignored_infos
 from jamboree_gym.replay.verification.compare import SecondRun, first_mismatch
 from jamboree_gym.replay.verification.compared_infos import WatchedInfos
@@ -138,6 +139,8 @@ class Resimulator:
     def verified(self, whole: WholeEpisode) -> Checked:
         """Simulate one episode again and compare; a `ReplayError` says why it cannot be."""
         origin = self._origin(whole)
+        if is_played_whole(origin.provenance):
+            return self._in_whole_vector(whole, origin)
         place = _Place(origin.digest, whole.origin.follows)
         env = self._cached.pop(place, None) if whole.origin.parent is None else None
         if env is not None:
@@ -153,6 +156,17 @@ class Resimulator:
                 return checked
             env.close()
         return self._on_new_env(whole, origin)
+
+    def _in_whole_vector(self, whole: WholeEpisode, origin: _Origin) -> Checked:
+        env = one_of_vector(
+            Episode(self._connection, whole.id),
+            origin.provenance,
+            trust_entry_point=self._check.trust_entry_point,
+        )
+        try:
+            return self._compared(env, env.reset(), whole, origin)
+        finally:
+            env.close()
 
     def _on_new_env(self, whole: WholeEpisode, origin: _Origin) -> Checked:
         line, trust = list[Episode](), self._check.trust_entry_point
