@@ -59,13 +59,14 @@ def arguments_of(wrapper: gym.Env[Any, Any]) -> dict[str, Any]:
     keeps; from the call of the constructor; or from attributes that the constructor sets to them
     and nobody changes.
     """
-    saved = _saved(wrapper)
-    if saved is not None and type(wrapper).__module__.startswith("gymnasium."):
+    saved, names = _saved(wrapper), _parameters(type(wrapper))
+    is_of_gymnasium = type(wrapper).__module__.startswith("gymnasium.")
+    # In Gymnasium 1.1 some keep too few (StickyAction), or what they do not take.
+    if saved is not None and is_of_gymnasium and saved.keys() == set(names):
         return saved
     called = _called_with(wrapper)
     if called is not None:
         return called
-    names = _parameters(type(wrapper))
     if saved is not None and saved.keys() == set(names):
         return saved
     cls: type = type(wrapper)

@@ -127,7 +127,10 @@ OF_GYMNASIUM: dict[str, Make] = {
     "TimeAwareObservation": lambda: wrappers.TimeAwareObservation(pendulum(), flatten=False),
     "TimeLimit": lambda: wrappers.TimeLimit(pendulum(), 5),
 }
-NOT_IN_OLD_RELEASES = {"AddWhiteNoise", "DiscretizeAction", "DiscretizeObservation", "RepeatAction"}
+NOT_IN_OLD_RELEASES = {
+    *("AddWhiteNoise", "DiscretizeAction", "DiscretizeObservation", "ObstructView"),
+    "RepeatAction",
+}
 CANNOT: dict[str, tuple[Make, str]] = {
     "TransformAction": (
         lambda: wrappers.TransformAction(pendulum(), lambda action: action, None),
