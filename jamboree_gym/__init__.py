@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from importlib import import_module
 from typing import TYPE_CHECKING
 
@@ -117,6 +118,11 @@ _ELSEWHERE = {
     "video": "episode.video(path)",
 }
 _ROOMS = {"backup", "handlers", "integrations", "records", "replay", "runs", "servers", "wrappers"}
+
+
+# The arguments of wrappers are noted as soon as there can be any: Gymnasium is loaded, and whole.
+if hasattr(sys.modules.get("gymnasium"), "Wrapper"):
+    import_module(f"{__name__}.environment.constructor_calls")
 
 
 def __getattr__(name: str) -> object:

@@ -331,6 +331,8 @@ class EpisodeOrigin:
         parent: Id of the episode that this one was forked from: it begins without a reset, where
             that one stood.
         fork_step: Number of the parent's steps before the fork.
+        carried: What wrappers carried on from earlier episodes (statistics, counts), a dict for
+            each such wrapper, outermost first; None where there are none, or `follows` tells it.
     """
 
     seed: int | None
@@ -340,6 +342,7 @@ class EpisodeOrigin:
     follows: str | None = None
     parent: str | None = None
     fork_step: int | None = None
+    carried: Sequence[Mapping[str, Any]] | None = None
 
 
 def _reward(reward: Any, layout: Leaf) -> Any:

@@ -50,10 +50,10 @@ def test_wrappers_are_named_outermost_first_with_their_arguments() -> None:
     assert wrappers[2]["kwargs"] == {"max_episode_steps": 7}
 
 
-def test_a_wrapper_that_does_not_tell_its_arguments_has_none() -> None:
+def test_a_wrapper_without_arguments_has_an_empty_dict() -> None:
     (wrapper,) = described(gym.Wrapper(CountingEnv()))["wrappers"]
 
-    assert wrapper == {"class": "gymnasium.core.Wrapper", "kwargs": None}
+    assert wrapper == {"class": "gymnasium.core.Wrapper", "kwargs": {}}
 
 
 def test_arguments_of_the_environment_are_kept_as_text_where_json_has_no_word_for_them() -> None:

@@ -49,6 +49,7 @@ _CHANGING = 6  # parts of a summary that differ between episodes
 
 _Count = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
 
+_CARRIED = "carried"  # beside the state of a generator
 _pack = msgspec.msgpack.Encoder().encode
 _unpack_note = msgspec.msgpack.Decoder(tuple[bytes, bytes]).decode
 _unpack_origin = msgspec.msgpack.Decoder(
@@ -380,7 +381,7 @@ def encode_origin(origin: EpisodeOrigin) -> bytes:
     seed, rng_state, options, parent = origin.seed, origin.rng_state, origin.options, origin.parent
     values = (
         None if seed is None else encode_value(seed),
-        None if rng_state is None else _encode_rng(rng_state),
+        _encode_state(rng_state, origin.carried),
         None if options is None else encode_value(options),
         origin.provenance,
         origin.follows,
@@ -410,16 +411,18 @@ def decode_episode_note(
     stored.id = episode_id
     seed, rng_state, options, provenance, follows, fork = _opened_origin(content, where)
     parent, fork_step = (None, None) if fork is None else fork
+    state, carried = _decode_state(rng_state, where)
     return (
         stored.decoded(),
         EpisodeOrigin(
             None if seed is None else decode_value(seed, where=where),
-            None if rng_state is None else _decode_rng(rng_state, where),
+            state,
             None if options is None else decode_value(options, where=f"{where}: options"),
             provenance,
             follows,
             parent,
             fork_step,
+            carried,
         ),
     )
 
@@ -468,6 +471,28 @@ def _decode_dict(content: bytes, where: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise DecodeError(f"{where}: a {type(value).__name__} where a dict was expected")
     return value
+
+
+def _encode_state(
+    rng_state: Mapping[str, Any] | None, carried: Sequence[Mapping[str, Any]] | None
+) -> bytes | tuple[Any, ...] | None:
+    """State of a generator, with what wrappers carried."""
+    if carried is not None:
+        return encode_value({**(rng_state or {}), _CARRIED: list(carried)})
+    return None if rng_state is None else _encode_rng(rng_state)
+
+
+def _decode_state(
+    state: bytes | tuple[bytes, bytes, int, int] | None, where: str
+) -> tuple[dict[str, Any] | None, list[Any] | None]:
+    """Inverse of `_encode_state`."""
+    found = None if state is None else _decode_rng(state, where)
+    if found is None or _CARRIED not in found:
+        return found, None
+    carried = found.pop(_CARRIED)
+    if not isinstance(carried, list) or not all(isinstance(one, dict) for one in carried):
+        raise DecodeError(f"{where}: what wrappers carried is damaged")
+    return found or None, carried
 
 
 def _encode_rng(state: Mapping[str, Any]) -> bytes | tuple[Any, ...]:

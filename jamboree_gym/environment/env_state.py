@@ -20,6 +20,7 @@ import numpy as np
 from jamboree_gym.arrays.values import decode_value, encode_value
 from jamboree_gym.environment.atari_rng import emulator_of, state_as_bytes
 from jamboree_gym.environment.provenance import class_name, generator_of
+from jamboree_gym.environment.wrapper_state import carriers_of, put_carried, take_carried
 from jamboree_gym.errors import DecodeError, InvalidRecord, ReplayError
 
 __all__ = [
@@ -191,6 +192,13 @@ def _layer_of_wrapper(wrapper: gym.Wrapper[Any, Any, Any, Any]) -> _Layer | None
                 f"{class_name(type(wrapper))}, gymnasium {gym.__version__}",
                 lambda: [_plain(getattr(wrapper, attribute)) for attribute in attributes],
                 lambda values: _set(wrapper, attributes, values),
+            )
+        carriers = [one for one in carriers_of(wrapper) if one.wrapper is wrapper]
+        if carriers:
+            return _Layer(
+                f"{class_name(type(wrapper))}, gymnasium {gym.__version__}",
+                lambda: take_carried(carriers),
+                lambda carried: put_carried(carriers, carried),
             )
     raise ReplayError(_without_snapshots(wrapper))
 

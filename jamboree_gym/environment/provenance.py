@@ -8,7 +8,7 @@ import platform
 import socket
 import subprocess
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from copy import copy
 from functools import cache
 from importlib import metadata
@@ -19,7 +19,6 @@ import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 from gymnasium.envs.registration import EnvSpec, WrapperSpec
-from gymnasium.utils import RecordConstructorArgs
 from gymnasium.wrappers import OrderEnforcing, PassiveEnvChecker, TimeLimit
 
 from jamboree_gym.environment.arguments import (
@@ -30,6 +29,13 @@ from jamboree_gym.environment.arguments import (
 )
 from jamboree_gym.environment.atari_rng import emulator_state_of
 from jamboree_gym.environment.spaces import check_space, space_to_json
+from jamboree_gym.environment.wrapper_arguments import (
+    arguments_of,
+    made_by_hand,
+    stack_of,
+    with_arguments,
+)
+from jamboree_gym.environment.wrapper_state import has_carriers
 from jamboree_gym.errors import DecodeError
 
 __all__ = [
@@ -78,7 +84,7 @@ def describe(env: gym.Env[Any, Any]) -> bytes:
     Returns:
         UTF-8 JSON: `env_spec` (its arguments in the form of `arguments_as_json`), `spec_error`,
         `env_kwargs` (values that are no JSON as text), `wrappers` (outermost first, each with its
-        class and its arguments; null if it does not show them), spaces, `versions` (also of the
+        class and its arguments, but none that another one makes), spaces, `versions` (also of the
         distributions of environment and wrappers), `platform`, `git_commit`, `host`, `pid`, and
         `vector`, which is null.
     """
@@ -104,8 +110,10 @@ def describe_sub_env(
     """
     check_space(observation_space, "observation")
     check_space(action_space, "action")
-    stack = list(_stack(env)) if isinstance(env, gym.Env) else []
+    stack = list(stack_of(env)) if isinstance(env, gym.Env) else []
     spec = spec_of(env)
+    if isinstance(env, gym.Env) and spec is not None:
+        spec = with_arguments(spec, env)
     env_spec, spec_error = _spec(spec)
     warn_of_unkept(env_spec)
     content = {
@@ -113,7 +121,7 @@ def describe_sub_env(
         "env_spec": env_spec,
         "spec_error": spec_error,
         "env_kwargs": {} if spec is None else _as_json(spec.kwargs),
-        "wrappers": _wrappers(stack, spec),
+        "wrappers": _wrappers(env, spec),
         "observation_space": json.loads(space_to_json(observation_space)),
         "action_space": json.loads(space_to_json(action_space)),
         "vector": vector,
@@ -199,9 +207,14 @@ def rng_state_of(env: gym.Env[Any, Any]) -> Mapping[str, Any] | None:
     return state if emulator is None else {**state, EMULATOR: emulator}
 
 
-def carries_over(env: gym.Env[Any, Any] | EnvSpec | None) -> bool:
-    """Whether an episode depends on earlier ones even after a seeded reset."""
+def carries_over(env: gym.Env[Any, Any] | EnvSpec | None, *, wrappers: bool = False) -> bool:
+    """Whether an episode depends on earlier ones even after a seeded reset.
+
+    `wrappers`: also if a wrapper carries something on (see `take_carried`).
+    """
     spec = spec_of(env)
+    if wrappers and env is not None and has_carriers(env):
+        return True
     return spec is not None and _entry_point(spec.entry_point) in _CARRY_OVER
 
 
@@ -223,7 +236,7 @@ def env_id_of(env: gym.Env[Any, Any] | EnvSpec | None) -> str:
 
 def _assembled(env: gym.Env[Any, Any]) -> EnvSpec | None:
     """The spec of the innermost environment, plus what Gymnasium's wrappers add to it."""
-    *stack, base = _stack(env)
+    *stack, base = stack_of(env)
     if base.spec is None:
         return None
     spec = copy(base.spec)
@@ -234,21 +247,9 @@ def _assembled(env: gym.Env[Any, Any]) -> EnvSpec | None:
             spec.order_enforce = True
         elif not isinstance(wrapper, PassiveEnvChecker):
             entry_point = f"{wrapper.__module__}:{type(wrapper).__name__}"
-            added = WrapperSpec(wrapper.class_name(), entry_point, _saved(wrapper))
+            added = WrapperSpec(wrapper.class_name(), entry_point, arguments_of(wrapper))
             spec.additional_wrappers += (added,)
     return spec
-
-
-def _saved(wrapper: gym.Env[Any, Any]) -> dict[str, Any] | None:
-    """Arguments of a wrapper, if it keeps them for its spec."""
-    if not isinstance(wrapper, RecordConstructorArgs):
-        return None
-    return {name: value for name, value in wrapper._saved_kwargs.items() if name != "env"}
-
-
-def _saved_as_json(wrapper: gym.Env[Any, Any]) -> dict[str, Any] | None:
-    saved = _saved(wrapper)
-    return None if saved is None else _as_json(saved)
 
 
 def hides_truncations(vector: Mapping[str, Any] | None) -> bool:
@@ -302,25 +303,20 @@ def _entry_point(entry_point: Any) -> str | None:
     return f"{getattr(entry_point, '__module__', '')}:{name}"
 
 
-def _wrappers(stack: Sequence[gym.Env[Any, Any]], spec: EnvSpec | None) -> list[dict[str, Any]]:
+def _wrappers(
+    env: gym.Env[Any, Any] | EnvSpec | None, spec: EnvSpec | None
+) -> list[dict[str, Any]]:
     """Class and arguments, outermost first; taken from the spec if there is no environment."""
-    if stack:
+    if isinstance(env, gym.Env):
         return [
-            {"class": class_name(type(wrapper)), "kwargs": _saved_as_json(wrapper)}
-            for wrapper in stack[:-1]
+            {"class": class_name(type(wrapper)), "kwargs": _as_json(arguments_of(wrapper))}
+            for wrapper in made_by_hand(env)
+            if isinstance(wrapper, gym.Wrapper)
         ]
     return [
         {"class": one.entry_point.replace(":", "."), "kwargs": _as_json(one.kwargs or {})}
         for one in reversed(spec.additional_wrappers if spec is not None else ())
     ]
-
-
-def _stack(env: gym.Env[Any, Any]) -> Iterator[gym.Env[Any, Any]]:
-    """Wrappers, outermost first, and the environment."""
-    while isinstance(env, gym.Wrapper):
-        yield env
-        env = env.env
-    yield env
 
 
 def class_name(cls: type) -> str:

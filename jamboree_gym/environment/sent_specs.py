@@ -15,6 +15,8 @@ from typing import Any
 from gymnasium.envs.registration import EnvSpec, WrapperSpec
 
 from jamboree_gym.environment.arguments import SPEC_FIELDS, NotSent, shown
+from jamboree_gym.environment.constructor_calls import noted_wrappers
+from jamboree_gym.environment.wrapper_arguments import with_arguments
 
 __all__ = ["fetch_specs", "spec_of_parent"]
 
@@ -56,6 +58,10 @@ def _prepare() -> str:
 
 def _reduced(spec: EnvSpec) -> tuple[Callable[..., EnvSpec], tuple[Any, ...]]:
     ForkingPickler._extra_reducers.pop(EnvSpec, None)  # type: ignore[attr-defined]
+    owners = (one for one in noted_wrappers() if getattr(one, "_cached_spec", None) is spec)
+    owner = next(owners, None)
+    if owner is not None:
+        spec = with_arguments(spec, owner)
     fields = {name: getattr(spec, name) for name in SPEC_FIELDS}
     if not isinstance(spec.entry_point, str):
         fields["entry_point"] = shown(spec.entry_point)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -146,6 +146,7 @@ class EpisodeRecorder:
         follows: str | None = None,
         parent: EpisodeSummary | None = None,
         fork_step: int | None = None,
+        carried: Sequence[Mapping[str, Any]] | None = None,
     ) -> None:
         """Begin an episode with what a reset returned; one that has not ended is abandoned.
 
@@ -169,7 +170,14 @@ class EpisodeRecorder:
             info,
             summary=summary,
             origin=EpisodeOrigin(
-                seed, rng_state, options, self._provenance, follows, summary.parent, fork_step
+                seed,
+                rng_state,
+                options,
+                self._provenance,
+                follows,
+                summary.parent,
+                fork_step,
+                carried,
             ),
             blobs=self._blobs,
         )

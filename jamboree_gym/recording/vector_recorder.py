@@ -96,8 +96,9 @@ class VectorRecorder:
         ]
         self.run = self._recorders[0].run
         self.is_closed = False
-        self._is_independent = bool(vector["independent"])
-        self._carries_over = [carries_over(env) for env in sub_envs]
+        # Of one that is replayed as a whole, too: so a replay knows whether an episode is missing.
+        self._remembers = bool(vector["independent"]) or "recording" in vector
+        self._carries_over = [carries_over(env, wrappers=True) for env in sub_envs]
         # Of each, the newest episode, if every step that was taken since it began is in it.
         self._unbroken: list[str | None] = [None] * len(self._recorders)
         self.errors: list[Exception] = []
@@ -230,7 +231,7 @@ class VectorRecorder:
             self.errors.append(_named(error, index))
             if not recorder.is_recording:
                 recorder.say_unrecorded(error)
-        if recorder.is_recording and self._is_independent:  # also where it waits in memory
+        if recorder.is_recording and self._remembers:  # also where it waits in memory
             self._unbroken[index] = recorder.episode_id
 
     def _follows(self, index: int, *, is_known: bool) -> str | None:
@@ -404,7 +405,7 @@ class VectorRecorder:
         left = set(blocks.step(step, follows))
         if left:
             left -= self._step_outside(step, left.difference(alone, resets, ended))
-        if self._is_independent:
+        if self._remembers:
             for index in resets:
                 if index not in left:
                     self._unbroken[index] = self._recorders[index].episode_id

@@ -13,6 +13,12 @@ from jamboree_gym.checked import checked
 from jamboree_gym.connection import HasConnection
 from jamboree_gym.environment.outcomes import raise_refused
 from jamboree_gym.environment.provenance import carries_over, describe, env_id_of, rng_state_of
+from jamboree_gym.environment.wrapper_state import (
+    carriers_of,
+    has_carriers,
+    is_in_mid_game,
+    take_carried,
+)
 from jamboree_gym.errors import (
     InvalidArgument,
     InvalidRecord,
@@ -107,6 +113,8 @@ class RecordEpisodes(StaysHere, gym.Wrapper[ObsType, ActType, ObsType, ActType])
         self.handler = self._recorder.handler
         self._base = env.unwrapped
         self._carries_over = carries_over(env)
+        self._carriers = carriers_of(env)
+        self._may_be_in_mid_game = has_carriers(env)
         self._is_closed = False
         self._unbroken: str | None = None  # newest episode, if every step since it began is in it
         self._sidecars: list[RenderRecorder | SnapshotRecorder] = []
@@ -148,7 +156,9 @@ class RecordEpisodes(StaysHere, gym.Wrapper[ObsType, ActType, ObsType, ActType])
         self._is_closed = False
         rng_state = None if seed is not None else rng_state_of(self._base)
         kept_options = self._recorder.kept_options(options)
-        follows, self._unbroken = self._unbroken if self._carries_over else None, None
+        goes_on = self._carries_over or (self._may_be_in_mid_game and is_in_mid_game(self.env))
+        follows, self._unbroken = self._unbroken if goes_on else None, None
+        carried = take_carried(self._carriers) if self._carriers else None
         result = None
         try:
             result = self.env.reset(seed=seed, options=options)
@@ -158,6 +168,7 @@ class RecordEpisodes(StaysHere, gym.Wrapper[ObsType, ActType, ObsType, ActType])
                 rng_state=rng_state,
                 options=kept_options,
                 follows=follows,
+                carried=carried,
             )
         except BaseException as error:
             self._recorder.break_off()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, cast
+from uuid import uuid4
 
 import gymnasium as gym
 import numpy as np
@@ -122,6 +123,9 @@ class RecordEpisodes(RecordedSubEnvs, StaysHere, VectorWrapper):
         chosen = self._chosen(options)
         seeds = self._seeds(seed)
         rng_states = self._rng_states([i for i in chosen if seeds[i] is None])
+        if not self._is_independent and seeds == [None] * self.num_envs:
+            shared = _shared_state(self.env.unwrapped)
+            rng_states = dict.fromkeys(chosen, shared) if shared is not None else rng_states
         kept_options = self._recorder.kept_options(_without_mask(options))
         awaited, self._awaits_autoreset = self._awaits_autoreset, set()
         with self._recorder.batch("reset") as call:
@@ -333,6 +337,15 @@ class RecordEpisodes(RecordedSubEnvs, StaysHere, VectorWrapper):
         return {i: state for i, state in states.items() if state is not None}
 
 
+def _shared_state(base: VectorEnv[Any, Any, Any]) -> Mapping[str, Any] | None:
+    """State of the one generator of a vector environment of Gymnasium's own."""
+    if not type(base).__module__.startswith("gymnasium."):
+        return None
+    generator = base.np_random
+    is_known = isinstance(generator, np.random.Generator)
+    return generator.bit_generator.state if is_known else None
+
+
 class _NoInfos:
     """A new empty info for each sub-environment."""
 
@@ -403,13 +416,17 @@ def _description(env: VectorEnv[Any, Any, Any], mode: AutoresetMode) -> dict[str
     while isinstance(base, VectorWrapper):
         wrappers.append(class_name(type(base)))
         base = base.env
+    is_independent = _is_independent(base)
+    # Its episodes depend on each other: the name of this recording finds them.
+    recording = {} if is_independent else {"recording": uuid4().hex}
     return {
+        **recording,
         "class": class_name(type(base)),
         "num_envs": base.num_envs,
         "autoreset_mode": mode.value,
         "reward_dtype": np.dtype(np.float64).str,
         "wrappers": wrappers,
-        "independent": _is_independent(base),
+        "independent": is_independent,
     }
 
 

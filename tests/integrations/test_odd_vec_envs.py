@@ -13,7 +13,7 @@ from vector_envs import make_cartpole
 
 from jamboree_gym import Jamboree
 from jamboree_gym.environment.provenance import hides_truncations
-from jamboree_gym.errors import InvalidRecord, NotCopyable, NotReset
+from jamboree_gym.errors import InvalidRecord, NotCopyable, NotReset, ReplayError
 from jamboree_gym.replay import verify
 
 pytestmark = pytest.mark.torch
@@ -96,6 +96,18 @@ def test_a_vec_env_is_recorded_whatever_it_lacks_that_sb3s_own_have(
     found = jam.episodes(run=missing).summaries()
     assert {one.status for one in found} == {"terminated", "abandoned"}
     assert sum(one.steps for one in found) == 60
+
+
+def test_an_episode_of_a_vec_env_of_ones_own_says_what_to_record(jam: Jamboree) -> None:
+    bare: Any = type("BareVecEnv", (_Bare, type(dummy(make_cartpole)).__mro__[1]), {})
+    bare.__abstractmethods__ = frozenset()
+    recorded = jam.record(bare(make_cartpole), run="own")
+    recorded.reset()
+    recorded.step(np.array([0]))
+    recorded.close()
+    with pytest.raises(ReplayError, match=r"does not show how its .*\nrecord each") as caught:
+        verify(jam.episodes(run="own").first())
+    assert str(caught.value).count("\n") == 1
 
 
 def test_an_info_of_a_vec_env_that_is_none_costs_its_own_step_alone(jam: Jamboree) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import gymnasium as gym
+import numpy as np
 import pytest
+from gymnasium.vector import SyncVectorEnv
 from gymnasium.wrappers import NormalizeObservation
 
 from jamboree_gym import Jamboree
@@ -12,14 +14,14 @@ from jamboree_gym.replay.verification.report import remembering_of
 
 
 def test_a_difference_above_a_wrapper_that_remembers_names_it(jam: Jamboree) -> None:
-    env = jam.record(NormalizeObservation(gym.make("CartPole-v1")))
-    ids = []
-    for seed in (1, 2):
-        env.reset(seed=seed)
-        ids.append(env.episode_id)
-        env.step(0)
-    env.close()
-    report = verify(jam.episode(ids[1]))
+    """Of a sub-environment it is not known what it has seen before it was recorded."""
+    envs = SyncVectorEnv([lambda: NormalizeObservation(gym.make("CartPole-v1"))])
+    envs.reset(seed=1)
+    recorded = jam.record(envs)
+    recorded.reset(seed=2)
+    recorded.step(np.array([0]))
+    recorded.close()
+    report = verify(jam.episode(recorded.episode_ids[0]))
     assert not report
     assert "recorded above NormalizeObservation, with statistics of earlier" in str(report)
     assert str(report).count("\n") == 1

@@ -174,7 +174,10 @@ def test_a_number_that_is_none_is_named(jam: Jamboree, every: Any) -> None:
     [
         (lambda: gym.make("CartPole-v1"), "CartPoleEnv"),
         (lambda: SilentWrapper(gym.make("tests/Walk-v0")), "SilentWrapper"),
-        (lambda: wrappers.NormalizeReward(gym.make("tests/Walk-v0")), "NormalizeReward"),
+        (
+            lambda: wrappers.TransformReward(gym.make("tests/Walk-v0"), lambda reward: reward),
+            "TransformReward",
+        ),
     ],
 )
 def test_what_offers_none_is_named(

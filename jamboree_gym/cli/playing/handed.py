@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from jamboree_gym.cli.typed_values import env_argument
+from jamboree_gym.cli.typed_values import named_values
 from jamboree_gym.errors import InvalidArgument
 
 __all__ = ["MakeOption", "handed_over"]
@@ -30,7 +30,7 @@ def handed_over(make: str | None, arguments: Sequence[str] | None) -> dict[str, 
     Raises:
         InvalidArgument: The function cannot be imported, or an argument is not `name=value`.
     """
-    handed = dict(map(env_argument, arguments or ()))
+    handed = named_values("--arg", arguments)
     return {"make": None if make is None else _function(make), "env_kwargs": handed or None}
 
 

@@ -22,6 +22,7 @@ from jamboree_gym.environment.arguments import arguments_from_json, unkept
 from jamboree_gym.environment.atari_rng import restore_emulator
 from jamboree_gym.environment.provenance import EMULATOR
 from jamboree_gym.environment.references import resolved
+from jamboree_gym.environment.wrapper_state import carriers_of, put_carried
 from jamboree_gym.errors import DecodeError, ReplayError
 from jamboree_gym.handlers.rendered_frames import RENDER_MODE
 from jamboree_gym.records import EpisodeOrigin
@@ -35,7 +36,7 @@ from jamboree_gym.replay.rebuilding.wrapping import (
     wrap_again,
 )
 
-__all__ = ["MakeAgain", "begins_anew", "rebuild_env", "reset_as_recorded"]
+__all__ = ["MakeAgain", "begins_anew", "generator_from", "rebuild_env", "reset_as_recorded"]
 
 MakeAgain: TypeAlias = Callable[[], gym.Env[Any, Any]]
 """Makes the environment of an episode as it was made when the episode was recorded."""
@@ -171,10 +172,17 @@ def _check_stands_alone(provenance: Mapping[str, Any]) -> None:
         raise damaged(error) from error
     if not _REWARD_DTYPE.fullmatch(reward_dtype):
         raise ReplayError(f"the episode's provenance is damaged: rewards of dtype {reward_dtype!r}")
+    if not independent and provenance.get("env_spec") is None:
+        raise ReplayError(
+            f"the episode was recorded in a {kind}, which does not show how its environments were "
+            "made\nrecord each of them instead, where it is made: jam.record(gymnasium.make(...))"
+        )
     if not independent:
         raise ReplayError(
             f"the episode was recorded in a {kind}: its sub-environments may share one random "
-            "generator, so that none of them can be simulated again without the others"
+            "generator, so that none of them can be simulated again without the others\n"
+            "verify(episode) plays all of them; to fork, record environments of gymnasium.make_vec("
+            '..., vectorization_mode="sync")'
         )
     if changing:
         raise ReplayError(
@@ -248,20 +256,23 @@ def reset_as_recorded(
         check_arguments(named, "the reset")
     if origin.rng_state is None and origin.seed is None and origin.follows is None:
         raise ReplayError("the episode has neither a seed nor a captured state of its generator")
-    generator = None if origin.rng_state is None else _generator(origin.rng_state)
+    generator = None if origin.rng_state is None else generator_from(origin.rng_state)
     emulator = None if origin.rng_state is None else origin.rng_state.get(EMULATOR)
     try:
         if generator is not None:
             env.unwrapped.np_random = generator
         if emulator is not None:
             restore_emulator(env, emulator)
+        if origin.carried is not None:
+            put_carried(carriers_of(env), origin.carried)
         observation, info = env.reset(seed=origin.seed, options=options)
     except Exception as error:
         raise ReplayError(f"the environment cannot be reset as recorded: {error!r}") from error
     return observation, info
 
 
-def _generator(state: Mapping[str, Any]) -> np.random.Generator:
+def generator_from(state: Mapping[str, Any]) -> np.random.Generator:
+    """A generator in a stored state; a `ReplayError` if the state is damaged."""
     name = state.get("bit_generator") if isinstance(state, Mapping) else state
     if name not in _BIT_GENERATORS:
         raise ReplayError(f"the episode was recorded with the unknown bit generator {name!r}")

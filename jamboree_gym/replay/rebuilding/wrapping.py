@@ -20,6 +20,7 @@ from jamboree_gym.environment.arguments import arguments_from_json, unkept
 from jamboree_gym.environment.provenance import spec_of
 from jamboree_gym.environment.references import resolved
 from jamboree_gym.errors import DecodeError, ReplayError
+from jamboree_gym.replay.rebuilding.known_wrappers import buildable, module_to_import
 from jamboree_gym.replay.rebuilding.named_modules import check_arguments
 from jamboree_gym.wrappers import RecentTransactionsObservation
 from jamboree_gym.wrappers.recent_columns import ANNOTATION
@@ -38,18 +39,6 @@ __all__ = [
 BuiltWrapper: TypeAlias = type[gym.Wrapper[Any, Any, Any, Any]] | partial[Any]
 """A wrapper class that may be built; with `functools.partial`, also its arguments."""
 
-# Wrappers of Gymnasium that only compute with their arguments. Not among them: ArrayConversion and
-# its kind, whose arguments are modules, and which load torch or jax; RecordVideo, which writes
-# files; and wrappers with a function as argument, which cannot be stored.
-_HARMLESS = (
-    *("AddRenderObservation", "AddWhiteNoise", "AtariPreprocessing", "Autoreset", "ClipAction"),
-    *("ClipReward", "DelayObservation", "DiscretizeAction", "DiscretizeObservation"),
-    *("DtypeObservation", "FilterObservation", "FlattenObservation", "FrameStackObservation"),
-    *("GrayscaleObservation", "MaxAndSkipObservation", "NormalizeObservation", "NormalizeReward"),
-    *("ObstructView", "OrderEnforcing", "PassiveEnvChecker", "RepeatAction", "RescaleAction"),
-    *("RescaleObservation", "ReshapeObservation", "ResizeObservation", "StickyAction"),
-    *("TimeAwareObservation", "TimeLimit"),
-)
 # Wrappers that change only infos, not what a step takes or returns: a replay leaves them out.
 _STATISTICS = (
     "gymnasium.wrappers.common:RecordEpisodeStatistics",
@@ -164,7 +153,7 @@ def _wrap(
     """Rebuild a wrapper; its entry point must be exactly the name of a class that may be built."""
     try:
         name, entry_point, kwargs = wrapper["name"], wrapper["entry_point"], wrapper["kwargs"]
-        known = {_entry_point_of(one): one for one in (*_buildable(), *trusted)}.get(entry_point)
+        known = {_entry_point_of(one): one for one in (*buildable(), *trusted)}.get(entry_point)
         missing = unkept(wrapper)
         if kwargs is not None:
             kwargs = arguments_from_json(wrapper)
@@ -178,7 +167,14 @@ def _wrap(
         if missing is not None and not isinstance(known, partial):
             raise ReplayError(
                 f"the wrapper {name} cannot be rebuilt: {missing}\n"
-                f"say it: wrappers=[functools.partial({name}, ...)]"
+                f"say it: wrappers=[functools.partial({name}, ...)], or verify(..., make=lambda: "
+                "...) with all that makes the environment"
+            )
+        module = None if known is not None else module_to_import(entry_point)
+        if module is not None:
+            raise ReplayError(
+                f"the episode was recorded through {entry_point}, which is not loaded here, and "
+                f"nothing that is stored is imported\nload it first: import {module}"
             )
         if known is None:
             raise ReplayError(
@@ -198,11 +194,6 @@ def _wrap(
     except Exception as error:
         raise ReplayError(f"the wrapper {name} cannot be rebuilt: {error}") from error
     return wrapped
-
-
-def _buildable() -> list[Any]:
-    found = (vars(of_gymnasium).get(name) for name in _HARMLESS)  # older releases lack some
-    return [RecentTransactionsObservation, *(one for one in found if one is not None)]
 
 
 def _entry_point_of(wrapper: Any) -> str:

@@ -22,6 +22,7 @@ from jamboree_gym.replay.rebuilding.rebuild import (
     rebuild_env,
     reset_as_recorded,
 )
+from jamboree_gym.replay.rebuilding.whole_vector import is_played_whole, one_of_vector
 from jamboree_gym.replay.rebuilding.wrapping import BuiltWrapper, ignored_infos
 from jamboree_gym.replay.verification.compare import SecondRun, first_mismatch
 from jamboree_gym.replay.verification.compared_infos import WatchedInfos
@@ -145,6 +146,8 @@ class Resimulator:
     def verified(self, whole: WholeEpisode) -> Checked:
         """Simulate one episode again and compare; a `ReplayError` says why it cannot be."""
         origin = self._origin(whole)
+        if is_played_whole(origin.provenance):
+            return self._in_whole_vector(whole, origin)
         place = _Place(origin.digest, whole.origin.follows)
         env = self._cached.pop(place, None) if whole.origin.parent is None else None
         if env is not None:
@@ -160,6 +163,22 @@ class Resimulator:
                 return checked
             env.close()
         return self._on_new_env(whole, origin)
+
+    def _in_whole_vector(self, whole: WholeEpisode, origin: _Origin) -> Checked:
+        if self._check.make is not None or self._check.env_kwargs is not None:
+            raise ReplayError(
+                "make= and env_kwargs= are for one environment; this episode is played in its whole "
+                "vector environment\nregister that one with these arguments instead"
+            )
+        env = one_of_vector(
+            Episode(self._connection, whole.id),
+            origin.provenance,
+            trust_entry_point=self._check.trust_entry_point,
+        )
+        try:
+            return self._compared(env, env.reset(), whole, origin)
+        finally:
+            env.close()
 
     def _on_new_env(self, whole: WholeEpisode, origin: _Origin) -> Checked:
         line, trust = list[Episode](), self._check.trust_entry_point

@@ -12,6 +12,7 @@ import signal
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from importlib import import_module
 from multiprocessing.connection import Connection as Pipe
 from multiprocessing.connection import wait
 from typing import Any
@@ -22,6 +23,7 @@ from jamboree_gym.arrays.kinds.registered import register_value, registrations
 from jamboree_gym.connection import Connection
 from jamboree_gym.environment.references import known_references, learn_references
 from jamboree_gym.errors import JamboreeError, ReplayError
+from jamboree_gym.replay.rebuilding.known_wrappers import loaded_modules
 from jamboree_gym.replay.verification.report import VerifyReport
 from jamboree_gym.replay.verification.resimulate import Check, Checked, Resimulator
 
@@ -72,7 +74,7 @@ def _job(connection: Connection, check: Check) -> bytes:
     specs = {name: _pickled(spec) for name, spec in gym.registry.items()}
     try:
         known = [_pickled(one) for one in (registrations(), *known_references())]
-        return pickle.dumps((connection.read_options(), check, specs, known))
+        return pickle.dumps((connection.read_options(), check, specs, known, loaded_modules()))
     except Exception as error:
         raise ReplayError(
             f"wrappers=, make= or env_kwargs= cannot be handed to other processes ({error}): "
@@ -196,7 +198,9 @@ class _Team:
 def _work(pipe: Pipe, job: bytes) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent too, which ends us
     try:
-        options, check, specs, known = pickle.loads(job)
+        options, check, specs, known, modules = pickle.loads(job)
+        for module in modules:  # the parent has loaded them, too
+            import_module(module)
         elsewhere = _registered(specs)
         _learn(*known)
         connection = Connection(**options)
