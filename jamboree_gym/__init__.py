@@ -113,7 +113,17 @@ _ELSEWHERE = {
     "verify": "episode.verify(), or from jamboree_gym.replay import verify",
     "video": "episode.video(path)",
 }
-_ROOMS = {"backup", "handlers", "integrations", "records", "replay", "runs", "servers", "wrappers"}
+_ROOMS = {
+    "backup",
+    "handlers",
+    "integrations",
+    "multi_agent",
+    "records",
+    "replay",
+    "runs",
+    "servers",
+    "wrappers",
+}
 
 
 def __getattr__(name: str) -> object:

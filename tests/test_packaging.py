@@ -29,7 +29,7 @@ ROOMS = [
     *("arrays", "records", "environment", "encoding", "tables"),
     *("store", "servers", "journal", "delivery", "connection"),
     *("handlers", "reading", "backup", "recording", "runs"),
-    *("wrappers", "integrations", "replay", "diagnosis", "jamboree", "page", "cli"),
+    *("wrappers", "integrations", "replay", "multi_agent", "diagnosis", "jamboree", "page", "cli"),
 ]
 
 # Each of these costs a user who does not need it tenths of a second, or a server.
@@ -44,8 +44,10 @@ NOT_LOADED_BY_JAMBOREE = {
     "h5py",
     "minari",
     "mujoco",
+    "mpe2",
     "nicegui",
     "pandas",
+    "pettingzoo",
     "polars",
     "pymongo",
     "stable_baselines3",

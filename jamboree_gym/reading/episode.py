@@ -16,10 +16,12 @@ from jamboree_gym.encoding.rows import Rows
 from jamboree_gym.environment.provenance import decode_provenance
 from jamboree_gym.environment.spaces import space_from_json
 from jamboree_gym.errors import DecodeError, EpisodeNotFound, ReplayError
+from jamboree_gym.handlers.db_handler import DBHandler
 from jamboree_gym.handlers.flags import Flag, FlaggedHandler, FlagHandler
 from jamboree_gym.handlers.follow import EpisodeTail, StepCursor
 from jamboree_gym.handlers.rendered_frames import RenderHandler
 from jamboree_gym.handlers.snapshots import SnapshotHandler
+from jamboree_gym.handlers.turns import JOINT_TAG, TurnHandler
 from jamboree_gym.process_life import StaysHere
 from jamboree_gym.reading.finding.names import id_of
 from jamboree_gym.reading.finding.ordering import by_start
@@ -470,9 +472,19 @@ class Episode(StaysHere, ReadWhenShown):
     def _delete_what_lies_beside(self) -> None:
         """Asks the backup only where the episode has been there: where embedded, that starts it."""
         may_be_backed_up = self._may_be_backed_up()
-        for handler in (self._renders(), self.snapshots(), self._flags()):
+        handlers: list[DBHandler] = [self._renders(), self.snapshots(), self._flags()]
+        if self._begins_joint_episode():
+            handlers.append(TurnHandler(self._connection, self.id))
+        for handler in handlers:
             if may_be_backed_up or _is_there(handler):
                 handler.delete()
+
+    def _begins_joint_episode(self) -> bool:
+        """Whether the turns of several agents lie beside it."""
+        try:
+            return bool(self._notes()[0].tags.get(JOINT_TAG) == self.id)
+        except (DecodeError, EpisodeNotFound):
+            return False
 
     def _may_be_backed_up(self) -> bool:
         try:
@@ -602,7 +614,7 @@ def recent_of(episodes: Sequence[Episode], n: int) -> list[Transitions]:
     return [cast(Transitions, recent[episode.id]) for episode in episodes]
 
 
-def _is_there(handler: RenderHandler | SnapshotHandler | FlagHandler) -> bool:
+def _is_there(handler: DBHandler) -> bool:
     try:
         return handler.count() > 0
     except DecodeError:  # what is damaged can be deleted
