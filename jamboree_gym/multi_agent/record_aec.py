@@ -32,7 +32,7 @@ class RecordAEC(StaysHere, BaseWrapper):  # type: ignore[type-arg]
     at its next turn. An agent looks by `last`; where a turn is taken without it, the recorder looks.
 
     Example:
-        >>> env = jam.record(pettingzoo.make("aec", "classic/TicTacToe-v3"))
+        >>> env = jam.record(pettingzoo.make("aec", "classic/tictactoe-v3"))
         >>> env.reset(seed=1)
         >>> for agent in env.agent_iter():
         ...     observation, reward, terminated, truncated, info = env.last()

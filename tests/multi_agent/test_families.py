@@ -20,7 +20,7 @@ def pong() -> Any:
     import ale_py
 
     roms = str(Path(ale_py.__file__).parent)
-    return pettingzoo.make("parallel", "atari/Pong-v3", auto_rom_install_path=roms)
+    return pettingzoo.make("parallel", "atari/pong-v3", auto_rom_install_path=roms)
 
 
 def spread() -> Any:
@@ -32,15 +32,21 @@ def named(id: str, **options: Any) -> Callable[[], Any]:
 
 
 FAMILIES = {
-    "classic": (named("classic/TicTacToe-v3"), 20),
-    "butterfly": (named("butterfly/KnightsArchersZombies-v11", spawn_delay=2, max_cycles=60), 300),
+    "classic": (named("classic/tictactoe-v3"), 20),
+    "butterfly": (named("butterfly/knights_archers_zombies-v11", spawn_delay=2, max_cycles=60), 80),
     "mpe": (spread, 20),
-    "sisl": (named("sisl/Pursuit-v5", max_cycles=4, n_pursuers=4), 30),
-    "atari": (pong, 8),
+    "sisl": (named("sisl/pursuit-v5", max_cycles=4, n_pursuers=4), 30),
+    "atari": (pong, 4),
 }
 
 
-@pytest.mark.parametrize("family", sorted(FAMILIES))
+SLOW = {"atari"}  # it loads a program for each environment that is made
+
+
+@pytest.mark.parametrize(
+    "family",
+    [pytest.param(one, marks=[pytest.mark.long] * (one in SLOW)) for one in sorted(FAMILIES)],
+)
 def test_a_family_happens_again_and_forks(jam: Jamboree, family: str) -> None:
     make, length = FAMILIES[family]
     env = jam.record(make())

@@ -22,6 +22,9 @@ def learn(venv: Any) -> None:
     PPO("MlpPolicy", venv, n_steps=32, batch_size=96, n_epochs=1).learn(192)
 
 
+@pytest.mark.long
+# SuperSuit does not ask its environments for what SB3 asks it for.
+@pytest.mark.filterwarnings("ignore:The `render_mode` attribute is not defined:UserWarning")
 def test_what_it_vectorises_is_recorded_outside(jam: Jamboree) -> None:
     import supersuit
 
