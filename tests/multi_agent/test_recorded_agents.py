@@ -147,6 +147,27 @@ def test_one_agent_that_cannot_be_recorded_does_not_stop_the_others(jam: Jambore
     assert steps == {"a": 3, "b": 1, "c": 0}
 
 
+def test_a_living_agent_of_which_nothing_is_said_keeps_its_step(jam: Jamboree) -> None:
+    class Silent(GrowingTeam):
+        def step(self, actions: Any) -> Any:
+            result = super().step(actions)
+            for part in result[:4] if self.count == 2 else ():
+                part.pop("b")
+            return result
+
+    env = jam.record(Silent())
+    env.reset(seed=1)
+    for actions in ({"a": 0, "b": 1}, {"a": 0}, {"a": 0, "b": 2}):
+        env.step(actions)
+    env.close()
+    joint = jam.joint_episode(env.joint_id)
+    steps = list(joint.agents["b"].steps())
+    assert [step.action for step in steps] == [1, None, 2]
+    assert [step.next_observation is None for step in steps] == [False, True, False]
+    assert steps[1].reward == 0.0
+    assert joint.verify(make=Silent)
+
+
 def test_an_annotation_is_of_the_agent_whose_turn_it_is(jam: Jamboree) -> None:
     env = jam.record(CountingAEC())
     env.reset()
