@@ -138,7 +138,8 @@ def names_of(kind: type) -> list[str]:
 
 def test_a_jamboree_shows_what_a_user_needs() -> None:
     assert names_of(jamboree_gym.Jamboree) == [
-        *("atail", "backup", "close", "diff", "episode", "episodes", "flush", "mongo", "recent"),
+        *("atail", "backup", "close", "diff", "episode", "episodes", "flush"),
+        *("joint_episode", "joint_episodes", "mongo", "recent"),
         *("record", "redis", "run", "runs", "tail", "ui"),
     ]
 

@@ -19,7 +19,7 @@ Arrive: TypeAlias = Callable[[int, Any, Look, bool], object]
 """Called with the number of the turn, the agent's name, what it sees, and whether it is born."""
 
 
-class OtherOrder(Exception):  # noqa: N818 - it is a result, which no user sees
+class OtherOrder(Exception):
     """Another agent's turn, or other agents alive, than recorded.
 
     Attributes:

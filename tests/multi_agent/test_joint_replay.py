@@ -115,7 +115,7 @@ def test_a_fork_may_do_something_else(jam: Jamboree, counted: JointEpisode) -> N
     assert child.agents["agent_0"].data().actions.tolist() == [before, 2]
     with pytest.raises(ReplayError, match="Fork it after 0 to 10"):
         counted.fork(11)
-    with pytest.raises(ReplayError, match="no agent .* is alive"):
+    with pytest.raises(ReplayError, match=r"no agent .* is alive"):
         counted.fork(10)
 
 

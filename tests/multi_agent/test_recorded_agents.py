@@ -102,7 +102,7 @@ def test_agents_may_have_any_name(jam: Jamboree, names: tuple[Any, ...]) -> None
 
 
 def test_a_tag_that_the_recorder_sets_is_refused(jam: Jamboree) -> None:
-    with pytest.raises(InvalidArgument, match="'joint'.*another name"):
+    with pytest.raises(InvalidArgument, match=r"'joint'.*another name"):
         jam.record(CountingAEC(), tags={"joint": 1})
     with pytest.raises(InvalidArgument, match="snapshot_every= is for single"):
         jam.record(CountingAEC(), snapshot_every=3)

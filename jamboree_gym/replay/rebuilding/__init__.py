@@ -1,5 +1,5 @@
 """Rebuilds the environment of an episode, and brings it into a recorded state.
 
 Imports: `encoding`, `environment`, `errors`, `handlers`, `reading`, `records`, `wrappers`.
-Imported by: `replay`.
+Imported by: `multi_agent`, `replay`.
 """

@@ -17,8 +17,8 @@ from jamboree_gym.errors import (
 )
 from jamboree_gym.handlers.turns import AGENT_TAG, JOINT_TAG, TurnHandler
 from jamboree_gym.multi_agent.agent_names import AgentNames
-from jamboree_gym.multi_agent.agent_recorder import AgentRecorder
-from jamboree_gym.multi_agent.description import (
+from jamboree_gym.multi_agent.recording.agent_recorder import AgentRecorder
+from jamboree_gym.multi_agent.recording.description import (
     describe_agent,
     describe_layers,
     env_name,
