@@ -180,10 +180,10 @@ def test_an_annotation_is_of_the_agent_whose_turn_it_is(jam: Jamboree) -> None:
     assert agents["agent_1"].data().annotations["value"].tolist() == [1.5]
 
 
-def test_a_thousand_agents_are_recorded(jam: Jamboree) -> None:
-    joint = recorded(jam, CountingAEC((1,) * 1000), 1200)
-    assert len(joint.summaries) == 1000
-    assert len(joint.turns) == 1200
+def test_hundreds_of_agents_are_recorded(jam: Jamboree) -> None:
+    joint = recorded(jam, CountingAEC((1,) * 300), 400)
+    assert len(joint.summaries) == 300
+    assert len(joint.turns) == 400
 
 
 def test_an_episode_of_one_agent_says_that_the_whole_is_to_be_verified(jam: Jamboree) -> None:
