@@ -308,7 +308,7 @@ def memory(jam: Jamboree, url: str, server: psutil.Process, minutes: float) -> N
             )
             if passed >= minutes:
                 break
-            time.sleep(60 * min(minutes - passed, 5.0))
+            time.sleep(60 * min(minutes - passed, 1.0))
         after = server.cpu_times()
     end.set()
     trainer.join()

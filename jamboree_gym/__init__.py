@@ -38,6 +38,7 @@ from jamboree_gym.errors import (
 from jamboree_gym.progress import timecontext
 
 if TYPE_CHECKING:
+    from jamboree_gym.arrays.kinds.registered import register_value
     from jamboree_gym.handlers.db_handler import DBHandler
     from jamboree_gym.jamboree import Jamboree
     from jamboree_gym.reading.episode import Episode
@@ -83,6 +84,7 @@ __all__ = [
     "UnsavedRecords",
     "UnsupportedServer",
     "UnsupportedSpace",
+    "register_value",
     "timecontext",
 ]
 
@@ -96,6 +98,7 @@ _MODULES = {
     "Jamboree": "jamboree",
     "StepData": "records",
     "Transitions": "records",
+    "register_value": "arrays.kinds.registered",
 }
 # Where a name is that people look for here.
 _ELSEWHERE = {

@@ -117,6 +117,10 @@ class Keyspace:
         """Inverse of `episode`."""
         return unquote(key[key.index("{") + 1 : -1], errors="surrogatepass")
 
+    def in_words(self, key: str) -> str:
+        """What messages call a log: an episode by its id, any other log by its key."""
+        return f"episode {self.episode_id(key)!r}" if self.is_episode(key) else key
+
     def summaries(self, run: str) -> str:
         """Name of the listing of a run, of which each bucket has a part."""
         return f"{self._prefix}:run:{{{quote_part(run)}}}"

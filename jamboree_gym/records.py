@@ -5,16 +5,18 @@ Names follow Gymnasium and Minari: singular for one step, plural for arrays over
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
 from msgspec.structs import asdict
 
+from jamboree_gym.arrays.layout import Leaf
 from jamboree_gym.arrays.packing import Arrays, item
 from jamboree_gym.arrays.step_schema import SchemaChanges, schema_at
 from jamboree_gym.wording import counted, one_line, shortened
@@ -28,6 +30,7 @@ __all__ = [
     "StepData",
     "Transitions",
     "brief",
+    "brief_return",
 ]
 
 MAX_NUMBERS = 6  # of an array whose numbers `repr` shows
@@ -46,7 +49,7 @@ class StepData:
         index: Position in the episode, from 0.
         observation: What the agent saw before acting.
         action: What it did.
-        reward: What this step returned.
+        reward: What this step returned: a float, or an array where it is several numbers.
         next_observation: What this step returned.
         terminated: Whether this step reached a terminal state.
         truncated: Whether the episode was cut off after this step.
@@ -58,7 +61,7 @@ class StepData:
     index: int
     observation: Any
     action: Any
-    reward: float
+    reward: Any
     next_observation: Any
     terminated: bool
     truncated: bool
@@ -78,6 +81,16 @@ class StepData:
             *said,
         ]
         return f"<step {self.index}: {', '.join(parts)}>"
+
+
+class HasReturn(Protocol):
+    """A summary, decoded or not."""
+
+    @property
+    def episode_return(self) -> float: ...
+
+    @property
+    def returns(self) -> Sequence[float] | None: ...
 
 
 class _MadeLater:
@@ -116,7 +129,7 @@ class Transitions(_MadeLater):
         indices: int64 (n,), position in the episode.
         observations: (n, ...), what the agent saw before acting.
         actions: (n, ...).
-        rewards: float64 (n,).
+        rewards: float64 (n,); where a reward is several numbers, (n, ...) of their dtype.
         next_observations: (n, ...).
         terminations: bool (n,).
         truncations: bool (n,).
@@ -130,7 +143,7 @@ class Transitions(_MadeLater):
     indices: npt.NDArray[np.int64]
     observations: Arrays
     actions: Arrays
-    rewards: npt.NDArray[np.float64]
+    rewards: npt.NDArray[Any]
     next_observations: Arrays
     terminations: npt.NDArray[np.bool_]
     truncations: npt.NDArray[np.bool_]
@@ -156,9 +169,7 @@ class Transitions(_MadeLater):
         if not len(self):
             return "<Transitions: none>"
         places = f"{self.indices[0]} to {self.indices[-1]}"
-        return (
-            f"<Transitions {places}: {_shapes(self)}, rewards {brief(self.rewards.sum())} in all>"
-        )
+        return f"<Transitions {places}: {_shapes(self)}, rewards {brief(_sum(self))} in all>"
 
     def __iter__(self) -> Iterator[StepData]:
         """The transitions one by one, oldest first."""
@@ -168,7 +179,7 @@ class Transitions(_MadeLater):
                 index=index,
                 observation=item(self.observations, i, before.observation),
                 action=item(self.actions, i, after.action),
-                reward=float(self.rewards[i]),
+                reward=_reward(self.rewards[i], after.reward),
                 next_observation=item(self.next_observations, i, after.observation),
                 terminated=bool(self.terminations[i]),
                 truncated=bool(self.truncations[i]),
@@ -188,7 +199,7 @@ class EpisodeData:
         id: The episode's id.
         observations: (T + 1, ...), the reset's first.
         actions: (T, ...).
-        rewards: float64 (T,).
+        rewards: float64 (T,); where a reward is several numbers, (T, ...) of their dtype.
         terminations: bool (T,).
         truncations: bool (T,).
         infos: T + 1 dicts, the reset's first.
@@ -200,7 +211,7 @@ class EpisodeData:
     id: str
     observations: Arrays
     actions: Arrays
-    rewards: npt.NDArray[np.float64]
+    rewards: npt.NDArray[Any]
     terminations: npt.NDArray[np.bool_]
     truncations: npt.NDArray[np.bool_]
     infos: Sequence[Mapping[str, Any]]
@@ -214,7 +225,7 @@ class EpisodeData:
 
     def __repr__(self) -> str:
         """How many steps there are, and their shapes."""
-        total = brief(self.rewards.sum())
+        total = brief(_sum(self))
         return f"<EpisodeData {self.id}: {len(self)} steps, return {total}, {_shapes(self)}>"
 
 
@@ -228,7 +239,8 @@ class EpisodeSummary:
         run: The run it belongs to.
         status: How it ended, or `running`; as read, `interrupted` where its writer died.
         steps: Number of steps so far.
-        episode_return: Undiscounted sum of the rewards so far.
+        episode_return: Undiscounted sum of the rewards so far; NaN where a reward is several
+            numbers, unless a query says by `weighted` how they are added up.
         started_at: When the reset returned, epoch seconds.
         elapsed_s: Seconds from the reset to the newest step.
         seed: The seed given to `reset`, None where none was given.
@@ -240,6 +252,8 @@ class EpisodeSummary:
         fork_step: Number of the parent's steps before the fork; steps, return and time of a fork
             count from there. None for an episode that began with a reset.
         parent_run: The run of the parent; None likewise.
+        returns: Where a reward is several numbers, the undiscounted sum of each of them, in the
+            order of `reward.ravel()`; None where it is one number.
     """
 
     id: str
@@ -257,6 +271,7 @@ class EpisodeSummary:
     parent: str | None = None
     fork_step: int | None = None
     parent_run: str | None = None
+    returns: tuple[float, ...] | None = None
 
     def __str__(self) -> str:
         """The episode in one line; of a fork, a second one says from where it counts."""
@@ -267,7 +282,7 @@ class EpisodeSummary:
         return (
             f"{self.id} {one_line(self.run)}: {one_line(self.env_id) or 'no spec'}{number}, "
             f"{self.status}, {counted(self.steps, 'step')}, "
-            f"return {brief(self.episode_return)}{since}"
+            f"return {brief_return(self)}{since}"
         )
 
     @property
@@ -286,11 +301,13 @@ class Progress(msgspec.Struct, frozen=True, gc=False):
     steps: int
     episode_return: float
     elapsed_s: float
+    returns: tuple[float, ...] | None = None
 
     @classmethod
     def of(cls, summary: EpisodeSummary) -> Progress:
         """That of a summary."""
-        return cls(summary.status, summary.steps, summary.episode_return, summary.elapsed_s)
+        numbers = summary.steps, summary.episode_return, summary.elapsed_s
+        return cls(summary.status, *numbers, summary.returns)
 
     def in_summary(self, summary: EpisodeSummary) -> EpisodeSummary:
         """The same summary, at this progress."""
@@ -325,6 +342,23 @@ class EpisodeOrigin:
     fork_step: int | None = None
 
 
+def _reward(reward: Any, layout: Leaf) -> Any:
+    """One reward, of the type that it had."""
+    return layout.restore(reward) if isinstance(reward, np.ndarray) else float(reward)
+
+
+def _sum(steps: Transitions | EpisodeData) -> Any:
+    """Of all rewards; where a reward is several numbers, of each of them."""
+    return steps.rewards.sum(axis=0)
+
+
+def brief_return(summary: HasReturn) -> str:
+    """The return of an episode in a few characters; where there are several, in brackets."""
+    if summary.returns is None or not math.isnan(summary.episode_return):
+        return brief(summary.episode_return)
+    return brief(tuple(summary.returns))
+
+
 def _shapes(steps: Transitions | EpisodeData) -> str:
     return f"observations {brief(steps.observations)}, actions {brief(steps.actions)}"
 
@@ -336,7 +370,7 @@ def brief(value: Any) -> str:
         >>> brief(np.zeros((23, 4), np.float32))
         'float32 (23, 4)'
     """
-    if isinstance(value, np.ndarray):
+    if isinstance(value, np.ndarray) and not isinstance(value, np.ma.MaskedArray):
         if value.ndim < 2 and value.size <= MAX_NUMBERS and value.dtype.kind in "biuf":
             return str(np.array2string(value, precision=4, separator=", "))
         return f"{value.dtype} {value.shape}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["counted", "one_line", "shortened"]
+__all__ = ["counted", "one_line", "shortened", "there_are"]
 
 
 def one_line(text: str) -> str:
@@ -17,6 +17,13 @@ def one_line(text: str) -> str:
 def counted(count: int, what: str) -> str:
     """A number of things: `1 episode`, `2,000 episodes`."""
     return f"{count:,} {what}" if count == 1 else f"{count:,} {what}s"
+
+
+def there_are(count: int, what: str) -> str:
+    """`there is 1 episode`, `there are 2,000 episodes`, `there are no episodes`."""
+    return (
+        f"there {'is' if count == 1 else 'are'} {counted(count, what) if count else f'no {what}s'}"
+    )
 
 
 def shortened(text: str, longest: int) -> str:

@@ -4,10 +4,20 @@ from __future__ import annotations
 
 import os
 import runpy
+import shlex
+import subprocess
 import sys
 from pathlib import Path
 
 import gymnasium as gym
+
+from jamboree_gym.cli import main
+
+CLONE = Path(__file__).resolve().parent.parent
+
+
+class CommandFailed(Exception):
+    """A command of a page did not succeed."""
 
 
 def begin(environment: dict[str, str]) -> None:
@@ -32,3 +42,33 @@ def run_page(script: Path) -> None:
         gym.registry.update(registered)
         for name in [name for name in sys.modules if name.partition(".")[0] == "jamboree_envs"]:
             del sys.modules[name]
+
+
+def run_commands(script: Path) -> None:
+    """Run each line as a shell does: `jamboree-gym` in this interpreter, the others in the clone.
+
+    Raises:
+        CommandFailed: One does not succeed.
+    """
+    for line in script.read_text().splitlines():
+        words = shlex.split(line, comments=True)
+        if words[:1] == ["jamboree-gym"]:
+            status = _status_of(words)
+        else:
+            status = subprocess.run(
+                words, cwd=CLONE, stdout=subprocess.DEVNULL, timeout=60
+            ).returncode
+        if status:
+            raise CommandFailed(f"{line}: exit code {status}")
+
+
+def _status_of(words: list[str]) -> int:
+    """The exit code of `jamboree-gym`."""
+    arguments, sys.argv = sys.argv, words
+    try:
+        main()
+    except SystemExit as end:
+        return int(end.code or 0)
+    finally:
+        sys.argv = arguments
+    return 0

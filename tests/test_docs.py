@@ -1,7 +1,7 @@
 """The Python in README.md and docs/ runs as it stands.
 
-`make test` runs the quick pages in two interpreters, of which one has torch.
-`make long` runs all, each in a fresh one.
+Where a page begins with commands, these run, too. `make test` runs the quick pages in two
+interpreters, of which one has torch. `make long` runs all, each in a fresh one.
 """
 
 import multiprocessing
@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pages import begin, run_page
+from pages import CommandFailed, begin, run_commands, run_page
 
 from jamboree_gym.servers.embedded import stop_servers
 
@@ -24,17 +24,24 @@ pytestmark = [pytest.mark.once, pytest.mark.timeout(300)]  # a busy machine take
 
 ROOT = Path(__file__).resolve().parent.parent
 BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+FIRST_BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 NEEDS = {
     "README.md": "torch",
-    "formats.md": "torch",
-    "read.md": "vaex",
-    "recent.md": "torch",
-    "replay-buffers.md": "torch",
-    "train.md": "torch",
+    "docs/decisions/stable-baselines3.md": "torch",
+    "docs/formats.md": "torch",
+    "docs/read.md": "vaex",
+    "docs/recent.md": "torch",
+    "docs/replay-buffers.md": "torch",
+    "docs/train.md": "torch",
 }
 # Left to `make long`: the README trains, too, and each format and buffer has a module of tests.
-SLOW = {"formats.md", "replay-buffers.md", "train.md"}
+SLOW = {"docs/formats.md", "docs/replay-buffers.md", "docs/train.md"}
+MOST_LINES_BEFORE_A_BLOCK = 9
+
+
+def name_of(page: Path) -> str:
+    return str(page.relative_to(ROOT))
 
 
 def blocks_of(page: Path) -> list[str]:
@@ -44,11 +51,18 @@ def blocks_of(page: Path) -> list[str]:
 def scripts_of(page: Path) -> list[str]:
     """What a reader pastes: each block of the README, and a page of `docs/` from top to bottom."""
     blocks = blocks_of(page)
-    return blocks if page.name == "README.md" else ["\n".join(blocks)] if blocks else []
+    return blocks if name_of(page) == "README.md" else ["\n".join(blocks)] if blocks else []
 
 
 def needs_torch(page: Path) -> bool:
-    return NEEDS.get(page.name) == "torch"
+    return NEEDS.get(name_of(page)) == "torch"
+
+
+def first_block(page: Path) -> tuple[str, str, str]:
+    """What stands before the first block of code of a page, its language, and the code."""
+    text = page.read_text()
+    found = FIRST_BLOCK.search(text)
+    return (text[: found.start()], found[1], found[2]) if found else (text, "", "")
 
 
 def parameters(pages: list[Path]) -> list[Any]:
@@ -57,8 +71,8 @@ def parameters(pages: list[Path]) -> list[Any]:
         pytest.param(
             page,
             code,
-            marks=[getattr(pytest.mark, NEEDS[page.name])] if page.name in NEEDS else [],
-            id=f"{page.relative_to(ROOT)}-{number}",
+            marks=[getattr(pytest.mark, NEEDS[name_of(page)])] if name_of(page) in NEEDS else [],
+            id=f"{name_of(page)}-{number}",
         )
         for page in sorted(pages, key=needs_torch)
         for number, code in enumerate(scripts_of(page), start=1)
@@ -92,7 +106,7 @@ Run = Callable[..., None]
 
 @pytest.fixture(scope="module")
 def run(environment: dict[str, str]) -> Iterator[Run]:
-    """Runs scripts in one interpreter, and those that need torch in another."""
+    """Runs scripts and commands in one interpreter, and what needs torch in another."""
     spawn = multiprocessing.get_context("spawn")
 
     def interpreter() -> ProcessPoolExecutor:
@@ -101,18 +115,46 @@ def run(environment: dict[str, str]) -> Iterator[Run]:
     with interpreter() as one, interpreter() as other:  # each starts with its first script
 
         def run_it(script: Path, *, torch: bool = False) -> None:
-            (other if torch else one).submit(run_page, script).result(timeout=250)
+            what = run_commands if script.suffix == ".sh" else run_page
+            (other if torch else one).submit(what, script).result(timeout=250)
 
         yield run_it
 
 
 @pytest.mark.parametrize(
-    ("page", "code"), parameters([page for page in PAGES if page.name not in SLOW])
+    ("page", "code"), parameters([page for page in PAGES if name_of(page) not in SLOW])
 )
 def test_the_code_of_a_page_runs(page: Path, code: str, run: Run, tmp_path: Path) -> None:
     script = tmp_path / "page.py"
     script.write_text(code)
     run(script, torch=needs_torch(page))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_a_page_begins_with_what_it_lets_you_do_and_with_a_block_that_runs(page: Path) -> None:
+    before, language, _ = first_block(page)
+    assert re.match(r"# .+\n\n\S", before)
+    assert "\n## " not in before
+    assert len(before.splitlines()) <= MOST_LINES_BEFORE_A_BLOCK
+    # cli/test_shown_session.py runs the session in README.md, and compares.
+    assert language == "console" if name_of(page) == "README.md" else language in ("python", "sh")
+
+
+@pytest.mark.parametrize(
+    "page", [page for page in PAGES if first_block(page)[1] == "sh"], ids=name_of
+)
+def test_the_commands_at_the_beginning_of_a_page_run(page: Path, run: Run, tmp_path: Path) -> None:
+    script = tmp_path / "page.sh"
+    script.write_text(first_block(page)[2])
+    run(script)
+
+
+def test_a_command_that_fails_fails_the_test_of_its_page(run: Run, tmp_path: Path) -> None:
+    for number, command in enumerate(("jamboree-gym show zzzzzz  # none", "make nothing")):
+        script = tmp_path / f"{number}.sh"
+        script.write_text(f"{command}\n")
+        with pytest.raises(CommandFailed, match=command.partition("  ")[0]):
+            run(script)
 
 
 @pytest.mark.long

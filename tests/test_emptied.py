@@ -26,6 +26,7 @@ from stored import at, beside, listing_of
 from jamboree_gym import Jamboree
 from jamboree_gym.arrays.values import encode_mapping
 from jamboree_gym.backup import rejoin
+from jamboree_gym.delivery import step_outbox
 from jamboree_gym.encoding.batch_format import (
     CODEC_RECORDS,
     decode_batch,
@@ -144,6 +145,44 @@ def test_an_episode_goes_on_where_redis_lost_its_newest_row_and_mongo_has_it(
     assert len(open_jam().episode(env.episode_id).data()) == 3
     open_jam().backup.flush()
     assert open_jam().backup.verify()
+
+
+@pytest.mark.parametrize(
+    ("write", "is_copied", "num_envs"),  # no vector; a row for all at once
+    [("buffered", True, 0), ("buffered", False, 8), ("sync", True, 8), ("sync", False, 0)],
+)
+def test_rows_that_redis_has_lost_are_sent_again(
+    open_jam: Open, write: str, is_copied: bool, num_envs: int
+) -> None:
+    jam, other = open_jam(write=write), open_jam()
+    make = partial(CountingEnv, length=9)
+    env: Any = jam.record(SyncVectorEnv([make] * num_envs) if num_envs else make(), run="a")
+    action = np.tile(ACTION, (num_envs, 1)) if num_envs else ACTION
+    env.reset()
+    env.step(action)
+    jam.flush()
+    ids = env.episode_ids if num_envs else [env.episode_id]
+    keys = [at(jam, jam._connection.keyspace.episode(id)) for id in ids]
+    keys += [listing_of(jam, "a", id) for id in ids]
+    if is_copied:
+        other.backup.flush()
+    before = {key: jam.redis.dump(key) for key in keys}
+    for _ in range(2):
+        env.step(action)
+        jam.flush()
+    for key, content in before.items():  # as it is after a kill that came before a write to disk
+        jam.redis.restore(key, 0, content, replace=True)
+    for _ in range(6):
+        env.step(action)
+    jam.flush()
+
+    found = [open_jam().episode(id) for id in ids]
+    assert all(one.data().observations[:, 0].tolist() == [*range(10)] for one in found)
+    assert all((one.status, one.summary.steps) == ("terminated", 9) for one in found)
+    other.backup.flush()
+    assert other.backup.verify()
+    other.redis.flushall()
+    assert [len(open_jam().episode(id).data()) for id in ids] == [9] * len(ids)
 
 
 def test_a_backup_that_has_copied_a_schema_copies_what_comes_after_it_was_lost(
@@ -688,7 +727,10 @@ def test_steps_arrive_while_mongodb_is_asked_for_another_log(
     assert numbers(other) == [1]
 
 
-def test_a_refused_append_writes_no_summary(open_jam: Open) -> None:
+def test_a_refused_append_writes_no_summary(
+    open_jam: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(step_outbox, "MAX_SENT_AGAIN_BYTES", 0)
     jam = open_jam(write="sync")
     env = jam.record(CountingEnv(length=100), run="a")
     play(env, [ACTION] * 2)

@@ -87,6 +87,16 @@ def test_all_that_has_returned_is_found(
     assert len(found) > 16
 
 
+def test_all_is_found_of_a_block_whose_schema_is_not_the_first_of_the_journal(
+    recording: Jamboree, recover: Callable[[], Jamboree]
+) -> None:
+    play(recording.record(CountingEnv(), run="r"), [ACTION] * 3)
+    begun(recording)
+    found = everything_in(recover())
+    recording.flush()
+    assert found == everything_in(recording)
+
+
 def files_of(jam: Jamboree, home: Path) -> list[Path]:
     return list(journal_of(home).glob(f"{jam._connection.writer_name}.[0-9]*"))
 

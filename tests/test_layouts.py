@@ -45,7 +45,6 @@ class Pair(NamedTuple):
         (np.zeros(2, np.float16), "array", "float16", (2,)),
         (np.array(0.5), "array", "float64", ()),
         (np.zeros((0, 2), np.uint8), "array", "uint8", (0, 2)),
-        (np.ma.array([1.0, 2.0], mask=[0, 1]), "array", "float64", (2,)),
     ],
     ids=str,
 )

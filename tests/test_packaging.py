@@ -435,6 +435,12 @@ def test_one_module_alone_asks_python_for_forks_and_the_end_of_the_process() -> 
     assert found == {"jamboree_gym/process_life.py"}
 
 
+@pytest.mark.once
+def test_a_frame_is_a_picture_and_no_part_of_a_file() -> None:
+    in_folder = (PACKAGE / "store" / "folder").glob("*.py")
+    assert not [path.name for path in in_folder if "frame" in path.read_text().lower()]
+
+
 # --- what the repository must not say -------------------------------------------------------------
 
 

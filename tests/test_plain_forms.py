@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import array
 import enum
 import threading
 import uuid
-from collections import OrderedDict, deque, namedtuple
+from collections import deque, namedtuple
 from datetime import date, datetime, time, timedelta, timezone
 from decimal import Decimal
 from fractions import Fraction
@@ -15,13 +14,14 @@ from types import MappingProxyType
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from lengths import examples
 from test_values import PATIENT, fingerprint, text, values
 
-from jamboree_gym.arrays.tensors import tensor_array
+from jamboree_gym.arrays.difference import differences
 from jamboree_gym.arrays.values import decode_value, encode_value
 from jamboree_gym.encoding.info_codec import InfoEncoder, holds_unrecorded
 from jamboree_gym.errors import InvalidRecord
@@ -51,21 +51,12 @@ def back(value: Any) -> Any:
 @pytest.mark.parametrize(
     ("value", "plain"),
     [
-        (Level.HIGH, 3),
-        (Mode.FAST, "fast"),
         (Half(0.1), 0.1),
-        (deque([1, (2,)]), [1, (2,)]),
-        (Point(1, 2), (1, 2)),
-        (OrderedDict(a=1), {"a": 1}),
         (MappingProxyType({1: "a"}), {1: "a"}),
-        (bytearray(b"ab"), b"ab"),
         (memoryview(b"ab"), np.array([97, 98], np.uint8)),
-        (array.array("d", [0.5]), np.array([0.5])),
-        (np.array([[1, 2]]).view(np.recarray), np.array([[1, 2]])),
         (np.dtype(">f4"), np.dtype(">f4")),
         (np.float32, np.float32),
         (Path("a/b"), Path("a/b")),
-        ({Mode.FAST: Level.HIGH}, {"fast": 3}),
     ],
     ids=lambda one: type(one).__name__,
 )
@@ -125,52 +116,25 @@ def test_an_array_with_fields_comes_back_with_them(value: Any) -> None:
     assert all(found[name].dtype == value[name].dtype for name in value.dtype.names)
 
 
-def test_times_of_pandas_keep_their_nanoseconds() -> None:
-    pd = pytest.importorskip("pandas")
-    stamp, exact = pd.Timestamp("2020-01-02 03:04:05.000006"), pd.Timestamp(1577934245000006789)
-
-    assert back(stamp) == stamp
-    assert type(back(stamp)) is datetime
-    assert back(exact) == exact.to_datetime64()
-    assert back(pd.Timestamp("2020-01-02", tz="Asia/Tokyo")) == pd.Timestamp("2020-01-01 15:00Z")
-    assert back(pd.Timedelta(5, "s")) == timedelta(seconds=5)
-    assert back(pd.Timedelta(5, "ns")) == np.timedelta64(5, "ns")
-    assert np.isnat(back(pd.NaT))
-    with pytest.raises(InvalidRecord, match="cannot store Timestamp"):
-        encode_value(exact.tz_localize("UTC"))
-
-
-@pytest.mark.torch
-def test_a_tensor_is_kept_as_the_array_that_holds_the_same_numbers() -> None:
-    torch = pytest.importorskip("torch")
-    plain = torch.tensor([1.0, 2.0])
-    kept = {
-        "plain": plain,
-        "zero": torch.tensor(3),
-        "grad": (torch.ones(2, requires_grad=True) * 2),
-        "half": torch.tensor([0.1, float("nan")], dtype=torch.bfloat16, requires_grad=True),
-        "conj": torch.tensor([1j]).conj(),
-    }
-
-    found = back(kept)
-    plain += 1
-
-    assert {name: array.dtype.name for name, array in found.items()} == {
-        "plain": "float32",
-        "zero": "int64",
-        "grad": "float32",
-        "half": "float32",
-        "conj": "complex64",
-    }
-    assert found["plain"].tolist() == [1.0, 2.0]
-    assert found["zero"].shape == ()
-    assert found["grad"].tolist() == [2.0, 2.0]
-    assert found["half"][0] == kept["half"][0].item()
-    assert found["conj"].tolist() == [-1j]
-    for odd in (torch.eye(2).to_sparse(), torch.ones(1, device="meta")):
-        assert tensor_array(odd) is None
-        with pytest.raises(InvalidRecord, match=r"type torch\.Tensor"):
-            encode_value(odd)
+@pytest.mark.parametrize(
+    ("value", "plain"),
+    [
+        (Level.HIGH, 3),
+        (Mode.FAST, "fast"),
+        (Point(1, 2), (1, 2)),
+        (deque([1, (2,)]), [1, (2,)]),
+        (bytearray(b"ab"), b"ab"),
+        (pd.Timestamp("2020-01-02 03:04:05.000006"), datetime(2020, 1, 2, 3, 4, 5, 6)),
+        (pd.Timestamp(1577934245000006789), np.datetime64(1577934245000006789, "ns")),
+        (pd.Timedelta(5, "s"), timedelta(seconds=5)),
+        (pd.Timedelta(5, "ns"), np.timedelta64(5, "ns")),
+    ],
+    ids=lambda one: type(one).__name__,
+)
+def test_a_value_equals_the_plain_one_that_an_older_release_has_recorded(
+    value: Any, plain: Any
+) -> None:
+    assert not list(differences("info", {"a": [plain]}, {"a": [value]}))
 
 
 class Liar:
@@ -197,7 +161,7 @@ class Listed(list[Any]):
     __hash__ = object.__hash__  # type: ignore[assignment]
 
 
-ODD = [object(), threading.Lock(), len, Liar(), PureWindowsPath("a"), int, range(2), iter(())]
+ODD = [object(), threading.Lock(), len, Liar(), PureWindowsPath("a"), int, iter(())]
 
 
 @pytest.mark.parametrize("key", [Listed([1]), (1, Listed())], ids=type)
@@ -239,7 +203,7 @@ def expected(value: Any) -> Any:
     if isinstance(value, np.ndarray) and value.dtype == object:
         return "objects", [expected(item) for item in value]
     if isinstance(value, (list, deque)):
-        return [expected(item) for item in value]
+        return type(value)(expected(item) for item in value)
     if isinstance(value, tuple):
         return tuple(expected(item) for item in value)
     return fingerprint(value)
@@ -252,8 +216,8 @@ def seen(value: Any) -> Any:
         return {name: seen(item) for name, item in value.items()}
     if isinstance(value, np.ndarray) and value.dtype == object:
         return "objects", [seen(item) for item in value]
-    if isinstance(value, list):
-        return [seen(item) for item in value]
+    if isinstance(value, (list, deque)):
+        return type(value)(seen(item) for item in value)
     if isinstance(value, tuple):
         return tuple(seen(item) for item in value)
     return fingerprint(value)

@@ -22,6 +22,7 @@ from recorded_envs import ACTION, CountingEnv, play
 from stored import at, in_buckets, listed, listing_of
 
 from jamboree_gym import Jamboree
+from jamboree_gym.delivery import step_outbox
 from jamboree_gym.encoding.batch_format import batch_span, decode_head
 from jamboree_gym.errors import (
     DecodeError,
@@ -708,8 +709,9 @@ def test_an_episode_goes_on_after_flushall(jam: Jamboree) -> None:
 
 
 def test_an_episode_of_which_rows_are_lost_says_so(
-    own_valkey: Server, mongo: Server, namespace: str
+    own_valkey: Server, mongo: Server, namespace: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(step_outbox, "SENT_AGAIN_S", -1.0)
     jam = Jamboree(own_valkey.url, mongo.url, namespace=namespace)
     env = jam.record(CountingEnv(length=9))
     play(env, [ACTION] * 2)

@@ -300,6 +300,26 @@ def test_most_episodes_are_sealed_together() -> None:
     assert [box.id for box in seal_together(boxes)] == ["e2", "e3"]  # a change, an info
 
 
+@pytest.mark.parametrize(
+    "what_comes", [lambda box: put(box, 1), lambda box: box.end("truncated")], ids=["row", "end"]
+)
+def test_what_comes_while_episodes_are_sealed_together_is_announced(
+    monkeypatch: pytest.MonkeyPatch, what_comes: Callable[[StepOutbox], object]
+) -> None:
+    marks: list[Any] = []
+    box = begun(mark=lambda one: marks.append(one) or math.inf)
+    packed_rows = step_outbox._packed_rows
+
+    def packed_meanwhile(span: Any) -> Any:
+        what_comes(box)
+        return packed_rows(span)
+
+    monkeypatch.setattr(step_outbox, "_packed_rows", packed_meanwhile)
+    assert seal_together([box]) == []
+
+    assert marks == [box, box]
+
+
 def test_rows_on_both_sides_of_the_end_of_a_block_are_one_batch() -> None:
     box = begun()
     step(box, 1, OBSERVATION, 0.5, False, False, None)
@@ -445,6 +465,65 @@ def test_a_log_that_is_not_as_it_was_left_is_refused(
 
     assert isinstance(box.error, error)
     assert words in str(box.error)
+
+
+def taken(box: StepOutbox, born: bytes = b"100.0") -> list[bytes]:
+    """The batches of the next append, as a server takes them into the log with that birth."""
+    append = box.next_append()
+    if append is None:
+        return []
+    stored = len(append.batches)
+    box.settle(AppendResult(stored, append.after, 0.0, log=("epoch", born)))
+    return list(append.batches)
+
+
+def grown(rows: int) -> tuple[StepOutbox, list[bytes]]:
+    """An episode of so many rows, each taken as a batch of its own; and these."""
+    box, batches = begun(), list[bytes]()
+    for number in range(1, rows + 1):
+        box.seal()
+        batches += taken(box)
+        put(box, number)
+    box.seal()
+    return box, batches
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_batches_that_the_server_has_lost_are_sent_again_as_they_were(count: int) -> None:
+    box, batches = grown(4)
+    box.next_append()
+    box.settle(AppendResult(0, count, 0.0, log=("epoch", b"100.0")))
+
+    assert box.unsaved == 5 - count
+    sent = taken(box)
+    assert sent[: 4 - count] == batches[count:]
+    assert all_numbers([*batches[:count], *sent]) == [0, 1, 2, 3, 4]
+    assert box.is_settled
+
+
+@pytest.mark.parametrize("how", ["another log", "another boundary", "too long ago", "too large"])
+def test_what_is_not_held_or_of_another_log_is_not_sent_again(
+    how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if how == "too long ago":
+        monkeypatch.setattr(step_outbox, "SENT_AGAIN_S", -1.0)
+    if how == "too large":
+        monkeypatch.setattr(step_outbox, "MAX_SENT_AGAIN_BYTES", 0)
+    box, _ = grown(4)
+    if how == "another boundary":
+        put(box, 5)
+        put(box, 6)
+        box.seal()
+        taken(box)
+        put(box, 7)
+        box.seal()
+    count = 6 if how == "another boundary" else 3
+    box.next_append()
+    born = b"200.0" if how == "another log" else b"100.0"
+    box.settle(AppendResult(0, count, 0.0, log=("epoch", born)))
+
+    assert isinstance(box.error, EpisodeNotFound)
+    assert box.next_append() is None
 
 
 def test_a_refused_outbox_counts_what_it_loses_but_does_not_hold_it() -> None:

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import collections
-import enum
 import pickle
 import struct
 from datetime import UTC, date, datetime, timedelta, timezone
@@ -250,7 +249,7 @@ class Unknown:
         ({"a": ({Unknown: 1},)}, r"'a'\[0\]: key .*: cannot store"),
         ({"a": np.array([Unknown()])}, r"'a'\[0\]: cannot store <Unknown>"),
         ({"a": {frozenset([Unknown]): 1}}, r"'a': key .*: cannot store the class"),
-        ({"a": np.ma.array([1], mask=[True])}, "'a': cannot store masked_array"),
+        ({"a": [np.polynomial.Polynomial([1])]}, r"'a'\[0\]: cannot store Polynomial"),
         ({"a": ["\ud800"]}, r"'a'\[0\]: .* is not valid unicode"),
         ({"a": {"\ud800": 1}}, r"'a': key .*.*is not valid unicode"),
         ({1: 2}, "a field name is a string, not 1"),
@@ -266,15 +265,6 @@ def test_a_value_that_holds_itself_is_refused() -> None:
     loop.append(loop)
     with pytest.raises(InvalidRecord, match="holds itself"):
         encode_mapping({"a": loop})
-
-
-class Color(enum.Enum):
-    RED = 1
-
-
-def test_an_enum_member_is_refused_and_shown() -> None:
-    with pytest.raises(InvalidRecord, match=r"'a'\[1\]: cannot store <Color.RED: 1> of type"):
-        encode_mapping({"a": [0, Color.RED]})
 
 
 def test_a_place_in_a_large_value_is_found() -> None:
@@ -295,8 +285,13 @@ def test_a_number_of_the_wrong_size_gives_decode_error(size: int) -> None:
 
 
 def test_an_instance_of_a_subclass_comes_back_as_the_plain_container() -> None:
-    point = collections.namedtuple("Point", "x y")(1, 2)
-    record = {"a": point, "b": collections.OrderedDict(c=1)}
+    class Pair(tuple[int, int]):
+        pass
+
+    class Names(dict[str, int]):
+        pass
+
+    record = {"a": Pair((1, 2)), "b": Names(c=1)}
     decoded = decode_value(encode_mapping(record), where="k")
     assert fingerprint(decoded) == fingerprint({"a": (1, 2), "b": {"c": 1}})
 

@@ -5,13 +5,16 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from itertools import chain, zip_longest
 from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
 
+from jamboree_gym.arrays.kinds.plain_forms import plain_form
 from jamboree_gym.arrays.layout import as_array
+from jamboree_gym.arrays.tensors import is_tensor, tensor_array
 from jamboree_gym.arrays.trees import Arrays, leaves_of, map_leaves
 from jamboree_gym.arrays.values import encode_value
 from jamboree_gym.errors import InvalidRecord
@@ -32,6 +35,22 @@ __all__ = [
 ]
 
 MAX_SHOWN = 200
+_PLAIN_FORMS = frozenset(
+    {
+        int,
+        float,
+        str,
+        bytes,
+        tuple,
+        list,
+        dict,
+        np.ndarray,
+        datetime,
+        timedelta,
+        np.datetime64,
+        np.timedelta64,
+    }
+)
 _NO_NAME = re.compile(r"\W")
 
 
@@ -155,6 +174,9 @@ def differences(
 
     `place` is what the values are called; `simulated` is as the environment has returned it.
     """
+    simulated = _as_older_releases_kept(simulated, recorded)
+    if is_tensor(recorded) and type(recorded) is type(simulated):
+        recorded, simulated = map(_numbers_of, (recorded, simulated))
     if isinstance(recorded, Mapping) and isinstance(simulated, Mapping):
         for key in (*recorded, *(key for key in simulated if key not in recorded)):
             parts = recorded.get(key, NOTHING), simulated.get(key, NOTHING)
@@ -170,6 +192,23 @@ def differences(
         yield from _array_differences(place, recorded, simulated, tolerance)
     elif not tolerance.allows(recorded, simulated):
         yield Difference(place, recorded, _storable(simulated))
+
+
+def _as_older_releases_kept(simulated: Any, recorded: Any) -> Any:
+    """The simulated value in the plain form in which releases without kinds have recorded it."""
+    cls = recorded.__class__
+    if cls is simulated.__class__ or cls not in _PLAIN_FORMS:
+        return simulated
+    try:
+        form = plain_form(simulated)
+    except Exception:  # noqa: BLE001 - code of others may raise anything
+        return simulated
+    return form if form.__class__ is cls else simulated
+
+
+def _numbers_of(tensor: Any) -> Any:
+    array = tensor_array(tensor)
+    return tensor if array is None else array
 
 
 def _are_sequences(recorded: Any, simulated: Any) -> bool:

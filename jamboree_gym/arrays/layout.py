@@ -9,8 +9,10 @@ returned. The space only says where the shape may change from step to step.
 
 from __future__ import annotations
 
+import array
 import math
 import re
+from collections import deque
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -32,6 +34,7 @@ __all__ = [
     "Layout",
     "Leaf",
     "is_column_name",
+    "is_more_than_an_array",
     "as_array",
     "columns_of",
     "has_column",
@@ -180,7 +183,17 @@ def layout_of(value: Any, expected: Layout | None = None) -> Layout:
         return _layout_of_dict(value, expected)
     if isinstance(value, (list, tuple)) and not isinstance(expected, Leaf):
         return ENCODED if expected is None else _layout_of_sequence(value, expected)
+    if isinstance(value, np.ma.MaskedArray):  # an array would lose the mask
+        return ENCODED
+    if not isinstance(expected, Leaf) and is_more_than_an_array(value):
+        return ENCODED
     return _column_of(value)
+
+
+def is_more_than_an_array(value: Any) -> bool:
+    """Whether an array of the same numbers would be another value."""
+    kinds = (deque, range, array.array, np.ma.MaskedArray)
+    return isinstance(value, kinds) or hasattr(type(value), "iloc")
 
 
 def is_column_name(key: Any) -> bool:
@@ -215,10 +228,10 @@ def _column_of(value: Any) -> Column:
         dtype = next(dtype for kind, dtype in _PYTHON_DTYPES if isinstance(value, kind))
         return Leaf(dtype, (), "python")
     else:
-        array = as_array(value, strict=True)
-        if array is None:
+        found = as_array(value, strict=True)
+        if found is None:
             return ENCODED
-        leaf = Leaf(array.dtype, array.shape, "array")
+        leaf = Leaf(found.dtype, found.shape, "array")
     return leaf if has_column(leaf.dtype) else ENCODED
 
 
@@ -234,16 +247,16 @@ def as_array(value: Any, *, strict: bool = False) -> npt.NDArray[Any] | None:
         return None
     failure = None
     try:
-        array = np.asarray(value)
+        found = np.asarray(value)
     except Exception as error:  # noqa: BLE001 - whatever the code of an odd class raises
         failure = error
     else:
-        if has_column(array.dtype):
-            return array
-    with suppress(Exception):
-        found = tensor_array(value) if is_tensor(value) else np.asarray(detached(value))
-        if found is not None and has_column(found.dtype):
+        if has_column(found.dtype):
             return found
+    with suppress(Exception):
+        plain = tensor_array(value) if is_tensor(value) else np.asarray(detached(value))
+        if plain is not None and has_column(plain.dtype):
+            return plain
     if strict and failure is not None and hasattr(type(value), "__array__"):
         raise failure
     return None

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from jamboree_gym.arrays.layout import Encoded, Group, Layout, Leaf, as_array
+from jamboree_gym.arrays.marks import encode_marked
 from jamboree_gym.arrays.trees import Arrays, map_leaves
 from jamboree_gym.arrays.values import decode_value, encode_value
 from jamboree_gym.errors import InvalidRecord
@@ -28,7 +29,9 @@ __all__ = [
     "concatenate",
     "filler",
     "grouped",
+    "held_exactly",
     "item",
+    "join_arrays",
     "pack_any",
     "packed_columns",
     "packer",
@@ -59,7 +62,7 @@ def packer(layout: Layout) -> Pack:
     An encoded part that cannot be encoded raises `InvalidRecord`.
     """
     if isinstance(layout, Encoded):
-        return encode_value
+        return encode_marked
     if isinstance(layout, Group):
         return _group_packer(layout)
     if layout.is_array:
@@ -233,7 +236,7 @@ def unstack(arrays: Arrays, layout: Layout, count: int) -> list[Any]:
         columns = [unstack(part, of, count) for part, of in pairs]
         return list(zip(*columns, strict=True)) if columns else [()] * count
     if isinstance(layout, Encoded):
-        return [encode_value(value) for value in arrays]
+        return [encode_marked(value) for value in arrays]
     values = np.asarray(arrays)
     if values.shape[1:] != layout.shape or values.dtype.kind not in "biuf":
         what = f"rows of {values.dtype} {values.shape[1:]}"
@@ -319,6 +322,15 @@ def join_arrays(parts: Sequence[npt.NDArray[Any]]) -> npt.NDArray[Any]:
         if all(part.dtype == first.dtype for part in parts) or _holds_exactly(joined, parts):
             return joined
     return as_objects([value for part in parts for value in part])
+
+
+def held_exactly(array: npt.NDArray[Any], dtype: np.dtype[Any]) -> npt.NDArray[Any] | None:
+    """The array with this dtype, None if that cannot hold it exactly."""
+    if array.dtype == dtype:
+        return array
+    with np.errstate(all="ignore"):
+        held = array.astype(dtype)
+        return held if held.astype(array.dtype).tobytes() == array.tobytes() else None
 
 
 def _holds_exactly(joined: npt.NDArray[Any], parts: Sequence[npt.NDArray[Any]]) -> bool:

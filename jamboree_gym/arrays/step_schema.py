@@ -27,7 +27,7 @@ from jamboree_gym.arrays.packing import Pack, filler, packer
 from jamboree_gym.errors import DecodeError
 from jamboree_gym.keys import digest
 
-__all__ = ["DAMAGED", "FindSchema", "SchemaChanges", "StepSchema", "schema_at"]
+__all__ = ["DAMAGED", "ONE_NUMBER", "FindSchema", "SchemaChanges", "StepSchema", "schema_at"]
 
 DAMAGED = (
     *(MemoryError, RecursionError, ArithmeticError),
@@ -38,8 +38,11 @@ DAMAGED = (
 _END_BYTES = 4  # of an encoded value in its column: a number that says where its bytes end
 
 _DOUBLE, _BIT = Leaf(np.dtype(np.float64), (), "python"), Leaf(np.dtype(np.bool_), (), "python")
-_FIXED = (_DOUBLE, _BIT, _BIT, _DOUBLE)  # reward, terminated, truncated, timestamp
+_FLAGS_AND_TIME = (_BIT, _BIT, _DOUBLE)  # terminated, truncated, timestamp
 _ROLES = ("observation", "action", "annotation")
+
+ONE_NUMBER = _DOUBLE
+"""Layout of nearly all rewards. A schema that has it says nothing of rewards in its blob."""
 
 
 @dataclass(frozen=True)
@@ -50,15 +53,17 @@ class StepSchema:
         observation: Layout of an observation.
         action: Layout of an action.
         annotation: Layout of what the agent said of a step; `NOTHING` if it said nothing.
+        reward: Layout of a reward: `ONE_NUMBER`, or an array.
     """
 
     observation: Layout
     action: Layout
     annotation: Group = NOTHING
+    reward: Leaf = ONE_NUMBER
 
     def __getstate__(self) -> dict[str, Any]:
         """Without what is derived: functions cannot be pickled."""
-        return {role: getattr(self, role) for role in _ROLES}
+        return {role: getattr(self, role) for role in (*_ROLES, "reward")}
 
     @cached_property
     def columns(self) -> tuple[Column, ...]:
@@ -67,7 +72,7 @@ class StepSchema:
             [column for _, column in columns_of(layout, "")] for layout in self._layouts
         )
         annotated = [_BIT, *annotation] if self.is_annotated else []
-        return (*observation, *action, *_FIXED, *annotated)
+        return (*observation, *action, self.reward, *_FLAGS_AND_TIME, *annotated)
 
     @cached_property
     def first_number(self) -> int:
@@ -78,6 +83,11 @@ class StepSchema:
     def is_annotated(self) -> bool:
         """Whether there is anything that an agent said."""
         return self.annotation != NOTHING
+
+    @cached_property
+    def has_one_number(self) -> bool:
+        """Whether a reward is one number."""
+        return self.reward == ONE_NUMBER
 
     @property
     def _layouts(self) -> tuple[Layout, Layout, Layout]:
@@ -125,9 +135,13 @@ class StepSchema:
 
     @cached_property
     def row_bytes(self) -> int:
-        """Bytes of a row's observation, action and annotation, as far as their size is fixed."""
+        """Bytes of a row's observation, action and annotation, as far as their size is fixed.
+
+        Those of a reward count only where it is an array.
+        """
         columns = (column for layout in self._layouts for _, column in columns_of(layout, ""))
-        return sum(column.nbytes for column in columns if isinstance(column, Leaf))
+        nbytes = sum(column.nbytes for column in columns if isinstance(column, Leaf))
+        return nbytes + (0 if self.has_one_number else self.reward.nbytes)
 
     @cached_property
     def has_encoded(self) -> bool:
@@ -135,8 +149,9 @@ class StepSchema:
         return not all(isinstance(column, Leaf) for column in self.columns)
 
     def to_json(self) -> dict[str, Any]:
-        """The layouts by their role."""
-        return {role: layout_to_json(getattr(self, role)) for role in _ROLES}
+        """The layouts by their role; that of a reward only where it is an array."""
+        layouts = {role: layout_to_json(getattr(self, role)) for role in _ROLES}
+        return layouts if self.has_one_number else layouts | {"reward": layout_to_json(self.reward)}
 
     @classmethod
     def from_json(cls, layouts: Mapping[str, Any]) -> StepSchema:
@@ -144,7 +159,10 @@ class StepSchema:
         observation, action, annotation = (layout_from_json(layouts[role]) for role in _ROLES)
         if not isinstance(annotation, Group):
             raise ValueError("its annotations have no names")
-        return cls(observation, action, annotation)
+        reward = layout_from_json(layouts["reward"]) if "reward" in layouts else ONE_NUMBER
+        if not isinstance(reward, Leaf) or (reward.size < 2 and reward != ONE_NUMBER):
+            raise ValueError("its rewards are no numbers")
+        return cls(observation, action, annotation, reward)
 
     @cached_property
     def blob(self) -> bytes:
@@ -174,7 +192,8 @@ class StepSchema:
 
     def shares_columns_with(self, other: StepSchema) -> bool:
         """Whether rows of both fit into one batch."""
-        return all(map(share_columns, self._layouts, other._layouts))
+        is_alike = all(map(share_columns, self._layouts, other._layouts))
+        return is_alike and self.reward == other.reward
 
     @classmethod
     def from_blob(cls, blob: bytes, *, where: str) -> StepSchema:

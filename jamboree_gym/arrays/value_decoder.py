@@ -12,7 +12,10 @@ import msgspec
 import numpy as np
 from gymnasium.spaces import GraphInstance
 
-from jamboree_gym.arrays.atoms import ATOMS, decode_dtype
+from jamboree_gym.arrays.kinds.atoms import ATOMS, decode_dtype
+from jamboree_gym.arrays.kinds.classes import hashes_by_itself
+from jamboree_gym.arrays.kinds.kinds import build, kind_of
+from jamboree_gym.arrays.kinds.stand_ins import StandIn
 from jamboree_gym.errors import DecodeError
 
 __all__ = ["NUMBERS", "Code", "decode_packed", "decode_value"]
@@ -32,6 +35,7 @@ class Code:
     GRAPH: Final = 10  # 9, and 11 to 18, are those of `atoms`
     OBJECTS: Final = 19  # an array of objects: shape, items
     STRUCTURED: Final = 20  # an array with fields: shape, whether it is a scalar, names and arrays
+    KIND: Final = 21  # what `kinds` keeps: the name of the kind, its content
     NUMBER: Final = 32  # the first of those for NumPy's numbers, which are kept as their bytes
 
 
@@ -39,6 +43,7 @@ NUMBERS: Final = (
     *(np.bool_, np.int8, np.int16, np.int32, np.int64, np.uint8, np.uint16, np.uint32, np.uint64),
     *(np.float16, np.float32, np.float64, np.complex64, np.complex128),
 )
+_PLAIN_KEYS: Final = frozenset({str, int, float, bool, bytes, type(None), *NUMBERS})
 _MAX_EMPTY: Final = 2**24  # elements without a byte; more is damage, and would take all memory
 _DAMAGE = (
     *(msgspec.MsgspecError, ValueError, TypeError),
@@ -61,7 +66,7 @@ def decode_value(content: bytes, *, where: str) -> Any:
 def _decode_extension(code: int, data: memoryview) -> Any:
     decode = _DECODERS.get(code)
     if decode is None:
-        raise DecodeError(f"unknown extension type {code}")
+        raise DecodeError(f"unknown extension type {code}: a newer release may know it")
     return decode(data)
 
 
@@ -117,6 +122,36 @@ def _decode_structured(data: memoryview) -> Any:
     return structured[()] if is_scalar else structured
 
 
+def _decode_kind(data: memoryview) -> Any:
+    name, content = _decode_named(data)
+    try:
+        return build(name, content)
+    except (MemoryError, RecursionError):
+        raise
+    except Exception as error:
+        raise DecodeError(f"a damaged {name!r:.60}: {error!r:.100}") from error
+
+
+def _as_key(key: Any) -> Any:
+    """A key of a dict, or an item of a set, that runs no code of the user where it becomes one."""
+    if key.__class__ in _PLAIN_KEYS:
+        return key
+    if key.__class__ is tuple:
+        return tuple(map(_as_key, key))
+    if not hashes_by_itself(key):
+        try:
+            hash(key)
+        except Exception:  # noqa: BLE001 - its class has become another one since it was written
+            return _standing(key)
+        return key
+    return _standing(key)
+
+
+def _standing(key: Any) -> Any:
+    kind = kind_of(key)
+    return key if kind is None else StandIn(*kind)
+
+
 def _checked_shape(shape: list[int], dtype: np.dtype[Any] | None = None) -> list[int]:
     if min(shape, default=0) < 0:  # to `reshape`, -1 is whatever fits
         raise DecodeError(f"{shape} is no shape")
@@ -136,6 +171,7 @@ _decode_pairs = _decoder(list[tuple[Any, Any]])
 _decode_complex = _decoder(tuple[float, float])
 _decode_parts = _decoder(tuple[str, list[int], bytes])
 _decode_items = _decoder(tuple[list[int], list[Any]])
+_decode_named = _decoder(tuple[str, Any])
 _decode_fields = _decoder(tuple[list[int], bool, list[tuple[str, Any]]])
 
 
@@ -146,9 +182,12 @@ def _decode_atom(code: int) -> Callable[[memoryview], Any]:
 
 _DECODERS: Final[dict[int, Callable[[memoryview], Any]]] = {
     Code.TUPLE: lambda data: tuple(_decode_list(data)),
-    Code.SET: lambda data: set(_decode_list(data)),
-    Code.FROZENSET: lambda data: frozenset(_decode_list(data)),
-    Code.PAIRS: lambda data: dict(_decode_pairs(data)),
+    Code.SET: lambda data: set(map(_as_key, _decode_list(data))),
+    Code.FROZENSET: lambda data: frozenset(map(_as_key, _decode_list(data))),
+    Code.PAIRS: lambda data: {
+        key if key.__class__ in _PLAIN_KEYS else _as_key(key): item
+        for key, item in _decode_pairs(data)
+    },
     Code.BIGINT: lambda data: int(bytes(data), 16),
     Code.COMPLEX: lambda data: complex(*_decode_complex(data)),
     Code.ARRAY: _decode_array,
@@ -156,6 +195,7 @@ _DECODERS: Final[dict[int, Callable[[memoryview], Any]]] = {
     Code.GRAPH: lambda data: GraphInstance(*_decode_list(data)),
     Code.OBJECTS: _decode_objects,
     Code.STRUCTURED: _decode_structured,
+    Code.KIND: _decode_kind,
     **{atom.code: _decode_atom(atom.code) for atom in ATOMS.values()},
     **{Code.NUMBER + n: partial(_decode_number, np.dtype(cls)) for n, cls in enumerate(NUMBERS)},
 }

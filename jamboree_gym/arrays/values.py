@@ -2,10 +2,11 @@
 
 Kept exactly: None, bool, int (any size), float, complex, str, bytes, list, tuple, dict, set,
 frozenset, NumPy scalars and arrays (dtype, byte order, shape; also structured ones and arrays of
-objects), Gymnasium's GraphInstance, and what `atoms` keeps (dates, exact numbers, paths, dtypes).
-What `plain_forms` knows comes back as an equal value of these: members of an IntEnum as int,
-instances of subclasses as the plain one, tensors as arrays; arrays are in C order. Everything else
-is an error that names the value's place, which only a second walk finds.
+objects), Gymnasium's GraphInstance, what `atoms` keeps (dates, exact numbers, paths, dtypes), and
+what `kinds` keeps (members of enums, dataclasses, named tuples, ranges, deques, values of pandas,
+tensors, and what users register). What `plain_forms` knows comes back as an equal value of these:
+instances of subclasses as the plain one; arrays are in C order. Everything else is an error that
+names the value's place, which only a second walk finds.
 """
 
 from __future__ import annotations
@@ -20,8 +21,12 @@ import msgspec
 import numpy as np
 from gymnasium.spaces import GraphInstance
 
-from jamboree_gym.arrays.atoms import ATOMS
-from jamboree_gym.arrays.plain_forms import NO_FORM, plain_form
+from jamboree_gym.arrays.kinds.atoms import ATOMS
+from jamboree_gym.arrays.kinds.classes import UNKEPT
+from jamboree_gym.arrays.kinds.kinds import Kind, kind_of
+from jamboree_gym.arrays.kinds.loaded_class import class_name
+from jamboree_gym.arrays.kinds.plain_forms import NO_FORM, plain_form
+from jamboree_gym.arrays.kinds.stand_ins import StandIn
 from jamboree_gym.arrays.tensors import plain_array
 from jamboree_gym.arrays.value_decoder import NUMBERS, Code, decode_packed, decode_value
 from jamboree_gym.errors import InvalidRecord, JamboreeError
@@ -34,6 +39,7 @@ __all__ = [
     "encode_mapping",
     "encode_value",
     "is_plain",
+    "renewed",
     "shown",
 ]
 
@@ -129,6 +135,9 @@ def _tag(value: Any) -> Any:
 
 def _tag_of_subclass(value: Any) -> Callable[[Any], Any]:
     cls = value.__class__
+    kind = kind_of(value)
+    if kind is not None:
+        return lambda _: _tag_kind(kind)
     for base in (dict, list, tuple, set, frozenset, np.dtype):
         if isinstance(value, base):
             return _TAGS[base]
@@ -141,6 +150,18 @@ def _tag_of_subclass(value: Any) -> Callable[[Any], Any]:
         f"cannot store {shown(value)} of type {cls.__module__}.{cls.__qualname__}; "
         "convert it to numbers, strings, lists, dicts or NumPy arrays"
     )
+
+
+def _tag_kind(kind: Kind) -> Any:
+    name, content = kind
+    if name != "enum" or len(content) != 4:
+        return _Ext(Code.KIND, _pack((name, _tag(content))))
+    *named, value = content
+    try:
+        tagged = _tag(value)
+    except InvalidRecord:  # the member is known by its name alone
+        tagged = _tag(StandIn(UNKEPT, class_name(type(value))))
+    return _Ext(Code.KIND, _pack((name, [*named, tagged])))
 
 
 def _tag_nothing(value: Any) -> Any:
@@ -262,8 +283,20 @@ def comes_back_alike(value: Any) -> bool:
 
     Containers may be of a subclass: the plain one is equal.
     """
-    if isinstance(value, Enum):
-        return False
+    if value.__class__ not in _TAGS:
+        kind = kind_of(value)
+        if kind is not None:
+            encoded = encode_value(value)
+            back = decode_value(encoded, where="memory")
+            if isinstance(value, Enum):
+                return back is value
+            if kind[0] == "registered" and encode_value(back) != encoded:
+                return False
+            return back.__class__ is value.__class__ and _holds_alike(kind[1])
+    return _holds_alike(value)
+
+
+def _holds_alike(value: Any) -> bool:
     if isinstance(value, dict):
         return all(map(comes_back_alike, (*value, *value.values())))
     if isinstance(value, (list, tuple, set, frozenset)):
@@ -273,6 +306,13 @@ def comes_back_alike(value: Any) -> bool:
     if isinstance(value, (np.ndarray, np.generic)) and value.dtype.kind == "V":
         return issubclass(value.dtype.type, np.void)
     return value.__class__ in _TAGS or isinstance(value, (np.generic, np.dtype))
+
+
+def renewed(value: Any) -> Any:
+    """The value, with what its stand-ins stand for where their classes have been loaded since."""
+    if value.__class__ in _PLAIN or value.__class__ in _NUMBER_CODES:
+        return value
+    return decode_value(encode_value(value), where="memory")
 
 
 # -- what cannot be written, and where it is ---------------------------------------------
@@ -317,6 +357,18 @@ def _parts(value: Any, place: str) -> Iterator[tuple[str, Any]]:
     elif isinstance(value, np.ndarray) and value.dtype.kind == "O":
         for index, item in np.ndenumerate(value):
             yield f"{place}[{', '.join(map(str, index))}]", item
+    else:
+        yield from _parts_of_kind(value, place)
+
+
+def _parts_of_kind(value: Any, place: str) -> Iterator[tuple[str, Any]]:
+    try:
+        kind = kind_of(value)
+    except Exception:  # noqa: BLE001 - it is said of the value itself
+        return
+    if kind is not None and kind[0] == "dataclass":
+        for name, item in kind[1][1].items():
+            yield f"{place}.{name}", item
 
 
 def shown(value: Any, text_of: Callable[[Any], str] = repr) -> str:

@@ -91,7 +91,7 @@ class Comparison:
                 if isinstance(content, DecodeError):
                     self.different[key] = str(content)
             if name in lacking:
-                self.different[key] = f"{key}: the backup does not hold it"
+                self.different[key] = f"blob {name}: the backup does not hold it"
 
     def _digests_in_use(self) -> set[str]:
         """Digests of the blobs to which readable episodes in Redis refer."""
@@ -136,15 +136,16 @@ class Comparison:
             raise kept
         if isinstance(ours, DecodeError):
             raise ours
+        name = self._store.keyspace.in_words(key)
         if kept is None:
             if ours is None:  # the log was deleted meanwhile
                 return 0
-            raise DecodeError(f"{key}: the backup does not hold it")
+            raise DecodeError(f"{name}: the backup does not hold it")
         kept_head, blobs = kept
         theirs = checked_chain(blobs, kept_head, where=f"{backup_name(self._backup.where)}: {key}")
         if ours is None:
             return sum(1 for _ in theirs)
-        return _equal_batches(key, ours, kept_head, theirs)
+        return _equal_batches(name, ours, kept_head, theirs)
 
 
 def _whole(key: str, log: Sequence[bytes]) -> Log:
@@ -153,19 +154,19 @@ def _whole(key: str, log: Sequence[bytes]) -> Log:
     return head, checked_chain(log[1:], there, where=key)
 
 
-def _equal_batches(key: str, ours: Log, kept_head: Head, theirs: Iterator[Batch]) -> int:
+def _equal_batches(name: str, ours: Log, kept_head: Head, theirs: Iterator[Batch]) -> int:
     """Number of batches; raises `DecodeError` if the two sides differ."""
     head, batches = ours
     of_log = attrgetter("born", "count", "first", "note")
     if of_log(kept_head) != of_log(head):
         raise DecodeError(
-            f"{key}: the backup holds {kept_head.count} records as of change {kept_head.revision},"
+            f"{name}: the backup holds {kept_head.count} records as of change {kept_head.revision},"
             f" Redis {head.count} as of change {head.revision}"
         )
     compared = 0
     for batch in batches:
         same = next((one for one in theirs if one.start == batch.start), None)
         if same is None or same.blob != batch.blob:
-            raise DecodeError(f"{key} at index {batch.start}: the backup holds other bytes")
+            raise DecodeError(f"{name} at index {batch.start}: the backup holds other bytes")
         compared += 1
     return compared

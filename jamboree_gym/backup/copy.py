@@ -27,6 +27,7 @@ from jamboree_gym.store.backups.records import (
     StoredLog,
 )
 from jamboree_gym.store.listing_recovery import uncover
+from jamboree_gym.store.lost_deletions import carry_out, delete_again
 from jamboree_gym.store.redis.store import RedisStore
 from jamboree_gym.store.urls import backup_name
 
@@ -82,6 +83,7 @@ class LogCopier:
         if epoch != self._epoch:
             self._epoch, self._blobs = epoch, set()
         self._look_for_late_copies()
+        delete_again(self._store, self._backup)
         finish_deletions(self._store, self._backup)
 
     def _look_for_late_copies(self) -> None:
@@ -204,8 +206,9 @@ class LogCopier:
             note = self._put_blobs(key, head, ())
             since = head.acked or self._count_in_backup(key, head)
             if since < head.held > head.first:
+                name = self._store.keyspace.in_words(key)
                 self.failures[key] = BackupMismatch(
-                    f"{key}: {backup_name(self._backup.where)} lacks its first {head.held} "
+                    f"{name}: {backup_name(self._backup.where)} lacks its first {head.held} "
                     "records, and Redis has evicted them: they are in the backup that was there "
                     "before; open that by backup=URL, and call backup.restore()"
                 )
@@ -275,8 +278,9 @@ class LogCopier:
             except DecodeError as error:
                 self.failures[key] = error
                 continue
+            name = self._store.keyspace.in_words(key)
             self.failures[key] = BackupMismatch(
-                f"{backup_name(self._backup.where)} keeps something else under {key}: {what}; "
+                f"{backup_name(self._backup.where)} keeps something else as {name}: {what}; "
                 "nothing was overwritten. Was Redis emptied and the log begun anew? Delete the "
                 "log, or keep it under another name."
             )
@@ -417,9 +421,7 @@ def _incomplete_logs(logs: Mapping[str, Head]) -> set[str]:
 def finish_deletions(store: RedisStore, backup: BackupStore) -> int:
     """Delete from the backup what was deleted in Redis; return the number of logs."""
     deleted = sorted(store.deletions.noted())
-    backup.delete(deleted)
-    for key, born in deleted:
-        store.deletions.forget(key, born, backup=backup.identity())
+    carry_out(store, backup, deleted)
     return len(deleted)
 
 

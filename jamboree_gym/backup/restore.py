@@ -63,7 +63,10 @@ class Restorer:
                 raise kept
             if kept is None:
                 if self._is_asked_for:
-                    raise EpisodeNotFound(f"{backup_name(self._backup.where)}: {key} is not there")
+                    raise EpisodeNotFound(
+                        f"no {self._store.keyspace.in_words(key)} in the backup of "
+                        f"{self._store.keyspace.namespace!r}: {backup_name(self._backup.where)}"
+                    )
                 return False
             raw = self._store.reader.undecoded_head(key)
             try:
@@ -141,7 +144,7 @@ def _find_head(store: RedisStore, backup: BackupStore, key: str) -> Head:
     if isinstance(stored, StoredLog):
         return stored.head
     what = "is neither in Redis nor in the backup: it can only be deleted"
-    raise stored or DecodeError(f"{key} {what}")
+    raise stored or DecodeError(f"{store.keyspace.in_words(key)} {what}")
 
 
 def _decoded(raw: bytes, key: str) -> Head | None:

@@ -22,7 +22,7 @@ import typer
 
 from jamboree_gym.cli.completion import complete_run
 from jamboree_gym.cli.output import printable
-from jamboree_gym.cli.typed_values import tag_test, time_of
+from jamboree_gym.cli.typed_values import tag_test, time_of, weights_of
 from jamboree_gym.errors import (
     EmbeddedServerError,
     InvalidArgument,
@@ -197,6 +197,13 @@ class EpisodeOptions:
         int | None,
         _episode_option("Only N, the highest return first.", min=1, metavar="N"),
     ] = None
+    weights: Annotated[
+        str | None,
+        _episode_option(
+            "Where a reward is several numbers: the weight of each in the return, 0.7,0.3.",
+            metavar="W,W",
+        ),
+    ] = None
 
     @property
     def are_given(self) -> bool:
@@ -232,6 +239,8 @@ class EpisodeOptions:
             since=time_of("--since", self.since),
             forks=self.forks,
         )
+        if self.weights is not None:
+            query = query.weighted(weights_of(self.weights))
         query = query.where(self.where, until=time_of("--until", self.until))
         if self.last:
             return query[-self.last :]

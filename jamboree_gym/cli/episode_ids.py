@@ -12,6 +12,7 @@ import typer
 
 from jamboree_gym.cli.completion import complete_episode
 from jamboree_gym.errors import EpisodeNotFound, InvalidArgument
+from jamboree_gym.wording import there_are
 
 if TYPE_CHECKING:
     from jamboree_gym.jamboree import Jamboree
@@ -66,7 +67,7 @@ def _named(jam: Jamboree, name: str) -> Episode:
             return jam.episodes()[-1 - int(before[1] or 0)]
         except EpisodeNotFound as error:
             count = len(jam.episodes())
-            there = f"there are {count:,} episodes" if count else "nothing has been recorded yet"
+            there = there_are(count, "episode") if count else "nothing has been recorded yet"
             raise EpisodeNotFound(f"no {name}: {there}") from error
     return jam.episode(name)
 

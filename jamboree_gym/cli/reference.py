@@ -34,10 +34,19 @@ _HEAD = """\
 # The command line
 
 With `jamboree-gym` you look at a store from a shell. You need
-`pip install 'jamboree-gym[cli]'`. This page is made from the commands themselves:
+`pip install 'jamboree-gym[cli]'`.
+
+```sh
+jamboree-gym record CartPole-v1 --run trial --episodes 3   # three episodes under random actions
+jamboree-gym runs                                          # what is in the store
+jamboree-gym ls --run trial --worst 2                      # the two with the lowest return
+jamboree-gym show @last                                    # the episode that began last
+```
+
+This page is made from the commands themselves:
 `python -m jamboree_gym.cli.reference > docs/cli.md`.
 
-You begin:
+You begin a training:
 
 ```sh
 jamboree-gym doctor                                   # is the set-up right? if not, how to mend it
@@ -96,18 +105,18 @@ def json_fields() -> dict[str, Mapping[str, str]]:
         "run": {**run, **report},
         "ls": _attributes(EpisodeSummary),
         "show": {
-            "summary": "As of `ls`.",
+            "summary": "As in `ls`.",
             "provenance": "Environment, wrappers, versions, machine, commit.",
             "rewards": "The reward of each step.",
-            "first_steps": "As of `find`.",
-            "last_steps": "As of `find`; none of the first.",
+            "first_steps": "As in `find`.",
+            "last_steps": "As in `find`; none of the first.",
         },
         "find": step,
         "tail": {"episode": "Id of the episode.", **step},
         "top": {
-            "runs": "As of `runs`.",
+            "runs": "As in `runs`.",
             "steps_per_s": "Of all runs, in the last minute.",
-            "backup": "As of `backup status`.",
+            "backup": "As in `backup status`.",
         },
         "diff": {
             "equal": "Whether all steps are equal.",
@@ -115,7 +124,7 @@ def json_fields() -> dict[str, Mapping[str, str]]:
             "divergence": "The first difference, null if there is none: "
             + ", ".join(f"`{one.name}`" for one in fields(Divergence))
             + " (-1 for the reset).",
-            "a": "Summary of the one, as of `ls`.",
+            "a": "Summary of the one, as in `ls`.",
             "b": "Summary of the other.",
         },
         "rm": {
@@ -177,6 +186,7 @@ def json_fields() -> dict[str, Mapping[str, str]]:
         },
         "import": {
             "dataset": "As given.",
+            "format": "The format.",
             "run": "The run of the episodes.",
             "episodes": "Their ids.",
         },
@@ -190,7 +200,7 @@ def json_fields() -> dict[str, Mapping[str, str]]:
             + ".",
             "alive": "Runs that are running: `name`, `steps`, `steps_per_s`, `last_step_at`.",
             "steps_per_s": "Of all runs, in the last minute.",
-            "backup": "As of `backup status`; null if the servers do not run.",
+            "backup": "As in `backup status`; null if the servers do not run.",
         },
         "doctor": {
             "problems": "Number of problems.",

@@ -22,6 +22,7 @@ __all__ = [
     "tag_value",
     "time_of",
     "value_of",
+    "weights_of",
 ]
 
 BYTES: Final = {"B": 1, "KB": 2**10, "MB": 2**20, "GB": 2**30, "TB": 2**40}
@@ -52,6 +53,18 @@ def _amount(text: str, units: dict[str, int]) -> float | None:
     known = {name.lower(): size for name, size in units.items()}
     size = known.get(unit, known.get(f"{unit}b"))  # 2G is 2GB
     return None if found is None or size is None else float(found[1]) * size
+
+
+def weights_of(text: str) -> list[float]:
+    """Parse `0.7,0.3`.
+
+    Raises:
+        InvalidArgument: The text is no list of numbers.
+    """
+    try:
+        return list(map(float, text.split(",")))
+    except ValueError as error:
+        raise InvalidArgument(f"--weights {_short(text)}: give numbers, as 0.7,0.3") from error
 
 
 def _short(text: str) -> str:

@@ -9,6 +9,7 @@ from jamboree_gym.delivery.outbox import RecordOutbox
 from jamboree_gym.delivery.step_outbox import StepOutbox
 from jamboree_gym.errors import DecodeError, EmbeddedServerError, StoreFull, StoreUnavailable
 from jamboree_gym.store.log import IndexEntry
+from jamboree_gym.store.lost_deletions import carry_out
 
 __all__ = ["delete_log"]
 
@@ -54,10 +55,6 @@ def _birth(opened: Opened, key: str, *, has_backup: bool) -> float | None:
 
 def _delete_from_backup(opened: Opened, key: str, born: float) -> None:
     try:
-        backup = opened.opened_backup()
-        backup.delete([(key, born)])
-        identity = backup.identity()
+        carry_out(opened.store.redis, opened.opened_backup(), [(key, born)])
     except (EmbeddedServerError, StoreFull, StoreUnavailable) as error:
         log.warning("%s; what was deleted is deleted there by the next backup.flush()", error)
-    else:
-        opened.store.redis.deletions.forget(key, born, backup=identity)

@@ -18,13 +18,13 @@ from jamboree_gym.arrays.step_schema import StepSchema
 from jamboree_gym.delivery.outbox import MAX_BATCH_BYTES, Outbox
 from jamboree_gym.encoding.batch_format import CODEC_STEPS
 from jamboree_gym.encoding.row_format import ANNOTATED, NOWHERE, RowFormat, pack_leading
+from jamboree_gym.environment.outcomes import NUMBERS
 from jamboree_gym.journal.row_block import Extent, RowLane
 from jamboree_gym.journal.vector_block import ColumnSpan
 
 __all__ = [
     "CHECK_EVERY_BYTES",
     "NO_SCHEMAS",
-    "NUMBERS",
     "ROWS_PER_BATCH",
     "ROW_OVERHEAD_BYTES",
     "RowWriter",
@@ -35,7 +35,6 @@ NO_SCHEMAS: Mapping[int, StepSchema] = {}
 ROWS_PER_BATCH = 256
 ROW_OVERHEAD_BYTES = 40
 CHECK_EVERY_BYTES = 1 << 20  # so often the caller checks how much is waiting
-NUMBERS = frozenset({int, bool, np.float64, np.float32, np.int64})  # rewards that `float` takes
 _ndarray, _float64, _numpy_false = np.ndarray, np.float64, np.False_
 
 
@@ -85,6 +84,7 @@ class RowWriter(Outbox, ABC):
         "_pack_annotation",
         "_pack_into",
         "_pack_observation",
+        "_reward",
         "_row_bytes",
         "_schemas",
         "_shape",
@@ -135,7 +135,8 @@ class RowWriter(Outbox, ABC):
         self._row_bytes = schema.row_bytes + ROW_OVERHEAD_BYTES
         self._has_encoded = schema.has_encoded
         self._check_every = max(1, min(ROWS_PER_BATCH, CHECK_EVERY_BYTES // self._row_bytes))
-        self._takes_common = self.may_be_common
+        self._reward = None if schema.has_one_number else schema.reward
+        self._takes_common = self.may_be_common and self._reward is None
 
     def _open_extent(self, start: int, room: int) -> None:
         """Begin to write behind what is in the lane, or in a new block where it is full."""
@@ -157,7 +158,7 @@ class RowWriter(Outbox, ABC):
             rows = np.ndarray(room, row_format.dtype, self._content, self._first_at)
             self._large_arrays = rows["column0"]
             self._pack_action, self._action_at = row_format.pack_action, row_format.action_at
-        self._takes_common = self.may_be_common
+        self._takes_common = self.may_be_common and self._reward is None
         self._last_at = lane.back - row_format.nbytes
 
     def _use_format(self, row_format: RowFormat) -> None:
@@ -277,7 +278,7 @@ class RowWriter(Outbox, ABC):
     def _add_row(
         self,
         flags: int,
-        reward: float,
+        reward: float | bytes,
         now: float,
         observation: Any,
         action: Any,
@@ -337,7 +338,7 @@ class RowWriter(Outbox, ABC):
         self,
         packed_action: Any,
         packed_observation: Any,
-        reward: float,
+        reward: float | bytes,
         now: float,
         packed_annotation: Any = None,
     ) -> None:

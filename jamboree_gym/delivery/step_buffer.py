@@ -13,6 +13,7 @@ import math
 import threading
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, cast
 
 import numpy as np
@@ -27,14 +28,14 @@ from jamboree_gym.arrays.layout import (
     layout_of,
     share_columns,
 )
-from jamboree_gym.arrays.packing import pack_any, packer, variable_bytes
-from jamboree_gym.arrays.step_schema import StepSchema
+from jamboree_gym.arrays.packing import filler, held_exactly, pack_any, packer, variable_bytes
+from jamboree_gym.arrays.step_schema import ONE_NUMBER, StepSchema
 from jamboree_gym.delivery.outbox import Outbox
-from jamboree_gym.delivery.row_writer import CHECK_EVERY_BYTES, NO_SCHEMAS, NUMBERS, RowWriter
+from jamboree_gym.delivery.row_writer import CHECK_EVERY_BYTES, NO_SCHEMAS, RowWriter
 from jamboree_gym.encoding.row_format import TERMINATED, TRUNCATED
 from jamboree_gym.encoding.row_part import RowPart
 from jamboree_gym.encoding.rows import Rows, rows_to_arrays
-from jamboree_gym.environment.outcomes import number_of, refusal
+from jamboree_gym.environment.outcomes import other_reward, refusal, reward_of
 from jamboree_gym.errors import InvalidRecord
 from jamboree_gym.journal.row_block import DROPPED, RowLane, Span, private_lane
 from jamboree_gym.journal.row_parts import RowWindow, joined
@@ -124,7 +125,7 @@ class RowBuffer(RowWriter):
             layout = _layout_of(observation, schema.observation, "observation")
             packed_observation = _packed(observation, layout, "observation")
             if layout != schema.observation:
-                self._use(StepSchema(layout, schema.action, schema.annotation).prepared())
+                self._use(replace(schema, observation=layout).prepared())
         self._reset_row = packed_observation, info
         self._add_reset_row()
         self._announce()
@@ -139,7 +140,8 @@ class RowBuffer(RowWriter):
             room += variable_bytes(action, schema.action)
             room += variable_bytes(said, schema.annotation)
         self._open_extent(0, room)
-        self._add_row(0, 0.0, self.started_at, observation, action, info)
+        reward = 0.0 if self._reward is None else filler(self._reward)
+        self._add_row(0, reward, self.started_at, observation, action, info)
 
     def set_action(self, action: Any) -> None:
         """Keep the action of the step that comes, as it is before the environment gets it.
@@ -153,7 +155,7 @@ class RowBuffer(RowWriter):
         layout = self._next_layout(_layout_of(action, known.action, "action"), known.action)
         self.packed_action = _packed(action, layout, "action")
         if layout != known.action:
-            self._change(StepSchema(known.observation, layout, known.annotation))
+            self._change(replace(known, action=layout))
 
     def add_step(
         self,
@@ -170,20 +172,16 @@ class RowBuffer(RowWriter):
             Whether this is a good moment to look at how much is waiting.
 
         Raises:
-            InvalidRecord: Something of it cannot be encoded, or the reward is not a number; says
-                what.
+            InvalidRecord: Something of it cannot be encoded, or the reward is neither a number nor
+                an array as the rewards before it; says what.
         """
         try:
             packed_observation = self._pack_observation(observation)
             packed_annotation = None if annotation is None else self._pack_annotation(annotation)
         except Exception:  # noqa: BLE001 - as above
             packed_observation, packed_annotation = self._relayout(observation, annotation)
-        kind = reward.__class__
-        if kind is not float:
-            try:
-                reward = float(reward) if kind in NUMBERS else number_of(reward)
-            except OverflowError as error:
-                raise refusal("reward", error) from error
+        if reward.__class__ is not float or self._reward is not None:
+            reward = self._packed_reward(reward)
         now = self._clock()
         if now <= self._t_last:  # the clock was set back, or is coarse
             now = math.nextafter(self._t_last, math.inf)
@@ -263,10 +261,34 @@ class RowBuffer(RowWriter):
             _packed(observation, layout, "observation"),
             None if annotation is None else _packed(annotation, new_annotation, "annotation"),
         )
-        schema = StepSchema(layout, known.action, new_annotation)
+        schema = replace(known, observation=layout, annotation=new_annotation)
         if schema != known:
             self._change(schema)
         return packed
+
+    def _packed_reward(self, reward: Any) -> float | bytes:
+        """A reward as its row keeps it. That of the first step says what all are.
+
+        Later ones may be of another dtype, if there is one that holds both.
+        """
+        value, known = reward_of(reward), self.schema.reward
+        is_number = isinstance(value, float)
+        if is_number and self._reward is None:
+            return cast(float, value)
+        leaf = ONE_NUMBER if is_number else Leaf(value.dtype, value.shape, "array")
+        if leaf != known and self._stop > 1:
+            if leaf.shape != known.shape:
+                raise other_reward(reward, known.shape)
+            leaf = Leaf(np.result_type(leaf.dtype, known.dtype), leaf.shape, "array")
+        if leaf == ONE_NUMBER:
+            self._change(replace(self.schema, reward=leaf))
+            return cast(float, value)
+        kept: npt.NDArray[Any] | None = held_exactly(value, leaf.dtype)
+        if kept is None:
+            raise other_reward(reward, known.shape, known.dtype)
+        if leaf != known:
+            self._change(replace(self.schema, reward=leaf))
+        return kept.tobytes()
 
     def _next_layout(self, new: Layout, known: Layout) -> Layout:
         """The new layout; if columns change all the time, no more columns for what does."""
@@ -278,13 +300,14 @@ class RowBuffer(RowWriter):
     def _change(self, schema: StepSchema) -> None:
         """Another schema from the next row on.
 
-        The reset's action is a filler, and takes the layout of the first action.
+        The reset's action and reward are fillers, and take the layouts of the first step.
         """
         known = self.schema
         with self._seal_lock:
             stop = self._stop
             self._use(schema.prepared())
-            if stop == 1 and self._sealed == 0 and schema.action != known.action:
+            is_other = (schema.action, schema.reward) != (known.action, known.reward)
+            if stop == 1 and self._sealed == 0 and is_other:
                 replaced = self._extents[0]
                 if isinstance(replaced, ColumnSpan):
                     self._reset_row = _observation_in(replaced), None

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from typing import Any, TypeAlias
 
 import msgspec
 import numpy as np
+import numpy.typing as npt
 from msgspec.structs import replace
 
 from jamboree_gym.arrays.step_schema import StepSchema
@@ -35,8 +38,14 @@ __all__ = ["StepOutbox", "progress_after", "seal_together"]
 
 MAX_PLAIN_BYTES = 1 << 16  # larger batches are sealed by themselves: there is less to save
 MAX_GROUP_BYTES = 1 << 18
+# With `everysec`, Redis may have answered to what it writes to its file two seconds later.
+SENT_AGAIN_S = 5.0
+MAX_SENT_AGAIN_BYTES = 1 << 18  # of one episode
 
 _pack = msgspec.msgpack.Encoder().encode
+
+Rewards: TypeAlias = Sequence[float] | npt.NDArray[Any]
+"""Of some rows: floats, or an array (n,) or, where each is an array, (n, ...)."""
 
 log = logging.getLogger(__name__)
 
@@ -68,6 +77,9 @@ class StepOutbox(RowBuffer):
         "_begun",
         "_begun_note",
         "_blobs_used",
+        "_born_there",
+        "_newest_stored",
+        "_newest_stored_bytes",
         "_note_sent",
         "_note_stored",
         "_origin",
@@ -119,6 +131,9 @@ class StepOutbox(RowBuffer):
         self._note_sent: Progress | None = None
         self._note_stored: Progress | None = None
         self._blobs_used: Mapping[str, bytes] = blobs or {}
+        self._born_there = b""  # birth of the log in Redis
+        self._newest_stored = deque[tuple[float, SealedBatch]]()  # when Redis has taken what
+        self._newest_stored_bytes = 0
 
     def _title(self, start: int) -> bytes:
         if start == 0:
@@ -165,6 +180,7 @@ class StepOutbox(RowBuffer):
             self._drop_rows()
         self._taken = ()
         self._batches = ()
+        self._newest_stored.clear()
 
     # -- the delivering thread's side -------------------------------------------------------
 
@@ -205,7 +221,7 @@ class StepOutbox(RowBuffer):
         for part in parts:
             elapsed_s = float(part.timestamps[-1]) - self.started_at
             now = status if part is parts[-1] else "running"
-            progress = progress_after(progress, part.stop, part.rewards.tolist(), elapsed_s, now)
+            progress = progress_after(progress, part.stop, part.rewards, elapsed_s, now)
             batches.append(self._batch(part, progress))
         if status not in ("running", progress.status):
             progress = replace(progress, status=status)
@@ -241,8 +257,9 @@ class StepOutbox(RowBuffer):
         with self._seal_lock:
             if self.error is not None or self.is_deleted:
                 return None
+            self._marked = False  # before the rows are counted: one that comes now marks it again
             if self._news is not None:
-                self._news.append(self)  # before the rows are counted, as in `seal`
+                self._news.append(self)  # likewise, as in `seal`
             status = self._status  # likewise
             if self._taken or not self._extents or len(self._schemas) != 1 or self._has_encoded:
                 return None
@@ -262,12 +279,9 @@ class StepOutbox(RowBuffer):
             packed = b"".join([_packed_rows(span) for span in spans])
             schema = next(iter(self._schemas.values()))
             self._taken, self._sealed = spans, stop
-            self._marked = False
             return PlainRows(self, extent.row_format, first, stop, packed, schema, status)
 
-    def add_plain(
-        self, rows: PlainRows, encoded: bytes, rewards: Sequence[float], t_last: float
-    ) -> None:
+    def add_plain(self, rows: PlainRows, encoded: bytes, rewards: Rewards, t_last: float) -> None:
         """Take the batch of the rows that `take_plain` gave.
 
         Args:
@@ -313,6 +327,8 @@ class StepOutbox(RowBuffer):
     def settle(self, result: AppendResult) -> None:
         """Take the server's answer to the last `next_append`."""
         is_end_alone = self._sent == 0
+        if result.stored and result.log is not None:
+            self._hold(self._batches[: result.stored], result.log[1])
         super().settle(result)
         self._confirm_rows(self._stored_count)
         if is_end_alone and not result.is_deleted and result.count != self._stored_count:
@@ -320,6 +336,47 @@ class StepOutbox(RowBuffer):
         if self.error is None and self._note_sent is not None:
             self._note_stored = self._note_sent
             self._stored_status = self._note_sent.status
+
+    def _hold(self, batches: Sequence[SealedBatch], born: bytes) -> None:
+        """Keep for a while what Redis has taken: it may not be in its file yet.
+
+        Args:
+            batches: Taken just now.
+            born: Birth of the log that has them.
+        """
+        now, held = time.monotonic(), self._newest_stored
+        self._born_there = born
+        for batch in batches:
+            held.append((now, batch))
+            self._newest_stored_bytes += len(batch.encoded)
+        while held and (
+            held[0][0] < now - SENT_AGAIN_S or self._newest_stored_bytes > MAX_SENT_AGAIN_BYTES
+        ):
+            _, dropped = held.popleft()
+            self._newest_stored_bytes -= len(dropped.encoded)
+
+    def _take_back(self, result: AppendResult) -> bool:
+        """Send again what Redis has lost of this log; False where it is not held here any more."""
+        if result.log is None or result.log[1] != self._born_there:
+            return False
+        lost, first = list[SealedBatch](), self._stored_count
+        for _, batch in reversed(self._newest_stored):
+            if first <= result.count:
+                break
+            lost.append(batch)
+            first -= batch.count
+        if first != result.count:
+            return False
+        for batch in lost:
+            self._newest_stored.pop()
+            self._newest_stored_bytes -= len(batch.encoded)
+        self._batches = (*reversed(lost), *self._batches)
+        self._stored_count = first
+        self._note_sent = self._note_stored = None
+        self._stored_status = "running"
+        for extent in self._extents:
+            extent.words[extent.confirmed_at] = max(0, first - extent.start)
+        return True
 
     def was_asked_for(self, epoch: str, stored: int = 0) -> None:
         """As `Outbox.was_asked_for`. The summary is sent again: nothing was said of it."""
@@ -347,6 +404,7 @@ class StepOutbox(RowBuffer):
         """It can never be written: keep the reason, and no longer what waits."""
         super().refuse(error)
         self._batches = ()
+        self._newest_stored.clear()
         self._drop_rows()
 
     def _continue_at(self, result: AppendResult) -> None:
@@ -357,6 +415,12 @@ class StepOutbox(RowBuffer):
                 self.id,
             )
             self.drop()
+        elif result.count < expected and self._take_back(result):
+            log.warning(
+                "episode %r: Redis has lost %d rows that it had acknowledged: they are sent again",
+                self.id,
+                expected - result.count,
+            )
         elif result.count < expected:
             self.refuse(
                 EpisodeNotFound(
@@ -464,7 +528,9 @@ def _seal_group(group: Sequence[PlainRows]) -> None:
     batches = encode_step_batches(schema, columns, starts, counts, times, writer)
     newest = np.cumsum(counts) - 1
     last_times, last_flags = times[newest].tolist(), values["flags"][newest].tolist()
-    rewards, first = values["reward"].tolist(), 0
+    rewards, first = values["reward"], 0
+    if schema.has_one_number:
+        rewards = rewards.tolist()
     for position, rows in enumerate(group):
         stop, flags = first + counts[position], last_flags[position]
         if rows.status == "running" and flags:  # it is here a moment before `end` is called
@@ -483,7 +549,7 @@ def _status_of(flags: int) -> EpisodeStatus:
 def progress_after(
     known: Progress,
     rows: int,
-    rewards: Sequence[float],
+    rewards: Rewards,
     elapsed_s: float,
     status: EpisodeStatus = "running",
 ) -> Progress:
@@ -496,7 +562,22 @@ def progress_after(
         elapsed_s: Seconds from the reset to the last of them.
         status: After them.
     """
-    episode_return = known.episode_return
+    if isinstance(rewards, np.ndarray):
+        if rewards.ndim > 1:
+            returns = _returns_after(known.returns, rewards)
+            return Progress(status, rows - 1, math.nan, elapsed_s, returns)
+        rewards = rewards.tolist()
+    # Row 0 may have been of another form than the rows after it.
+    episode_return = known.episode_return if known.returns is None else 0.0
     for reward in rewards:  # one by one: the sum is the same however the rows were cut
         episode_return += reward
     return Progress(status, rows - 1, episode_return, elapsed_s)
+
+
+@np.errstate(all="ignore")
+def _returns_after(known: tuple[float, ...] | None, rewards: npt.NDArray[Any]) -> tuple[float, ...]:
+    """The sum of each component; one row after the other, as above."""
+    flat = rewards.reshape(len(rewards), -1).astype(np.float64)
+    is_alike = known is not None and len(known) == flat.shape[1]
+    before = known if is_alike else np.zeros(flat.shape[1])
+    return tuple(np.add.accumulate([before, *flat], axis=0)[-1].tolist())

@@ -23,6 +23,7 @@ from jamboree_gym.errors import DecodeError
 __all__ = [
     "CODEC_RECORDS",
     "CODEC_STEPS",
+    "ARRAY_REWARDS",
     "BATCH_BODY",
     "BATCH_VERSIONS",
     "HEAD_VERSION",
@@ -50,6 +51,8 @@ CODEC_RECORDS = 1
 CODEC_STEPS = 2
 BATCH_VERSIONS = {CODEC_RECORDS: 1, CODEC_STEPS: 2}
 """Version of a batch, by its codec. Rows of version 1 were Arrow: `store.migrations`."""
+ARRAY_REWARDS = 3
+"""Version of rows whose rewards are arrays: releases that do not know them say so."""
 
 _BATCH_MAGIC = b"JB"
 _HEAD_MAGIC = b"JH"
@@ -158,10 +161,17 @@ def _head_check(fixed: bytes) -> bytes:
 
 
 def encode_batch(
-    codec: int, start: int, count: int, writer: bytes, t_first: float, t_last: float, body: bytes
+    codec: int,
+    start: int,
+    count: int,
+    writer: bytes,
+    t_first: float,
+    t_last: float,
+    body: bytes,
+    version: int | None = None,
 ) -> bytes:
-    """Put header and checksum around the body of a batch."""
-    version = BATCH_VERSIONS[codec]
+    """Put header and checksum around the body of a batch; `version` None: the codec's own."""
+    version = version or BATCH_VERSIONS[codec]
     header = _BATCH.pack(_BATCH_MAGIC, version, codec, count, start, writer, t_first, t_last)
     return b"".join((header, _CRC.pack(_crc32(body, zlib.crc32(header))), body))
 
@@ -212,10 +222,10 @@ def _check_version(version: int, codec: int, at: str) -> None:
             f"{at}: the batch is of format version {version}, which an older release wrote; "
             "bring the store up to date: jamboree-gym migrate"
         )
-    if version != known:
+    if version != known and not (codec == CODEC_STEPS and version == ARRAY_REWARDS):
         raise DecodeError(
             f"{at}: format version {version} is unknown to this release, which reads "
-            f"{known}; upgrade jamboree-gym"
+            f"{known if codec != CODEC_STEPS else ARRAY_REWARDS}; upgrade jamboree-gym"
         )
 
 
@@ -238,14 +248,16 @@ def checked_body(blob: bytes, codec: int) -> tuple[int, int, bytes]:
     if len(blob) < BATCH_BODY or not is_whole(blob):
         return 0, 0, b""
     magic, version, its_codec, count, start, _, _, _ = _BATCH.unpack_from(blob)
-    if magic != _BATCH_MAGIC or version != BATCH_VERSIONS[codec] or its_codec != codec:
+    is_known = version == BATCH_VERSIONS[codec] or (codec, version) == (CODEC_STEPS, ARRAY_REWARDS)
+    if magic != _BATCH_MAGIC or not is_known or its_codec != codec:
         return 0, 0, b""
     return (start, count, blob[BATCH_BODY:]) if start <= _LAST_INDEX else (0, 0, b"")
 
 
-def first_bytes(codec: int, count: int) -> bytes:
+def first_bytes(codec: int, count: int, version: int | None = None) -> bytes:
     """What a batch of this codec begins with, if it has so many records, the first of a log."""
-    return _BATCH.pack(_BATCH_MAGIC, BATCH_VERSIONS[codec], codec, count, 0, b"", 0.0, 0.0)[:16]
+    version = version or BATCH_VERSIONS[codec]
+    return _BATCH.pack(_BATCH_MAGIC, version, codec, count, 0, b"", 0.0, 0.0)[:16]
 
 
 def batch_span(blob: bytes) -> tuple[int, int, float, float]:

@@ -25,7 +25,14 @@ from jamboree_gym.encoding.batch_format import (
     checked_body,
     first_bytes,
 )
-from jamboree_gym.encoding.column_batch import NO_TAIL, PREFIX, Tail, decode_tail, join_columns
+from jamboree_gym.encoding.column_batch import (
+    NO_TAIL,
+    PREFIX,
+    Tail,
+    batch_version,
+    decode_tail,
+    join_columns,
+)
 from jamboree_gym.encoding.rows import Rows, decode_infos, schema_digest, schemas_of
 from jamboree_gym.errors import DecodeError
 
@@ -130,7 +137,7 @@ class RowCollector:
         lines = np.frombuffer(b"".join(batches), np.uint8).reshape((len(batches), size))
         prefix = PREFIX.pack(schema.digest_bytes, 0, 0)
         if not (
-            _each_has(lines, 0, first_bytes(CODEC_STEPS, count))
+            _each_has(lines, 0, first_bytes(CODEC_STEPS, count, batch_version(schema)))
             and _each_has(lines, BATCH_BODY, prefix)
         ):
             return False

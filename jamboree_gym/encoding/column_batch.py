@@ -28,7 +28,7 @@ import numpy.typing as npt
 
 from jamboree_gym.arrays.layout import Leaf
 from jamboree_gym.arrays.step_schema import StepSchema
-from jamboree_gym.encoding.batch_format import CODEC_STEPS, encode_batch
+from jamboree_gym.encoding.batch_format import ARRAY_REWARDS, CODEC_STEPS, encode_batch
 from jamboree_gym.encoding.row_format import ANNOTATED, TERMINATED, TRUNCATED, row_format
 
 __all__ = [
@@ -38,6 +38,7 @@ __all__ = [
     "ColumnValues",
     "Numbered",
     "Tail",
+    "batch_version",
     "decode_tail",
     "encode_columns",
     "encode_step_batch",
@@ -106,18 +107,25 @@ def _values(values: npt.NDArray[Any], is_encoded: bool, block: bytes | memoryvie
 
 
 def encode_step_batch(
-    start: int, times: npt.NDArray[np.float64], writer: bytes, body: bytes
+    schema: StepSchema, start: int, times: npt.NDArray[np.float64], writer: bytes, body: bytes
 ) -> bytes:
     """A batch of rows.
 
     Args:
+        schema: That of the first.
         start: Row number of the first.
         times: Timestamps of all rows, epoch seconds.
         writer: Eight bytes that mark its writer.
         body: As `encode_columns` makes it.
     """
     first, last = float(times[0]), float(times[-1])
-    return encode_batch(CODEC_STEPS, start, len(times), writer, first, last, body)
+    version = batch_version(schema)
+    return encode_batch(CODEC_STEPS, start, len(times), writer, first, last, body, version)
+
+
+def batch_version(schema: StepSchema) -> int | None:
+    """Version of a batch of rows, None for the usual one."""
+    return None if schema.has_one_number else ARRAY_REWARDS
 
 
 def encode_step_batches(
@@ -145,10 +153,10 @@ def encode_step_batches(
         [content[first * size : stop * size] for first, stop in bounds] for content, size in stored
     ]
     bodies = map(b"".join, zip(repeat(prefix), *pieces, strict=False))
-    stops = np.cumsum(counts)
+    stops, version = np.cumsum(counts), batch_version(schema)
     first_times, last_times = times[stops - counts].tolist(), times[stops - 1].tolist()
     return [
-        encode_batch(CODEC_STEPS, start, count, writer, t_first, t_last, body)
+        encode_batch(CODEC_STEPS, start, count, writer, t_first, t_last, body, version)
         for start, count, t_first, t_last, body in zip(
             starts, counts, first_times, last_times, bodies, strict=True
         )

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from jamboree_gym.arrays.layout import Column, Group, Layout, Leaf, columns_of
-from jamboree_gym.arrays.step_schema import StepSchema
+from jamboree_gym.arrays.step_schema import ONE_NUMBER, StepSchema
 
 __all__ = [
     "ANNOTATED",
@@ -37,15 +37,7 @@ NOWHERE: Place = (0, 0)
 
 LARGE_ARRAY_BYTES = 1024  # from here on it costs less to copy an array by itself
 
-_LEADING = [
-    ("flags", "u1"),
-    ("schema", "<u4"),
-    ("reward", "<f8"),
-    ("timestamp", "<f8"),
-    ("info_at", "<u4"),
-    ("info_size", "<u4"),
-]
-_LEADING_STRUCT = "<BIddII"
+_LEADING_STRUCT = "<BIddII"  # where a reward is one number
 _LEADING_ROW = struct.Struct(_LEADING_STRUCT)
 pack_leading = _LEADING_ROW.pack_into
 """Writes what a row begins with, at an offset of a buffer."""
@@ -74,8 +66,8 @@ class RowFormat:
         nbytes: Bytes of a row.
         dtype: Of a row, as NumPy sees it: the leading fields, then one for each column.
         pack_into: Writes a row at an offset of a buffer. Its values: flags, number of the schema,
-            reward, timestamp, place of the info (2), then one for each column, or two (its place)
-            where the column is encoded.
+            reward (its bytes where it is an array), timestamp, place of the info (2), then one for
+            each column, or two (its place) where the column is encoded.
         flat: Makes the packed observation, action and annotation one tuple, a value for each
             column; those of `encoded_at` are bytes that have no place yet.
         encoded_at: Which columns are encoded.
@@ -98,12 +90,15 @@ class RowFormat:
             for role, known in zip(roles, codes, strict=True)
             for _, column in columns_of(role, "")
         ]
-        code = _LEADING_STRUCT + "".join(_struct_code(*one) for one in columns)
+        leading = _LEADING_STRUCT
+        if not schema.has_one_number:
+            leading = f"<BI{schema.reward.nbytes}sdII"
+        code = leading + "".join(_struct_code(*one) for one in columns)
         fields = [(f"column{n}", *_field(column)) for n, (column, _) in enumerate(columns)]
         row = struct.Struct(code)
         self.pack_into = row.pack_into
         self.nbytes = row.size
-        self.dtype = np.dtype([*_LEADING, *fields])
+        self.dtype = np.dtype([*_leading_fields(schema.reward), *fields])
         if self.dtype.itemsize != row.size:
             raise TypeError(f"{self.dtype} has not the size of {code}")
         named = [(f"column{n}", not isinstance(one, Leaf)) for n, (one, _) in enumerate(columns)]
@@ -121,6 +116,7 @@ class RowFormat:
         if isinstance(observed, Leaf) and observed.is_array:
             self.observation_dtype, self.observation_shape = observed.dtype, observed.shape
         is_plain = not isinstance(schema.action, Group) and not schema.is_annotated
+        is_plain = is_plain and schema.has_one_number
         self.takes_arrays, self.action_at, self.pack_action = False, 0, row.pack_into
         if is_plain and not converted and not self.encoded_at:
             self._take_arrays(schema.observation, *columns[-1])
@@ -138,6 +134,18 @@ class RowFormat:
 def row_format(schema: StepSchema) -> RowFormat:
     """The format of the rows of a schema."""
     return RowFormat(schema)
+
+
+def _leading_fields(reward: Leaf) -> list[tuple[Any, ...]]:
+    """What a row begins with, as NumPy sees it."""
+    return [
+        ("flags", "u1"),
+        ("schema", "<u4"),
+        ("reward", "<f8") if reward == ONE_NUMBER else ("reward", reward.dtype, reward.shape),
+        ("timestamp", "<f8"),
+        ("info_at", "<u4"),
+        ("info_size", "<u4"),
+    ]
 
 
 def _is_direct(leaf: Leaf, codes: Mapping[str, str]) -> bool:

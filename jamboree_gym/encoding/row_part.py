@@ -47,8 +47,8 @@ class RowPart:
         return self.start + self.count
 
     @property
-    def rewards(self) -> npt.NDArray[np.float64]:
-        """Of each row."""
+    def rewards(self) -> npt.NDArray[Any]:
+        """Of each row: (n,), or (n, ...) where each is an array."""
         return self._number(0)
 
     @property
@@ -86,7 +86,7 @@ class RowPart:
 
     def sealed(self, writer: bytes) -> bytes:
         """The batch of these rows."""
-        return encode_step_batch(self.start, self.timestamps, writer, self.body)
+        return encode_step_batch(self.schema, self.start, self.timestamps, writer, self.body)
 
     def __getitem__(self, offsets: slice) -> RowPart:
         """Some of the rows."""
@@ -117,7 +117,7 @@ def packed_part(
     *,
     observations: Sequence[Any],
     actions: Sequence[Any],
-    rewards: Sequence[float],
+    rewards: Sequence[Any],
     terminations: Sequence[bool],
     truncations: Sequence[bool],
     timestamps: Sequence[float],
@@ -132,7 +132,7 @@ def packed_part(
         changes: As in `RowPart`.
         observations: Packed.
         actions: Packed.
-        rewards: Of each row.
+        rewards: Of each row; packed where each is an array.
         terminations: Of each row.
         truncations: Of each row.
         timestamps: Of each row, epoch seconds.

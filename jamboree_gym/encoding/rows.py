@@ -26,6 +26,7 @@ from jamboree_gym.arrays.packing import (
     filler,
     grouped,
     item,
+    join_arrays,
     rows_of,
     stack,
     unsaid,
@@ -60,7 +61,7 @@ class Rows:
         start: Row number of the first.
         observations: Arrays (n, ...).
         actions: Arrays (n, ...); that of row 0 means nothing.
-        rewards: float64 (n,).
+        rewards: float64 (n,); where each is an array, (n, ...) of its dtype.
         terminations: bool (n,).
         truncations: bool (n,).
         timestamps: float64 (n,), epoch seconds.
@@ -73,7 +74,7 @@ class Rows:
     start: int
     observations: Arrays
     actions: Arrays
-    rewards: npt.NDArray[np.float64]
+    rewards: npt.NDArray[Any]
     terminations: npt.NDArray[np.bool_]
     truncations: npt.NDArray[np.bool_]
     timestamps: npt.NDArray[np.float64]
@@ -136,7 +137,9 @@ class Rows:
             **{
                 name: np.concatenate([getattr(part, name) for part in parts])
                 for name in NUMBER_COLUMNS
+                if name != "rewards"
             },
+            rewards=_joined_rewards(parts),
         )
 
     @classmethod
@@ -170,6 +173,14 @@ class Rows:
             *(observations, actions, rewards, terminations, truncations, timestamps),
             *(infos, annotated, annotations, schemas),
         )
+
+
+def _joined_rewards(parts: Sequence[Rows]) -> npt.NDArray[Any]:
+    """Those of all parts; that of row 0 means nothing, and takes the form of the others."""
+    arrays = [part.rewards for part in parts]
+    if parts[0].start == 0 and len(parts[0]) == 1 and arrays[0].shape[1:] != arrays[-1].shape[1:]:
+        arrays[0] = np.zeros((1, *arrays[1].shape[1:]), arrays[1].dtype)
+    return join_arrays(arrays)
 
 
 def _joined_annotations(parts: Sequence[Rows]) -> dict[str, Arrays]:

@@ -42,6 +42,9 @@ _CHECKSUM = struct.Struct("<I")
 _ARRAY32 = struct.Struct(">BI")
 _ARRAY, _NIL = 0xDD, b"\xc0"  # as msgpack marks an array of any length, and None
 _SHORT_ARRAY = 0x90  # with its length added, up to 15
+_ARRAY16 = struct.Struct(">BH")
+_FORK = (None, None)  # run and step, where there is none
+_RESERVED = ""  # older releases keep the id in this place
 _CHANGING = 6  # parts of a summary that differ between episodes
 
 _Count = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
@@ -106,7 +109,7 @@ class SummaryTemplate:
         summary: Of any of these episodes.
     """
 
-    __slots__ = ("_first", "_last", "_shared")
+    __slots__ = ("_first", "_fixed", "_is_fork", "_last", "_shared")
 
     def __init__(self, summary: EpisodeSummary) -> None:
         first = [summary.env_id, summary.run]
@@ -119,7 +122,9 @@ class SummaryTemplate:
         if summary.parent is not None:
             last += [summary.parent_run, summary.fork_step]  # older releases skip them
         count = len(first) + _CHANGING + len(last)
-        self._first = bytes([_SHORT_ARRAY + count]) + _joined(first)
+        self._fixed = _joined(first)
+        self._first = bytes([_SHORT_ARRAY + count]) + self._fixed
+        self._is_fork = summary.parent is not None
         self._last = _joined(last)
         fork = (summary.parent, summary.parent_run, summary.fork_step)
         plain = (summary.env_id, summary.run, summary.tags, summary.vector_index, summary.writer)
@@ -151,7 +156,16 @@ class SummaryTemplate:
         status, steps, episode_return = progress.status, progress.steps, progress.episode_return
         changing = _pack((status, steps, episode_return, started_at, progress.elapsed_s, seed))
         content = b"".join((self._first, changing[1:], self._last))
+        if progress.returns is not None:
+            content = self._with_returns(changing[1:], progress.returns)
         return _CHECKSUM.pack(crc32(content)) + content
+
+    def _with_returns(self, changing: bytes, returns: Sequence[float]) -> bytes:
+        """Of an episode whose rewards are several numbers; older releases skip what is more."""
+        fork = [] if self._is_fork else [*_FORK]
+        count = _ARRAY16.pack(0xDC, _WITH_RETURNS)
+        more = _joined([*fork, _RESERVED, returns])
+        return b"".join((count, self._fixed, changing, self._last, more))
 
 
 def _joined(values: list[Any]) -> bytes:
@@ -201,7 +215,10 @@ class StoredSummary(msgspec.Struct, array_like=True, gc=False):
         tags: Encoded; None where there are none.
         writer: Eight bytes.
         parent_run: None also of a fork that an older release wrote; so is `fork_step`.
+        reserved: Means nothing.
+        returns: None also where a reward is one number.
         id: The episode's id, which is not stored with the rest.
+        is_weighted: Whether a query has made one return of several. Not stored.
     """
 
     env_id: str
@@ -218,7 +235,10 @@ class StoredSummary(msgspec.Struct, array_like=True, gc=False):
     parent: str | None
     parent_run: str | None = None
     fork_step: _Count | None = None
+    reserved: str = ""
+    returns: tuple[float, ...] | None = None
     id: str = ""
+    is_weighted: bool = False
 
     @property
     def where(self) -> str:
@@ -264,8 +284,11 @@ class StoredSummary(msgspec.Struct, array_like=True, gc=False):
             self.parent,
             self.fork_step,
             self.parent_run,
+            self.returns,
         )
 
+
+_WITH_RETURNS = StoredSummary.__struct_fields__.index("id")  # parts that are stored
 
 _unpack_summary = msgspec.msgpack.Decoder(StoredSummary).decode
 _unpack_summaries = msgspec.msgpack.Decoder(list[StoredSummary]).decode

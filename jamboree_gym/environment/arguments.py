@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import logging
 import pickle
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
 from types import BuiltinFunctionType, FunctionType
 from typing import Any
 
+import numpy as np
+
 from jamboree_gym.arrays.values import comes_back_alike, decode_value, encode_value
+from jamboree_gym.environment.references import referenced
 from jamboree_gym.errors import InvalidRecord
 from jamboree_gym.wording import shortened
 
@@ -20,9 +24,18 @@ __all__ = [
     "json_error",
     "shown",
     "unkept",
+    "warn_of_unkept",
 ]
 
 MAX_SHOWN = 200
+MAX_BYTES = 2**24  # of an argument: a provenance is read for each episode
+_LEFT_OUT = (
+    *("HumanRendering", "Monitor", "RecordEpisodeStatistics", "RecordVideo", "RenderCollection"),
+)
+_WARNED: set[str] = set()
+
+log = logging.getLogger(__name__)
+
 SPEC_FIELDS = (
     *("id", "entry_point", "reward_threshold", "nondeterministic", "max_episode_steps"),
     "order_enforce",
@@ -59,9 +72,7 @@ def arguments_as_json(
         if is_json and _is_json(value):
             continue
         try:
-            if not comes_back_alike(value):
-                raise InvalidRecord(f"{name} would be another one")
-            exact[name] = encode_value(value).hex()
+            exact[name] = _encoded(referenced(value)).hex()
         except (InvalidRecord, RecursionError):
             plain.pop(name, None)
             lost[name] = shown(value)
@@ -77,8 +88,36 @@ def arguments_as_json(
     }
 
 
+def _encoded(value: Any) -> bytes:
+    if _array_bytes(value) > MAX_BYTES:
+        raise InvalidRecord("it is too large")
+    if not comes_back_alike(value):
+        raise InvalidRecord("it would be another one")
+    encoded = encode_value(value)
+    if len(encoded) > MAX_BYTES:
+        raise InvalidRecord("it is too large")
+    return encoded
+
+
+def _array_bytes(value: Any) -> int:
+    """How large the arrays and data frames in it are, at least."""
+    if isinstance(value, Mapping):
+        return sum(map(_array_bytes, value.values()))
+    if isinstance(value, (list, tuple)):
+        return sum(map(_array_bytes, value))
+    try:
+        if hasattr(type(value), "memory_usage"):
+            return int(np.sum(value.memory_usage()))
+        return int(getattr(value, "nbytes", 0))
+    except Exception:  # noqa: BLE001 - code of others may raise anything
+        return 0
+
+
 def arguments_from_json(content: Mapping[str, Any]) -> dict[str, Any]:
     """Restore the arguments that were stored. Older provenance has only `kwargs` and `tuples`.
+
+    Classes, functions and spaces, and values whose class is not loaded, are stand-ins: see
+    `references.resolved`.
 
     Raises:
         DecodeError, AttributeError, KeyError, TypeError, ValueError: The content is damaged.
@@ -92,17 +131,56 @@ def arguments_from_json(content: Mapping[str, Any]) -> dict[str, Any]:
     return {**kwargs, **tuples, **exact}
 
 
-def unkept(content: Mapping[str, Any], registered: Mapping[str, Any] | None = None) -> str | None:
+def unkept(
+    content: Mapping[str, Any],
+    registered: Mapping[str, Any] | None = None,
+    handed: Collection[str] = (),
+) -> str | None:
     """Describe the first argument of `arguments_as_json` that is missing; None if none is.
 
-    Arguments that are `registered` here replace those of the old registration.
+    Arguments that are `registered` here replace those of the old registration; those that are
+    `handed` over by the caller replace all.
     """
+    for name, words in _lost(content, registered):
+        if name not in handed:
+            return f"argument {name}={words:.{MAX_SHOWN}} cannot be kept"
+    return None
+
+
+def _lost(
+    content: Mapping[str, Any], registered: Mapping[str, Any] | None = None
+) -> Iterator[tuple[str, str]]:
     of_registration = set(content.get("registered", ())) & set(registered or ())
     for name, value in content.get("not_kept", {}).items():
         if name not in of_registration:
-            words = " ".join(str(value).split())
-            return f"argument {name!s:.60}={words:.{MAX_SHOWN}} cannot be kept"
-    return None
+            yield f"{name!s:.60}", " ".join(str(value).split())
+
+
+def warn_of_unkept(env_spec: Mapping[str, Any] | None) -> None:
+    """Say which arguments of a spec in a provenance no replay can have; each once.
+
+    Wrappers that a replay leaves out are not asked.
+    """
+    if env_spec is None:
+        return
+    env_id = str(env_spec["id"])
+    registered = dict.fromkeys(env_spec["registered"])
+    for name, words in _lost(env_spec, registered):
+        _warn(
+            f"{env_id}: argument {name}={words}", f"verify(episode, env_kwargs={{{name!r}: ...}})"
+        )
+    for wrapper in env_spec["additional_wrappers"]:
+        if wrapper["name"] not in _LEFT_OUT:
+            for name, words in _lost(wrapper):
+                of = f"{env_id}: argument {name}={words} of the wrapper {wrapper['name']}"
+                partial = f"functools.partial({wrapper['name']}, {name}=...)"
+                _warn(of, f"verify(episode, wrappers=[{partial}])")
+
+
+def _warn(what: str, how: str) -> None:
+    if what not in _WARNED:
+        _WARNED.add(what)
+        log.warning("%s cannot be rebuilt\nhand it over: %s, or make=...", what, how)
 
 
 def json_error(value: Any) -> Exception | None:

@@ -8,20 +8,71 @@ from typing import Any, NoReturn
 import numpy as np
 import numpy.typing as npt
 
-from jamboree_gym.arrays.layout import as_array
+from jamboree_gym.arrays.layout import as_array, has_column
+from jamboree_gym.arrays.packing import held_exactly
 from jamboree_gym.arrays.tensors import detached
 from jamboree_gym.arrays.values import shown
 from jamboree_gym.errors import InvalidRecord, JamboreeError
 
-__all__ = ["flag_of", "flags_of", "number_of", "raise_refused", "refusal"]
+__all__ = [
+    "NUMBERS",
+    "flag_of",
+    "flags_of",
+    "other_reward",
+    "raise_refused",
+    "refusal",
+    "reward_of",
+]
 
-_ADVICE = (
-    "one number for a step can be recorded, several not yet; make one of them, "
-    "with mo_gymnasium.wrappers.LinearReward or a gymnasium.RewardWrapper"
-)
+_ADVICE = "a reward is one number, or an array, tuple or list of them that has one shape"
+NUMBERS: frozenset[Any] = frozenset(
+    {int, bool, np.float64, np.float32, np.int64}
+)  # rewards that `float` takes
+_DOUBLE = np.dtype(np.float64)
 
 
-def number_of(reward: Any) -> float:
+def reward_of(reward: Any) -> Any:
+    """A reward as it is kept: a float, or an array of several numbers; it may share its memory.
+
+    Numbers in a tuple or list are kept as floats, as one number is.
+
+    Raises:
+        InvalidRecord: It is neither; says what to do.
+    """
+    if reward.__class__ in NUMBERS:
+        try:
+            return float(reward)
+        except OverflowError as error:
+            raise refusal("reward", error) from error
+    is_bytes = isinstance(reward, (bytearray, memoryview))  # an array of it would hold its memory
+    array = None if is_bytes else as_array(reward)
+    if array is None or array.size < 2 or not has_column(array.dtype):
+        return _number_of(reward)
+    if isinstance(reward, (tuple, list)) and array.dtype.kind in "biu":
+        held = held_exactly(array, _DOUBLE)
+        return array if held is None else held
+    return array
+
+
+def other_reward(
+    reward: Any, shape: tuple[int, ...], dtype: np.dtype[Any] | None = None
+) -> InvalidRecord:
+    """Why a reward does not fit to those before it in its episode.
+
+    Args:
+        reward: The reward.
+        shape: Of those before it; `()` = each is one number.
+        dtype: Of those before it, if that is what does not fit.
+    """
+    known = "one number" if shape == () else f"an array of shape {shape}"
+    known = known if dtype is None else f"{dtype} {shape}, which no dtype holds together with this"
+    return InvalidRecord(
+        f"the reward {shown(reward)} is of another form than those before it in this episode, each "
+        f"{known}; have the environment return rewards of one shape and dtype"
+    )
+
+
+def _number_of(reward: Any) -> float:
     """A reward of another type than float: an array or tensor with one element, a fraction, ...
 
     Raises:

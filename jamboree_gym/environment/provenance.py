@@ -22,7 +22,12 @@ from gymnasium.envs.registration import EnvSpec, WrapperSpec
 from gymnasium.utils import RecordConstructorArgs
 from gymnasium.wrappers import OrderEnforcing, PassiveEnvChecker, TimeLimit
 
-from jamboree_gym.environment.arguments import arguments_as_json, json_error, shown
+from jamboree_gym.environment.arguments import (
+    arguments_as_json,
+    json_error,
+    shown,
+    warn_of_unkept,
+)
 from jamboree_gym.environment.atari_rng import emulator_state_of
 from jamboree_gym.environment.spaces import check_space, space_to_json
 from jamboree_gym.errors import DecodeError
@@ -47,7 +52,7 @@ __all__ = [
     "versions_of",
 ]
 
-FORMAT_VERSION = 2  # 1 had no `exact` and no `not_kept` arguments
+FORMAT_VERSION = 3  # 1 had no `exact` and no `not_kept` arguments, 2 no kinds in `exact`
 GIT_TIMEOUT_S = 2.0
 BASE_VERSIONS = ("python", "numpy", "gymnasium", "jamboree-gym")
 """Versions in every provenance, besides those of the environment and its wrappers."""
@@ -102,6 +107,7 @@ def describe_sub_env(
     stack = list(_stack(env)) if isinstance(env, gym.Env) else []
     spec = spec_of(env)
     env_spec, spec_error = _spec(spec)
+    warn_of_unkept(env_spec)
     content = {
         "format": FORMAT_VERSION,
         "env_spec": env_spec,

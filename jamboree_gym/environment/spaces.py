@@ -25,7 +25,7 @@ from jamboree_gym.arrays.unicode_text import is_unicode
 from jamboree_gym.arrays.values import decode_value, encode_value
 from jamboree_gym.errors import DecodeError, InvalidRecord, UnsupportedSpace
 
-__all__ = ["check_space", "layout_of_space", "space_from_json", "space_to_json"]
+__all__ = ["AnyText", "check_space", "layout_of_space", "space_from_json", "space_to_json"]
 
 _FIXED = (spaces.Box, spaces.Discrete, spaces.MultiBinary, spaces.MultiDiscrete)
 _VARIABLE = (spaces.Text, spaces.Sequence, spaces.Graph, spaces.OneOf)

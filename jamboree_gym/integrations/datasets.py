@@ -1,22 +1,27 @@
-"""Recorded steps as a data set of Hugging Face's `datasets`."""
+"""Recorded steps as a data set of Hugging Face's `datasets`, and back."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal, overload
+from typing import Any, Final, Literal, overload
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.parquet as pq
 
-from jamboree_gym.arrays.trees import Arrays, check_leaf, leaves_of, path_shown
+from jamboree_gym.arrays.packing import as_objects
+from jamboree_gym.arrays.trees import Arrays, check_leaf, leaves_of, path_shown, zip_leaves
 from jamboree_gym.checked import checked
-from jamboree_gym.errors import ExportError, MissingExtra
+from jamboree_gym.connection import HasConnection
+from jamboree_gym.errors import DecodeError, EpisodeNotFound, ExportError, MissingExtra
+from jamboree_gym.integrations.found_episodes import FoundEpisode, is_annotated, store_found
 from jamboree_gym.progress import Progress
 from jamboree_gym.reading.parquet import write_parts
 from jamboree_gym.reading.query import EpisodeQuery, found_by
+from jamboree_gym.recording.importer import TICK_S
 from jamboree_gym.records import Transitions
 from jamboree_gym.tables.columns import Column, number_columns, scalar_columns
 
@@ -25,7 +30,13 @@ try:
 except ImportError as error:
     raise MissingExtra("this needs datasets: pip install 'jamboree-gym[datasets]'") from error
 
-__all__ = ["to_datasets"]
+__all__ = ["from_datasets", "to_datasets"]
+
+_FILES: Final = "train-*.parquet"
+_NEEDED: Final = ("episode_id", "index", "timestamp", "reward", "terminated", "truncated")
+_ROLES: Final = ("observation", "next_observation", "action")
+_UNREADABLE = (pa.ArrowException, OSError, LookupError, TypeError, ValueError)
+
 
 _ARRAYS = {
     2: datasets.Array2D,
@@ -113,6 +124,7 @@ def to_datasets(
 def _columns(steps: Transitions) -> Mapping[str, Column | None]:
     columns = number_columns(steps)
     for name, arrays in (
+        ("reward", steps.rewards),
         ("action", steps.actions),
         ("observation", steps.observations),
         ("next_observation", steps.next_observations),
@@ -145,3 +157,160 @@ def _array_column(values: npt.NDArray[Any]) -> pa.Array:
     for size in reversed(values.shape[1:]):
         array = pa.ListArray.from_arrays(np.arange(0, len(array) + 1, size, dtype=np.int32), array)
     return pa.ExtensionArray.from_storage(kind, array)
+
+
+# -- back -------------------------------------------------------------------------------------
+
+
+@checked
+def from_datasets(
+    jam: HasConnection,
+    folder: str | Path,
+    *,
+    run: str | None = None,
+    tags: Mapping[str, Any] | None = None,
+    progress: bool | Progress = False,
+) -> list[str]:
+    """Store the episodes of a folder of `to_datasets` as if they had been recorded.
+
+    Values, dtypes and shapes of the steps are those of the recording, and so are the times. A dict
+    or tuple comes back as a dict of its leaves: `observation_joints_0` is `joints_0`. The files
+    have no environment, no seed, no tags, and nothing of the reset but its observation. So such an
+    episode cannot be replayed, and begins a microsecond before its first step.
+
+    The id of an episode follows from its recorded id and the run. So a second call, also after a
+    kill, adds the missing episodes, and none twice.
+
+    Example:
+        >>> ids = from_datasets(jam, "first", run="back")
+
+    Args:
+        jam: The Jamboree that stores them.
+        folder: The folder.
+        run: The run of the episodes; None = the name of the folder.
+        tags: Tags for all episodes, added to `imported_from` (`datasets`) and `imported_episode`
+            (the recorded id).
+        progress: Whether to show on stderr how many episodes there are; or a function that is
+            called with that number and the number of all.
+
+    Returns:
+        Ids of the episodes, in the order of the files.
+
+    Raises:
+        EpisodeNotFound: There is no such file.
+        DecodeError: A file is damaged, or has no column of what an episode needs; names it.
+        InvalidRecord: A value or a tag cannot be stored.
+        StoreUnavailable: Redis is away; call again when it is back.
+    """
+    files = sorted(Path(folder).glob(_FILES))
+    if not files:
+        raise EpisodeNotFound(f"no {_FILES} in {str(folder)!r}: give a folder of to_datasets")
+    count = sum(len(set(_table(path, ["episode_id"])["episode_id"].to_pylist())) for path in files)
+    found = (episode for path in files for episode in _episodes_in(path))
+    name = Path(folder).resolve().name if run is None else run
+    return store_found(
+        jam, found, source="datasets", run=name, tags=tags, total=count, progress=progress
+    )
+
+
+def _table(path: Path, columns: list[str] | None = None) -> pa.Table:
+    try:
+        lacking = _lacking(pq.read_schema(path).names)
+        if not lacking:
+            return pq.read_table(path, columns=columns)
+    except _UNREADABLE as error:
+        raise DecodeError(f"{path} cannot be read: {error}") from error
+    raise DecodeError(
+        f"{path} has no column {', '.join(lacking)}, which an episode needs\n"
+        "import a folder that to_datasets has written"
+    )
+
+
+def _lacking(names: list[str]) -> list[str]:
+    found = [name for name in _NEEDED if name not in names]
+    return found + [role for role in _ROLES if not _of_role(names, role)]
+
+
+def _of_role(names: Iterable[str], role: str) -> list[str]:
+    return [name for name in names if name == role or name.startswith(f"{role}_")]
+
+
+def _episodes_in(path: Path) -> Iterator[FoundEpisode]:
+    table = _table(path)
+    ids = np.array(table["episode_id"].to_pylist(), object)
+    starts = [at for at in range(len(ids)) if at == 0 or ids[at] != ids[at - 1]]
+    ends = [*starts[1:], len(ids)]
+    if len(starts) != len(set(ids)):
+        raise DecodeError(f"{path}: the steps of an episode do not follow each other")
+    for start, end in zip(starts, ends, strict=True):
+        id = str(ids[start])
+        try:
+            yield _found(id, table.slice(start, end - start))
+        except _UNREADABLE as error:
+            raise DecodeError(f"{path}: episode {id!r} cannot be read: {error}") from error
+
+
+def _found(id: str, steps: pa.Table) -> FoundEpisode:
+    if steps["index"].to_pylist() != list(range(len(steps))):
+        raise ValueError("some of its steps are missing")
+    observations, after = (_whole(steps, role) for role in ("observation", "next_observation"))
+    timestamps = steps["timestamp"].to_numpy()
+    annotations = _tree_of(steps, "annotation")
+    return FoundEpisode(
+        id,
+        zip_leaves(lambda parts: np.concatenate((parts[0], parts[1][-1:])), [observations, after]),
+        _whole(steps, "action"),
+        steps["reward"].to_numpy(),
+        steps["terminated"].to_numpy(),
+        steps["truncated"].to_numpy(),
+        started_at=float(timestamps[0]) - TICK_S,
+        timestamps=timestamps,
+        infos=_infos(steps),
+        annotations=annotations,
+        annotated=is_annotated(annotations, len(steps)),
+    )
+
+
+def _whole(steps: pa.Table, role: str) -> Arrays:
+    """The values of a role: an array, or a dict of its leaves."""
+    found = _tree_of(steps, role)
+    return found[""] if list(found) == [""] else found
+
+
+def _tree_of(steps: pa.Table, role: str) -> dict[str, Arrays]:
+    """The columns of a role that this episode has, without the role in their names."""
+    return {
+        name[len(role) + 1 :]: _values(steps[name])
+        for name in _of_role(steps.column_names, role)
+        if steps[name].null_count < len(steps)
+    }
+
+
+def _values(column: pa.ChunkedArray) -> npt.NDArray[Any]:
+    """A column as an array (n, ...); 0 where an annotation is missing."""
+    array, shape = pa.concat_arrays(column.chunks), [len(column)]
+    if isinstance(array.type, pa.ExtensionType):
+        size = array.type.shape
+        flat = array.storage
+        while pa.types.is_list(flat.type):
+            flat = flat.flatten()
+        numbers: npt.NDArray[Any] = flat.to_numpy(zero_copy_only=False)
+        return numbers.reshape((len(array), *size))
+    if pa.types.is_string(array.type):
+        return as_objects(array.to_pylist())
+    while pa.types.is_fixed_size_list(array.type):
+        shape.append(array.type.list_size)
+        array = array.flatten()
+    if array.null_count:
+        array = array.fill_null(False if pa.types.is_boolean(array.type) else 0)
+    return np.array(array.to_numpy(zero_copy_only=False)).reshape(shape)
+
+
+def _infos(steps: pa.Table) -> list[dict[str, Any]]:
+    """Infos of all rows; that of the reset is empty."""
+    infos: list[dict[str, Any]] = [{} for _ in range(len(steps) + 1)]
+    for name in _of_role(steps.column_names, "info"):
+        for info, value in zip(infos[1:], steps[name].to_pylist(), strict=True):
+            if value is not None:
+                info[name[len("info_") :]] = value
+    return infos

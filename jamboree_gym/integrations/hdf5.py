@@ -1,4 +1,4 @@
-"""Recorded episodes in HDF5 files: a group for each, laid out as Minari lays them out."""
+"""Recorded episodes in HDF5 files, and back: a group for each, laid out as Minari lays them out."""
 
 from __future__ import annotations
 
@@ -7,14 +7,18 @@ from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from jamboree_gym.arrays.packing import as_objects
 from jamboree_gym.arrays.trees import Arrays, check_leaf, path_shown
 from jamboree_gym.checked import checked
-from jamboree_gym.errors import ExportError, MissingExtra
+from jamboree_gym.connection import HasConnection
+from jamboree_gym.errors import DecodeError, EpisodeNotFound, ExportError, MissingExtra
+from jamboree_gym.integrations.found_episodes import FoundEpisode, is_annotated, store_found
 from jamboree_gym.progress import Progress
 from jamboree_gym.reading.episode_parts import EpisodePart, episode_parts
 from jamboree_gym.reading.part_folder import PartFolder, whole
@@ -26,13 +30,15 @@ try:
 except ImportError as error:
     raise MissingExtra("this needs h5py: pip install 'jamboree-gym[hdf5]'") from error
 
-__all__ = ["to_hdf5"]
+__all__ = ["from_hdf5", "to_hdf5"]
 
 PART_BYTES = 64 << 20
 PART_EPISODES = 5000
 _MAIN = "main_data.hdf5"  # as Minari calls it
 _IDS = "episode_ids"
 _LENGTHS = "episode_lengths"
+_COLUMNS = ("observations", "actions", "rewards", "terminations", "truncations", "timestamps")
+_UNREADABLE = (OSError, LookupError, RuntimeError, TypeError, ValueError)
 _SUMMARY = ("env_id", "run", "status", "started_at", "elapsed_s")
 
 
@@ -55,8 +61,9 @@ def to_hdf5(
 
     - `observations` (T + 1, ...) and `actions` (T, ...): `actions[k]` is taken from
       `observations[k]`. A dict is a group with its keys, a tuple one with `_index_0`, ....
-    - `rewards` float64 (T,), `terminations`, `truncations` bool (T,). An episode that broke off
-      (abandoned, interrupted) is truncated at its last step, as Minari has it; `status` tells.
+    - `rewards` float64 (T,), or (T, ...) where a reward is several numbers; `terminations`,
+      `truncations` bool (T,). An episode that broke off (abandoned, interrupted) is truncated at
+      its last step, as Minari has it; `status` tells.
     - `timestamps` float64 (T,), epoch seconds, and `annotations/<name>` (T, ...): NaN (0 for what
       is no float) where the agent said nothing.
     - `infos/<key>` (T + 1,), the reset's first, for keys whose values are numbers, bools or texts;
@@ -93,6 +100,62 @@ def to_hdf5(
         parts = files.rest(found, there, partial(episode_parts, connection), progress)
         _write_parts(files, parts, len(there), compression)
     return files.path / _MAIN
+
+
+@checked
+def from_hdf5(
+    jam: HasConnection,
+    path: str | Path,
+    *,
+    run: str | None = None,
+    tags: Mapping[str, Any] | None = None,
+    progress: bool | Progress = False,
+) -> list[str]:
+    """Store the episodes of a folder of `to_hdf5` as if they had been recorded.
+
+    Values, dtypes, shapes, times, seed, tags and status are those of the recording. HDF5 has no
+    spec, no spaces, no reset options and no versions of it, so such an episode cannot be replayed.
+    An info that is NaN or an empty text is taken as one that was missing.
+
+    The id of an episode follows from its recorded id and the run. So a second call, also after a
+    kill, adds the missing episodes, and none twice.
+
+    Example:
+        >>> ids = from_hdf5(jam, "first", run="back")
+
+    Args:
+        jam: The Jamboree that stores them.
+        path: The folder, or its `main_data.hdf5`.
+        run: The run of the episodes; None = the name of the folder.
+        tags: Tags for all episodes, added to the recorded ones and to `imported_from` (`hdf5`) and
+            `imported_episode` (the recorded id).
+        progress: Whether to show on stderr how many episodes there are; or a function that is
+            called with that number and the number of all.
+
+    Returns:
+        Ids of the episodes, in the order of the file.
+
+    Raises:
+        EpisodeNotFound: There is no such file.
+        DecodeError: It is damaged, or `to_hdf5` has not written it; names the episode.
+        InvalidRecord: A value or a tag cannot be stored.
+        StoreUnavailable: Redis is away; call again when it is back.
+    """
+    given = Path(path)
+    main = given / _MAIN if given.is_dir() else given
+    if not main.is_file():
+        raise EpisodeNotFound(f"no HDF5 file {str(main)!r}: give a folder of to_hdf5")
+    try:
+        file = h5py.File(main)
+    except _UNREADABLE as error:
+        raise DecodeError(f"{main} cannot be read: {error}") from error
+    with file:
+        count = len(file)
+        found = (_found(file, number, main) for number in range(count))
+        name = main.resolve().parent.name if run is None else run
+        return store_found(
+            jam, found, source="hdf5", run=name, tags=tags, total=count, progress=progress
+        )
 
 
 def _lengths_in(path: Path) -> dict[str, int]:
@@ -205,6 +268,8 @@ class _Writer:
             episode_id=summary.id,
             tags=json.dumps(summary.tags, default=str),
         )
+        if summary.returns is not None:
+            group.attrs["returns"] = summary.returns
         if summary.seed is not None:
             group.attrs["seed"] = summary.seed
         self.lengths[summary.id] = summary.steps
@@ -242,3 +307,73 @@ def _without_missing(column: Column) -> npt.NDArray[Any] | None:
         return np.asarray(column.cast(pa.float64()).to_numpy(zero_copy_only=False))
     except pa.ArrowInvalid:
         return None
+
+
+# -- back -------------------------------------------------------------------------------------
+
+
+def _found(file: Any, number: int, path: Path) -> FoundEpisode:
+    name = f"episode_{number}"
+    where = f"{path}: {name}"
+    try:
+        group = file[name]
+        lacking = [one for one in ("episode_id", *_SUMMARY) if one not in group.attrs]
+        lacking += [one for one in _COLUMNS if one not in group]
+        if lacking:
+            raise DecodeError(
+                f"{where} was not written by to_hdf5: it lacks {', '.join(lacking)}\n"
+                "import a dataset of Minari by its id, not by its file"
+            )
+        return _read_episode(group)
+    except _UNREADABLE as error:
+        raise DecodeError(f"{where} cannot be read: {error}") from error
+
+
+def _read_episode(group: Any) -> FoundEpisode:
+    known = dict(group.attrs)
+    columns = {name: _tree(group[name]) for name in _COLUMNS}
+    steps, truncations = len(columns["rewards"]), columns["truncations"]
+    if steps and known["status"] in ("abandoned", "interrupted"):
+        truncations[-1] = False  # the environment did not say so
+    annotations = _tree(group["annotations"]) if "annotations" in group else {}
+    return FoundEpisode(
+        str(known["episode_id"]),
+        columns["observations"],
+        columns["actions"],
+        columns["rewards"],
+        columns["terminations"],
+        truncations,
+        status=known["status"],
+        env_id=str(known["env_id"]),
+        started_at=float(known["started_at"]),
+        timestamps=columns["timestamps"],
+        seed=int(known["seed"]) if "seed" in known else None,
+        tags=json.loads(known["tags"]) if "tags" in known else {},
+        infos=_infos(group["infos"], steps + 1) if "infos" in group else (),
+        annotations=annotations,
+        annotated=is_annotated(annotations, steps),
+    )
+
+
+def _tree(node: Any) -> Arrays:
+    """Inverse of `_Writer._append_tree`."""
+    if isinstance(node, h5py.Group):
+        if all(name.startswith("_index_") for name in node) and len(node):
+            return tuple(_tree(node[f"_index_{at}"]) for at in range(len(node)))
+        return {_unquoted(name): _tree(part) for name, part in node.items()}
+    if h5py.check_string_dtype(node.dtype) is not None:
+        return as_objects(list(node.asstr()[:]))
+    return node[:]
+
+
+def _infos(group: Any, rows: int) -> list[dict[str, Any]]:
+    infos: list[dict[str, Any]] = [{} for _ in range(rows)]
+    for name, part in group.items():
+        for info, value in zip(infos, _tree(part).tolist(), strict=True):
+            if value not in ("", None) and value == value:
+                info[_unquoted(name)] = value
+    return infos
+
+
+def _unquoted(name: str) -> str:
+    return "" if name == "%" else unquote(name)

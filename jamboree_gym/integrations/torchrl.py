@@ -56,7 +56,7 @@ def to_tensordict(
           has an entry for each key, as in TorchRL; a tuple is `("observation", "0")`, .... Floats
           of shape () are (N, 1), as in a rollout; the same holds for actions.
         - `action` (N, ...), chosen from `observation`; integers stay integers.
-        - `("next", "reward")` float32 (N, 1).
+        - `("next", "reward")` float32 (N, 1), or (N, ...) where a reward is several numbers.
         - `("next", "terminated")`, `("next", "truncated")`, `("next", "done")` bool (N, 1). An
           episode without an end (abandoned, interrupted, still running) is truncated at its last
           step. `terminated`, `truncated`, `done`: false, as before any step.
@@ -156,7 +156,7 @@ def _columns(
         ("step_count",): steps.indices[:, None],
         ("episode",): episode,
         ("collector", "traj_ids"): episode,
-        ("next", "reward"): steps.rewards.astype(np.float32)[:, None],
+        ("next", "reward"): _with_a_dimension(steps.rewards.astype(np.float32)),
         ("next", "done"): (steps.terminations | truncated)[:, None],
         ("next", "terminated"): steps.terminations[:, None],
         ("next", "truncated"): truncated[:, None],
@@ -178,7 +178,11 @@ def _columns(
 
 def _as_in_a_rollout(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
     """Floats without a dimension have one in TorchRL; integers stay the numbers of categories."""
-    return values[:, None] if values.ndim == 1 and values.dtype.kind == "f" else values
+    return _with_a_dimension(values) if values.dtype.kind == "f" else values
+
+
+def _with_a_dimension(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    return values[:, None] if values.ndim == 1 else values
 
 
 def _annotation(block: Block, steps: Transitions, name: str) -> npt.NDArray[Any]:

@@ -188,6 +188,7 @@ class VectorBlock:
         titles_at = spans_at + size * _SPAN.size
         self.content[titles_at : titles_at + len(titles)] = titles
         spans = np.ndarray(size, _SPAN_DTYPE, self.content, spans_at)
+        spans[:] = 0  # `begin` has left the number of the schema here and there
         spans["index"], spans["first"], spans["stop"] = indices, first, _OPEN
         spans["start"] = starts
         _GROUP.pack_into(self.content, at, self.words[_GROUP_WORD], size, titles_at, len(titles))

@@ -372,6 +372,7 @@ def _episode_row(one: StoredSummary | EpisodeSummary) -> dict[str, Any]:
         "status": one.status,
         "steps": one.steps,
         "episode_return": one.episode_return,
+        "returns": one.returns,
         "started_at": one.started_at,
         "elapsed_s": one.elapsed_s,
         "seed": None if seed is None else short_text(seed, 40),

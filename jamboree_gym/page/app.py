@@ -207,6 +207,7 @@ class _Page:
                     "status": summary.status,
                     "steps": summary.steps,
                     "episode_return": summary.episode_return,
+                    "returns": summary.returns,
                     "elapsed_s": summary.elapsed_s,
                 }
 

@@ -53,21 +53,26 @@ def columns_of(
     stop = total if stop is None else min(stop, total)
     if not 0 <= start <= total:
         raise InvalidArgument(f"start={start}: the episode has {total} steps")
-    collected = _Collected(start, max(start, stop), episode.summary.started_at)
+    collected = _Collected(start, max(start, stop), episode.summary.started_at, most_bytes)
     for first in range(start, max(start, stop), STEPS_AT_ONCE):
         collected.add(episode.steps(first, min(first + STEPS_AT_ONCE, stop)))
     if start == stop and start == 0:
         collected.add_reset(episode)
-    return collected.answer(total, most_bytes)
+    return collected.answer(total)
 
 
 class _Collected:
-    """Columns that grow by parts of an episode."""
+    """Columns that grow by parts of an episode; all of them fit into `most_bytes`.
 
-    def __init__(self, start: int, stop: int, began_at: float) -> None:
+    A column is an array (1, rows); if a row stands for several steps, (2, rows): lowest, highest.
+    """
+
+    def __init__(self, start: int, stop: int, began_at: float, most_bytes: int) -> None:
         self._start = start
         self._count = stop - start + 1
         self._began_at = began_at
+        self._most_bytes = most_bytes
+        self._every = 1
         self._columns: dict[str, Numbers] = {}
         self._kinds: dict[str, str] = {}
 
@@ -104,28 +109,36 @@ class _Collected:
             return
         if name == "timestamp":
             values = values - self._began_at
-        kept = self._columns.get(name)
-        if kept is None:
-            kept = self._columns[name] = np.full(self._count, np.nan, np.float32)
+        if name not in self._columns:
+            self._make_room()
+            shape = (1 if self._every == 1 else 2, math.ceil(self._count / self._every))
+            self._columns[name] = np.full(shape, np.nan, np.float32)
             self._kinds[name] = _kind(column)
-        kept[place : place + len(values)] = values
+        with np.errstate(over="ignore"):  # beyond float32 it is infinite
+            _set(self._columns[name], values.astype(np.float32), place, self._every)
 
-    def answer(self, total: int, most_bytes: int) -> bytes:
-        columns, every = self._columns, 1
-        size = 4 * self._count * len(columns)
-        if size > most_bytes:
-            every = 2 ** math.ceil(math.log2(2 * size / most_bytes))
-            columns = {name: _bounds(column, every) for name, column in columns.items()}
+    def _make_room(self) -> None:
+        """For one more column: let a row stand for more steps, until all of them fit."""
+        columns = len(self._columns) + 1
+        while True:
+            of_step = 4 * columns * (1 if self._every == 1 else 2)
+            if self._count * of_step <= self._every * self._most_bytes or self._every > self._count:
+                return
+            self._every *= 2
+            self._columns = {name: _halved(column) for name, column in self._columns.items()}
+
+    def answer(self, total: int) -> bytes:
         header = {
             "start": self._start,
             "rows": self._count,
             "total": total,
-            "every": every,
+            "every": self._every,
             "columns": [
-                {"name": name, "group": _group(name), "kind": self._kinds[name]} for name in columns
+                {"name": name, "group": _group(name), "kind": self._kinds[name]}
+                for name in self._columns
             ],
         }
-        return _packed(header, list(columns.values()))
+        return _packed(header, list(self._columns.values()))
 
 
 def _as_floats(column: Column) -> npt.NDArray[np.float64] | None:
@@ -156,13 +169,22 @@ def _group(name: str) -> str:
     return next((group for group in _GROUPS if name.split("_")[0] == group), "step")
 
 
-def _bounds(column: Numbers, every: int) -> Numbers:
-    """The lowest value of each `every` rows, then the highest of each."""
-    count = math.ceil(len(column) / every)
-    padded = np.full(count * every, np.nan, np.float32)
-    padded[: len(column)] = column
-    parts = padded.reshape(count, every)
-    return np.concatenate((np.fmin.reduce(parts, axis=1), np.fmax.reduce(parts, axis=1)))
+def _set(column: Numbers, values: Numbers, place: int, every: int) -> None:
+    """Put the values of some steps, from `place` on, into a column of `_Collected`."""
+    if every == 1:
+        column[0, place : place + len(values)] = values
+        return
+    rows = np.arange(place, place + len(values)) // every
+    firsts = np.flatnonzero(np.diff(rows, prepend=-1))
+    for bound, least in zip(column, (np.fmin, np.fmax), strict=True):
+        bound[rows[firsts]] = least(bound[rows[firsts]], least.reduceat(values, firsts))
+
+
+def _halved(column: Numbers) -> Numbers:
+    """The column with half as many rows: lowest and highest of each two."""
+    padded = np.pad(column, ((0, 0), (0, column.shape[1] % 2)), constant_values=np.nan)
+    pairs = padded.reshape(len(column), -1, 2)
+    return np.stack((np.fmin.reduce(pairs[0], axis=1), np.fmax.reduce(pairs[-1], axis=1)))
 
 
 def _packed(header: Mapping[str, Any], columns: Sequence[Numbers]) -> bytes:
@@ -187,7 +209,7 @@ def rows_of(episode: Episode, start: int, stop: int) -> list[dict[str, Any]]:
         {
             "step": step.index,
             "action": brief(step.action),
-            "reward": step.reward,
+            "reward": step.reward if isinstance(step.reward, float) else brief(step.reward),
             "observation": brief(step.observation),
             "terminated": step.terminated,
             "truncated": step.truncated,

@@ -44,6 +44,8 @@ def value_errors(steps: Transitions, discount: float) -> npt.NDArray[np.float64]
     if VALUE not in steps.annotations or not len(steps):
         return None
     said: Any = np.asarray(steps.annotations[VALUE])
+    if steps.rewards.ndim > 1:  # of which number of a reward it is, nobody knows
+        return None
     if said.dtype.kind not in "biuf":
         return None
     values = said.reshape(len(said), -1)[:, 0].astype(np.float64)

@@ -71,7 +71,8 @@ class EpisodeDiff:
     def __str__(self) -> str:
         """The summaries side by side, and the first difference below them."""
         rows = [
-            (name, *(_shown(getattr(one, name)) for one in (self.a, self.b))) for name in _SHOWN
+            (name, *(_shown(getattr(one, name)) for one in (self.a, self.b)))
+            for name in (*_SHOWN, *(["returns"] if self.a.returns or self.b.returns else []))
         ]
         widths = [max(len(row[column]) for row in rows) for column in range(3)]
         lines = [
@@ -168,7 +169,9 @@ def _divergence(a: Rows, b: Rows, first: int) -> Divergence | None:
 def _values(a: Rows, b: Rows, field: str, row: int) -> tuple[Any, Any]:
     if field in ("action", "observation"):
         return getattr(a, field)(row), getattr(b, field)(row)
-    return getattr(a, _FIELDS[field])[row].item(), getattr(b, _FIELDS[field])[row].item()
+    pair = getattr(a, _FIELDS[field])[row], getattr(b, _FIELDS[field])[row]
+    one, other = (value if isinstance(value, np.ndarray) else value.item() for value in pair)
+    return one, other
 
 
 # -- as text ----------------------------------------------------------------------------------

@@ -45,7 +45,7 @@ from jamboree_gym.store.log import IndexEntry, LogSlice
 from jamboree_gym.tables.arrow_table import to_table
 from jamboree_gym.tables.columns import to_frame
 from jamboree_gym.tables.expressions import Condition
-from jamboree_gym.tables.text_table import ReadWhenShown, ago, html_table, number
+from jamboree_gym.tables.text_table import ReadWhenShown, ago, html_table, return_cell
 
 if TYPE_CHECKING:
     import os
@@ -577,7 +577,7 @@ class Episode(StaysHere, ReadWhenShown):
             "environment": [one.env_id],
             "status": [one.status],
             "steps": [one.steps],
-            "return": [number(one.episode_return)],
+            "return": [return_cell(one)],
             "seed": [one.seed],
             "began": [ago(one.started_at, self._connection.clock())],
         }

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from jamboree_gym.errors import ExportError, InvalidArgument
 from jamboree_gym.reading.episode import Episode
 from jamboree_gym.reading.part_folder import check_free, whole
-from jamboree_gym.records import EpisodeSummary, StepData, Transitions, brief
+from jamboree_gym.records import EpisodeSummary, StepData, Transitions, brief, brief_return
 from jamboree_gym.wording import one_line
 
 __all__ = ["write_page"]
@@ -93,7 +93,7 @@ def _of_summary(summary: EpisodeSummary) -> Mapping[str, object]:
         "environment": summary.env_id or "no spec",
         "status": summary.status,
         "steps": f"{summary.steps:,}",
-        "return": brief(summary.episode_return),
+        "return": brief_return(summary),
         "began": began,
         "took": f"{summary.elapsed_s:.3g} s",
         "seed": "none" if summary.seed is None else summary.seed,
@@ -127,7 +127,7 @@ def _read(episode: Episode) -> tuple[dict[str, list[npt.NDArray[Any]]], list[Ste
     reward = joined["reward"]
     if reward:
         with np.errstate(all="ignore"):
-            joined = {"return so far": [np.cumsum(reward[0])], **joined}
+            joined = {"return so far": [np.cumsum(one) for one in reward], **joined}
     return {name: curves for name, curves in joined.items() if curves}, steps
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
@@ -23,6 +23,8 @@ from jamboree_gym.reading.finding.filters import (
     EpisodeTest,
     Found,
     Stage,
+    Weighing,
+    check_one_return,
 )
 from jamboree_gym.reading.finding.names import RunNames, check_runs, id_of
 from jamboree_gym.reading.finding.ordering import by_start, order_of
@@ -42,7 +44,7 @@ from jamboree_gym.tables.text_table import (
     html_table,
     text_table,
 )
-from jamboree_gym.wording import shortened
+from jamboree_gym.wording import shortened, there_are
 
 if TYPE_CHECKING:
     import vaex.dataframe
@@ -132,7 +134,8 @@ class EpisodeQuery(StaysHere, ReadWhenShown):
             until: Latest start, epoch seconds.
 
         Raises:
-            InvalidArgument: There is no such status. When the query is used, `RunNotFound` is
+            InvalidArgument: There is no such status. When the query is used: an episode has several
+                returns, and a condition is on one (see `weighted`). Then, too, `RunNotFound` is
                 raised for a run in which nothing was recorded; `jam.episodes(wait=True)` does not.
             InvalidExpression: The expression cannot be understood; or, when the query is used, a
                 column is not there.
@@ -158,7 +161,7 @@ class EpisodeQuery(StaysHere, ReadWhenShown):
         )
         query = self
         if condition is None or str(asked):
-            query = query._then(asked.among, f"where({asked})")
+            query = query._then(asked.strictly_among, f"where({asked})")
         if condition is not None and isinstance(test, str):
             query = query._then(partial(_matching, condition), f"where({_short(test)!r})")
         query._named += asked.runs or ()
@@ -172,15 +175,37 @@ class EpisodeQuery(StaysHere, ReadWhenShown):
         """Sort the episodes.
 
         Args:
-            name: A field of `EpisodeSummary`, or `tags.<name>`. A leading minus means descending
-                order: `"-episode_return"`. Episodes without a value (or with NaN) come last.
-                Episodes with equal values keep their order.
+            name: A field of `EpisodeSummary`, `tags.<name>`, or, where a reward is several numbers,
+                `return_<n>`. A leading minus means descending order: `"-episode_return"`. Episodes
+                without a value (or with NaN) come last. Episodes with equal values keep their
+                order.
 
         Raises:
             InvalidArgument: There is no such field. Raised when the query is used: the values of a
-                tag cannot be ordered.
+                tag cannot be ordered, or an episode has several returns and the order is by one.
         """
         return self._then(order_of(name), f"order_by({name!r})")
+
+    @checked
+    def weighted(self, weights: Sequence[float]) -> EpisodeQuery:
+        """Where a reward is several numbers, make `episode_return` a weighted sum of the returns.
+
+        What is asked of the query after that (`where`, `order_by`, `summaries`) takes this sum for
+        the return: `weighted([1, 1])` is the plain sum, `weighted([0, 1])` the second component.
+        Episodes whose reward is one number keep their return.
+
+        Example:
+            >>> jam.episodes(run="mo").weighted([0.7, 0.3]).order_by("-episode_return").first()
+
+        Args:
+            weights: A weight for each component of a reward. A component of weight 0 is left out,
+                even if it is NaN.
+
+        Raises:
+            InvalidArgument: When the query is used: an episode has another number of returns.
+        """
+        known = tuple(map(float, weights))
+        return self._then(Weighing(known), f"weighted({list(known)})")
 
     @overload
     def __getitem__(self, position: int) -> Episode: ...
@@ -204,7 +229,7 @@ class EpisodeQuery(StaysHere, ReadWhenShown):
             return Episode(self._connection, ids[position])
         except IndexError:
             raise EpisodeNotFound(
-                f"{len(ids) or 'no'} episodes match, so there is none at {position}: {self!r}"
+                f"{there_are(len(ids), 'episode')}, so there is none at {position}: {self!r}"
             ) from None
 
     def _then(self, stage: Stage, shown: str) -> EpisodeQuery:
@@ -246,7 +271,8 @@ class EpisodeQuery(StaysHere, ReadWhenShown):
             A `pyarrow.Table` with the columns `episode_id`, `env_id`, `run`, `status` (string),
             `steps` (int64), `episode_return`, `started_at`, `elapsed_s` (float64), `seed`,
             `vector_index` and `parent` (null if there is none), and `tag_<name>` for every tag
-            whose values are numbers, bools or texts; null if an episode lacks it.
+            whose values are numbers, bools or texts; null if an episode lacks it. Where a reward is
+            several numbers, also `return_0`, `return_1`, ... (float64).
         """
         return to_summary_table(self._found())
 
@@ -418,6 +444,8 @@ def found_by(query: EpisodeQuery, *, is_complete: bool = True) -> tuple[Connecti
 def _matching(condition: Condition, found: Found) -> Found:
     if not found:
         return found
+    if "episode_return" in condition.names:
+        check_one_return(found, "the condition on episode_return")
     return [found[row] for row in condition.rows(to_summary_table(found)).nonzero()[0]]
 
 

@@ -14,7 +14,7 @@ from jamboree_gym.arrays.layout import Layout, Leaf, as_array, has_column
 from jamboree_gym.arrays.tensors import detached
 from jamboree_gym.environment.outcomes import refusal
 
-__all__ = ["BatchPacker", "copied_batch", "reward_array", "rewards_of"]
+__all__ = ["BatchPacker", "copied_batch", "rewards_of", "rewards_together"]
 
 _INTEGERS = "biu"
 _FLOAT32, _FLOAT64 = np.dtype(np.float32), np.dtype(np.float64)
@@ -88,18 +88,20 @@ def rewards_of(batch: Any, size: int) -> list[float] | None:
         if dtype is _FLOAT32 or dtype is _FLOAT64:
             rewards: list[float] = batch.tolist()
             return rewards
-    array = reward_array(batch, size)
-    return None if array is None else list(map(float, array.tolist()))
+    array = rewards_together(batch, size)
+    return None if array is None or array.ndim > 1 else list(map(float, array.tolist()))
 
 
-def reward_array(batch: Any, size: int) -> npt.NDArray[Any] | None:
-    """Rewards of shape (size,) or (size, 1) as an array (size,); None if they are none."""
+def rewards_together(batch: Any, size: int) -> npt.NDArray[Any] | None:
+    """Rewards as an array: (size,), or (size, ...) where each is several; None if they are none."""
     array = as_array(batch)
     if array is None or not array.ndim or not has_column(array.dtype):
         return None
-    if not len(array) == size == array.size:
+    if len(array) != size or not array.size:
         return None
-    return array.ravel()
+    if array.size == size:
+        return array.ravel()
+    return None if isinstance(batch, (list, tuple)) else array
 
 
 def copied_batch(actions: Any) -> Any:

@@ -8,6 +8,7 @@ holds a lease on it, so it is `interrupted`.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from hashlib import blake2b
@@ -17,8 +18,8 @@ import numpy as np
 from gymnasium import spaces
 
 from jamboree_gym.arrays.layout import ENCODED, Group, Layout, Leaf, has_column
-from jamboree_gym.arrays.packing import Arrays, rows_of, unstack, variable_bytes
-from jamboree_gym.arrays.step_schema import SchemaChanges, StepSchema, schema_at
+from jamboree_gym.arrays.packing import Arrays, filler, rows_of, unstack, variable_bytes
+from jamboree_gym.arrays.step_schema import ONE_NUMBER, SchemaChanges, StepSchema, schema_at
 from jamboree_gym.connection import Connection
 from jamboree_gym.delivery.outbox import MAX_APPEND_BYTES
 from jamboree_gym.delivery.row_writer import ROW_OVERHEAD_BYTES, rows_per_batch
@@ -30,7 +31,14 @@ from jamboree_gym.recording.part_appends import appends_of
 from jamboree_gym.records import EpisodeOrigin, EpisodeStatus, EpisodeSummary
 from jamboree_gym.store.log import Append
 
-__all__ = ["TICK_S", "EpisodeImporter", "NewEpisode", "episode_id_of", "layout_of_arrays"]
+__all__ = [
+    "TICK_S",
+    "EpisodeImporter",
+    "NewEpisode",
+    "episode_id_of",
+    "layout_of_arrays",
+    "layout_of_rewards",
+]
 
 _ROLES = ("observation", "action", "annotation")
 TICK_S = 1e-6
@@ -50,7 +58,7 @@ class NewEpisode:
         schemas: What the values were before they became arrays (`layout_of_arrays`), by row.
         observations: (T + 1, ...), the reset's first.
         actions: (T, ...).
-        rewards: (T,).
+        rewards: (T,), or (T, ...) where a reward is several numbers.
         terminations: bool (T,).
         truncations: bool (T,).
         infos: T + 1 dicts, the reset's first; or none.
@@ -161,13 +169,12 @@ class EpisodeImporter:
         if not sent:
             return
         for append, result in zip(sent, self._connection.append_whole(sent), strict=True):
+            name = self._connection.keyspace.in_words(append.key)
             if result.is_absent:
-                raise EpisodeNotFound(
-                    f"{append.key} was deleted while it was imported: import it again"
-                )
+                raise EpisodeNotFound(f"{name} was deleted while it was imported: import it again")
             if result.stored < len(append.batches):
                 raise EpisodeInUse(
-                    f"{append.key} is there already, with other steps: delete that episode, or "
+                    f"{name} is there already, with other steps: delete that one, or "
                     "import under another run"
                 )
 
@@ -207,7 +214,7 @@ def _parts(episode: NewEpisode, infos: InfoEncoder) -> list[RowPart]:
     if episode.timestamps is not None:
         times = np.asarray(episode.timestamps, np.float64)
     columns: dict[str, Any] = {
-        "rewards": [0.0, *np.asarray(episode.rewards, np.float64).tolist()],
+        "rewards": _rewards(episode, count),
         "terminations": [False, *np.asarray(episode.terminations, np.bool_).tolist()],
         "truncations": [False, *np.asarray(episode.truncations, np.bool_).tolist()],
         "timestamps": [start, *times.tolist()],
@@ -258,6 +265,20 @@ def _row_bytes(schemas: SchemaChanges, columns: Mapping[str, Sequence[Any]]) -> 
     return fixed + variable // count
 
 
+def layout_of_rewards(rewards: Any) -> Leaf:
+    """Layout of a reward, given those of all steps."""
+    array = np.asarray(rewards)
+    if array.ndim < 2 or math.prod(array.shape[1:]) < 2:
+        return ONE_NUMBER
+    return Leaf(array.dtype, array.shape[1:], "array")
+
+
+def _rewards(episode: NewEpisode, count: int) -> list[Any]:
+    if all(schema.has_one_number for _, schema in episode.schemas):
+        return [0.0, *np.asarray(episode.rewards, np.float64).reshape(-1).tolist()]
+    return _packed(episode, "reward", count)
+
+
 def _name(episode: NewEpisode) -> str:
     return f"the episode {episode.summary.id!r}"
 
@@ -283,9 +304,10 @@ def _values(episode: NewEpisode, role: str, schema: StepSchema, first: int, stop
         return unstack(observations, schema.observation, stop - first)
     skipped, rows = int(first == 0), slice(max(0, first - 1), stop - 1)
     count = stop - first - skipped
-    if role == "action":
-        actions = unstack(rows_of(episode.actions, rows), schema.action, count)
-        return [schema.action_filler] * skipped + actions
+    if role in ("action", "reward"):
+        layout, arrays = getattr(schema, role), getattr(episode, f"{role}s")
+        nothing = [filler(layout)] * skipped
+        return nothing + (unstack(rows_of(arrays, rows), layout, count) if count else [])
     if not schema.is_annotated or episode.annotated is None:
         return [None] * (stop - first)
     named = {name: episode.annotations[str(name)] for name in schema.annotation.names}

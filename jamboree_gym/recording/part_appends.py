@@ -44,7 +44,7 @@ def appends_of(
         used |= {one.digest: one.blob for one in (part.schema, *(at[1] for at in part.changes))}
         elapsed_s = float(part.timestamps[-1]) - summary.started_at
         now = status if number == len(parts) else "running"
-        progress = progress_after(progress, part.stop, part.rewards.tolist(), elapsed_s, now)
+        progress = progress_after(progress, part.stop, part.rewards, elapsed_s, now)
         is_full = len(batches) == MAX_BATCHES_PER_APPEND or size >= MAX_APPEND_BYTES
         if is_full and number < len(parts):
             yield _append(key, progress.in_summary(summary), batches, origin, used)

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 from gymnasium import spaces
 
-from jamboree_gym.arrays.layout import as_array
+from jamboree_gym.arrays.layout import as_array, is_more_than_an_array
+from jamboree_gym.arrays.marks import encode_marked
 from jamboree_gym.arrays.values import check_text, decode_value, encode_value
 from jamboree_gym.connection import HasConnection
 from jamboree_gym.delivery.step_outbox import StepOutbox
@@ -275,10 +276,10 @@ def _copied(value: Any) -> Any:
     if isinstance(value, dict):
         names = [check_text("key", name) if isinstance(name, str) else name for name in value]
         return dict(zip(names, map(_copied, value.values()), strict=True))
-    array = as_array(value)
+    array = None if is_more_than_an_array(value) else as_array(value)
     if array is not None:
         return np.array(array)
-    return decode_value(encode_value(value), where="memory")  # a deep copy of what is kept
+    return decode_value(encode_marked(value), where="memory")  # a deep copy of what is kept
 
 
 def closed_environment() -> JamboreeClosed:

@@ -14,15 +14,15 @@ import numpy.typing as npt
 from gymnasium import spaces
 from gymnasium.envs.registration import EnvSpec
 
-from jamboree_gym.arrays.layout import NOTHING
-from jamboree_gym.arrays.step_schema import StepSchema
+from jamboree_gym.arrays.layout import NOTHING, Leaf
+from jamboree_gym.arrays.step_schema import ONE_NUMBER, StepSchema
 from jamboree_gym.connection import HasConnection
 from jamboree_gym.delivery.row_writer import CHECK_EVERY_BYTES, ROW_OVERHEAD_BYTES
 from jamboree_gym.environment.outcomes import raise_refused, refusal
 from jamboree_gym.environment.provenance import carries_over, describe_sub_env, env_id_of
 from jamboree_gym.errors import InvalidRecord, JamboreeError, UnsupportedSpace
 from jamboree_gym.recording.annotations import AnnotationColumns, each
-from jamboree_gym.recording.batch_packing import BatchPacker, reward_array, rewards_of
+from jamboree_gym.recording.batch_packing import BatchPacker, rewards_of, rewards_together
 from jamboree_gym.recording.block_steps import BLOCKS_FROM, BatchedStep, BlockSteps
 from jamboree_gym.recording.episode_handler import EpisodeHandler
 from jamboree_gym.recording.options import RecordOptions
@@ -107,6 +107,7 @@ class VectorRecorder:
         self._takes_plain_steps = self._handlers[0].takes_plain_steps
         self._observed = BatchPacker(len(self._recorders))
         self._acted = BatchPacker(len(self._recorders))
+        self._reward_layout = ONE_NUMBER  # of the newest batch
         self._annotation_columns = AnnotationColumns({})  # of the newest `annotate_numbers`
         self._annotations: Sequence[tuple[Any, ...]] | None = None  # its numbers, of the next step
         self._no_annotations = (None,) * len(self._recorders)
@@ -308,7 +309,11 @@ class VectorRecorder:
             Whether it was done; if not, nothing was.
         """
         packed_observations = self._observed.pack(observations)
-        gains = rewards_of(rewards, len(self._handlers))
+        gains: Sequence[float | bytes] | None = rewards_of(rewards, len(self._handlers))
+        if gains is None:
+            gains = self._packed_rewards(rewards)
+        else:
+            self._reward_layout = ONE_NUMBER
         if packed_observations is None or gains is None or not self._takes_plain_steps:
             return False
         schema = self._plain_schema()
@@ -335,7 +340,7 @@ class VectorRecorder:
                 handler._merge_annotation(self._annotation_columns.annotation(annotation))
             if index not in skipped:
                 action = self.unpacked_action(packed_actions[index])
-                outcome = (gains[index], False, False)
+                outcome = (rewards[index], False, False)
                 self.step(index, action, observations[index], *outcome, {})
         self._look_at_what_waits(CHECK_EVERY_BYTES)
         return True
@@ -373,10 +378,11 @@ class VectorRecorder:
         if blocks is None:
             return None
         known = (self._observed.layout_for(observations), self._acted.layout_for(actions))
-        gains = reward_array(rewards, len(self._handlers))
+        gains = rewards_together(rewards, len(self._handlers))
         if None in known or gains is None:
             self.leave_blocks()
             return None
+        self._see_rewards(gains)
         schema = self._plain_schema()
         if not blocks.takes(schema):
             self.leave_blocks()
@@ -423,7 +429,9 @@ class VectorRecorder:
                 steps.add_plain_step(
                     schema.pack_action(step.actions[index]),
                     schema.pack_observation(step.observations[index]),
-                    float(step.rewards[index]),
+                    float(step.rewards[index])
+                    if schema.has_one_number
+                    else step.rewards[index].tobytes(),
                     now,
                     annotations[index],
                 )
@@ -449,6 +457,23 @@ class VectorRecorder:
         elif is_late:
             writer.backpressure.check(self._checked_bytes)  # of all that waits, adds up nothing
 
+    def _see_rewards(self, rewards: npt.NDArray[Any]) -> None:
+        """Remember the layout of a reward of this batch."""
+        if rewards.ndim == 1:
+            self._reward_layout = ONE_NUMBER
+        else:
+            leaf = Leaf(rewards.dtype, rewards.shape[1:], "array")
+            if leaf != self._reward_layout:
+                self._reward_layout = leaf
+
+    def _packed_rewards(self, batch: Any) -> Sequence[bytes] | None:
+        """Rewards that are arrays, packed; None if they are something else."""
+        rewards = rewards_together(batch, len(self._handlers))
+        if rewards is None or rewards.ndim == 1:
+            return None
+        self._see_rewards(rewards)
+        return [reward.tobytes() for reward in rewards]
+
     def _plain_schema(self) -> StepSchema:
         """The schema of plain steps with the layouts of the newest batches and annotations."""
         schema = self._plain
@@ -456,6 +481,7 @@ class VectorRecorder:
             schema.observation is not self._observed.layout
             or schema.action is not self._acted.layout
             or self._plain_columns is not self._annotation_columns
+            or schema.reward is not self._reward_layout
         ):
             schema = self._use_plain_schema()
         return schema
@@ -463,10 +489,11 @@ class VectorRecorder:
     def _use_plain_schema(self) -> StepSchema:
         """The schema of plain steps with the layouts of the newest batches and annotations."""
         layouts = (self._observed.layout or NOTHING, self._acted.layout or NOTHING)
-        self._plain = schema = StepSchema(*layouts, self._annotation_columns.layout).shared
+        annotation = self._annotation_columns.layout
+        self._plain = schema = StepSchema(*layouts, annotation, self._reward_layout).shared
         # The very objects of the schema, so that the next step need not compare what is in them.
         self._observed.layout, self._acted.layout = schema.observation, schema.action
-        self._plain_columns = self._annotation_columns
+        self._plain_columns, self._reward_layout = self._annotation_columns, schema.reward
         self._plain_step_bytes = len(self._handlers) * (schema.row_bytes + ROW_OVERHEAD_BYTES)
         return schema
 

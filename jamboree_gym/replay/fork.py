@@ -14,7 +14,7 @@ from jamboree_gym.checked import checked
 from jamboree_gym.errors import EpisodeNotFound
 from jamboree_gym.reading.episode import Episode
 from jamboree_gym.replay.rebuilding.fast_forward import LiveEnv, check_step, fast_forward
-from jamboree_gym.replay.rebuilding.rebuild import rebuild_env
+from jamboree_gym.replay.rebuilding.rebuild import MakeAgain, rebuild_env
 from jamboree_gym.replay.rebuilding.wrapping import BuiltWrapper
 from jamboree_gym.wrappers import RecordEpisodes
 
@@ -86,6 +86,8 @@ def fork(
     wrappers: Sequence[BuiltWrapper] = (),
     trust_entry_point: bool = False,
     trust_snapshots: bool = False,
+    make: MakeAgain | None = None,
+    env_kwargs: Mapping[str, Any] | None = None,
 ) -> ForkedEnv:
     """A live environment in the state that the recorded one had after a number of steps.
 
@@ -116,6 +118,8 @@ def fork(
             accept arguments that name modules.
         trust_snapshots: Use stored snapshots of ALE. ALE reads them unchecked: tampered bytes
             corrupt memory. Use it only for stores that nobody else can write to.
+        make: As in `verify`.
+        env_kwargs: As in `verify`.
 
     Raises:
         EpisodeNotFound: The episode does not exist.
@@ -128,6 +132,8 @@ def fork(
         wrappers=wrappers,
         trust_entry_point=trust_entry_point,
         render_mode=render_mode,
+        make=make,
+        env_kwargs=env_kwargs,
     )
     live = fast_forward(
         episode,

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from functools import partial
+from typing import Any, Final, TypeAlias
 
 import gymnasium as gym
 
@@ -16,7 +17,7 @@ from jamboree_gym.reading.episode import Episode
 from jamboree_gym.records import StepData
 from jamboree_gym.replay.rebuilding.beginning import begin_as_recorded, line_of
 from jamboree_gym.replay.rebuilding.fast_forward import play_on
-from jamboree_gym.replay.rebuilding.rebuild import rebuild_env
+from jamboree_gym.replay.rebuilding.rebuild import MakeAgain, rebuild_env
 from jamboree_gym.replay.verification.compare import Mismatch
 
 __all__ = ["ReplayedStep", "replay_steps"]
@@ -45,6 +46,10 @@ class ReplayedStep:
         return self.mismatch is None
 
 
+Rebuild: TypeAlias = Callable[..., gym.Env[Any, Any]]
+"""`rebuild_env` with the arguments that a caller has given."""
+
+
 @checked
 def replay_steps(
     episode: Episode,
@@ -52,6 +57,8 @@ def replay_steps(
     start: Count = 0,
     render: bool = False,
     trust_entry_point: bool = False,
+    make: MakeAgain | None = None,
+    env_kwargs: Mapping[str, Any] | None = None,
 ) -> Iterator[ReplayedStep]:
     """Simulate an episode again, and yield each step with the result of its comparison.
 
@@ -63,6 +70,8 @@ def replay_steps(
         start: The first step that is yielded. Those before it are played and compared, too.
         render: Whether the environment renders each step: as text if it can, else as a picture.
         trust_entry_point: As in `verify`, which explains the risk.
+        make: As in `verify`.
+        env_kwargs: As in `verify`.
 
     Raises:
         InvalidArgument: There is no such step.
@@ -76,14 +85,25 @@ def replay_steps(
     rows, total = episode._rows(), len(episode)
     if start > total:
         raise InvalidArgument(f"start={start}: the episode has {total} steps")
-    return _replayed(episode, rows, start, render=render, trust_entry_point=trust_entry_point)
+    rebuild = partial(
+        rebuild_env, trust_entry_point=trust_entry_point, make=make, env_kwargs=env_kwargs
+    )
+    return _replayed(
+        episode, rows, start, rebuild, render=render, trust_entry_point=trust_entry_point
+    )
 
 
 def _replayed(
-    episode: Episode, rows: Rows, start: int, *, render: bool, trust_entry_point: bool
+    episode: Episode,
+    rows: Rows,
+    start: int,
+    rebuild: Rebuild,
+    *,
+    render: bool,
+    trust_entry_point: bool,
 ) -> Iterator[ReplayedStep]:
     vector = episode.provenance.get("vector")
-    env = _made(episode.provenance, render=render, trust_entry_point=trust_entry_point)
+    env = _made(episode.provenance, rebuild, render=render)
     try:
         shown = begin_as_recorded(env, line_of(episode), trust_entry_point=trust_entry_point)
         shown, mismatch = play_on(env, rows[: start + 1], vector, shown)
@@ -104,15 +124,13 @@ def _steps(episode: Episode, start: int, stop: int) -> Iterator[StepData]:
         yield from episode.steps(first, min(first + _STEPS_PER_READ, stop))
 
 
-def _made(
-    provenance: Mapping[str, Any], *, render: bool, trust_entry_point: bool
-) -> gym.Env[Any, Any]:
+def _made(provenance: Mapping[str, Any], rebuild: Rebuild, *, render: bool) -> gym.Env[Any, Any]:
     if not render:
-        return rebuild_env(provenance, trust_entry_point=trust_entry_point)
+        return rebuild(provenance)
     try:
-        return rebuild_env(provenance, trust_entry_point=trust_entry_point, render_mode=TEXT_MODE)
+        return rebuild(provenance, render_mode=TEXT_MODE)
     except ReplayError:  # it renders no text; if it is something else, it is said now
-        return rebuild_env(provenance, trust_entry_point=trust_entry_point, render_mode=RENDER_MODE)
+        return rebuild(provenance, render_mode=RENDER_MODE)
 
 
 def _frame(env: gym.Env[Any, Any]) -> Any:

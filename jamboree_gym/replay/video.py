@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from jamboree_gym.handlers.rendered_frames import RENDER_MODE, rendered
 from jamboree_gym.progress import Progress, teller
 from jamboree_gym.reading.episode import Episode
 from jamboree_gym.reading.part_folder import check_free
+from jamboree_gym.replay.rebuilding.rebuild import MakeAgain
 from jamboree_gym.replay.rebuilding.wrapping import BuiltWrapper
 from jamboree_gym.replay.verification.report import VerifyReport
 from jamboree_gym.replay.verification.verify import check_of, verify_one
@@ -70,6 +71,8 @@ def video(
     unverified: bool = False,
     wrappers: Sequence[BuiltWrapper] = (),
     trust_entry_point: bool = False,
+    make: MakeAgain | None = None,
+    env_kwargs: Mapping[str, Any] | None = None,
     progress: bool | Progress = False,
 ) -> Video:
     """Write an episode into a video file, with one frame for the reset and one for each step.
@@ -86,6 +89,8 @@ def video(
         unverified: Write the video even if the replay differs. The report says where it differs.
         wrappers: As in `verify`.
         trust_entry_point: As in `verify`, which explains the risk.
+        make: As in `verify`; it makes the environment with `render_mode="rgb_array"`.
+        env_kwargs: As in `verify`.
         progress: Whether to show on stderr how many frames are written; or a function that is
             called with that number and the total.
 
@@ -102,7 +107,9 @@ def video(
         >>> video(jam.episodes(run="first").last(), "last.mp4")
     """
     check_free(Path(path), overwrite=overwrite)
-    check = check_of(wrappers=wrappers, trust_entry_point=trust_entry_point)
+    check = check_of(
+        wrappers=wrappers, trust_entry_point=trust_entry_point, make=make, env_kwargs=env_kwargs
+    )
     with video_file(Path(path)) as encoder:
         writer = _FrameWriter(encoder, fps, len(episode) + 1, teller(progress, "frames rendered"))
         report = verify_one(episode, check, render_mode=RENDER_MODE, watch=writer.add_frame)

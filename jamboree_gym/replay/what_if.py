@@ -15,14 +15,14 @@ import numpy.typing as npt
 
 from jamboree_gym.checked import checked
 from jamboree_gym.environment.provenance import describe, env_id_of, generator_of
-from jamboree_gym.errors import ReplayError
+from jamboree_gym.errors import InvalidArgument, ReplayError
 from jamboree_gym.progress import Progress, reported
 from jamboree_gym.reading.episode import Episode
 from jamboree_gym.recording.options import RecordOptions
 from jamboree_gym.recording.recorder import EpisodeRecorder
 from jamboree_gym.replay.rebuilding.env_copies import live_envs
 from jamboree_gym.replay.rebuilding.fast_forward import LiveEnv, check_step, fast_forward
-from jamboree_gym.replay.rebuilding.rebuild import rebuild_env
+from jamboree_gym.replay.rebuilding.rebuild import MakeAgain, rebuild_env
 from jamboree_gym.replay.rebuilding.wrapping import BuiltWrapper
 
 __all__ = ["WHAT_IF_TAG", "WhatIf", "what_if"]
@@ -125,6 +125,8 @@ def what_if(
     wrappers: Sequence[BuiltWrapper] = (),
     trust_entry_point: bool = False,
     trust_snapshots: bool = False,
+    make: MakeAgain | None = None,
+    env_kwargs: Mapping[str, Any] | None = None,
 ) -> WhatIf:
     """Fork an episode n times, and continue each fork under another policy.
 
@@ -161,6 +163,8 @@ def what_if(
         wrappers: As for `fork`.
         trust_entry_point: As for `fork`.
         trust_snapshots: As for `fork`.
+        make: As for `fork`.
+        env_kwargs: As for `fork`.
 
     Raises:
         ReplayError: As `fork`; or `n` is below 1.
@@ -169,7 +173,13 @@ def what_if(
         raise ReplayError(f"n={n}: a distribution needs at least one continuation")
     choose_action = _action_chooser(policy, deterministic=deterministic)
     check_step(episode, step)
-    make_env = partial(rebuild_env, wrappers=wrappers, trust_entry_point=trust_entry_point)
+    make_env = partial(
+        rebuild_env,
+        wrappers=wrappers,
+        trust_entry_point=trust_entry_point,
+        make=make,
+        env_kwargs=env_kwargs,
+    )
     make_live = partial(
         fast_forward,
         episode,
@@ -179,6 +189,11 @@ def what_if(
         trust_snapshots=trust_snapshots,
     )
     rest = episode._rows(step)
+    if rest.rewards.ndim > 1:
+        raise InvalidArgument(
+            f"what_if compares returns that are one number, and a reward of episode {episode.id!r} "
+            f"has shape {rest.rewards.shape[1:]}: continue forks of it in a loop of your own"
+        )
     children = _Children(episode, step, run, tags) if record else None
 
     def continuations() -> Iterator[tuple[int, tuple[float, int]]]:

@@ -17,6 +17,7 @@ from jamboree_gym.runs.run_summary import RunSummary
 from jamboree_gym.runs.run_table import run_columns
 from jamboree_gym.tables.columns import scalar_columns
 from jamboree_gym.tables.text_table import MAX_ROWS, ReadWhenShown, html_table, text_table
+from jamboree_gym.wording import there_are
 
 __all__ = ["RunQuery"]
 
@@ -108,7 +109,7 @@ class RunQuery(StaysHere, ReadWhenShown):
             chosen = names[position]
         except IndexError:
             raise RunNotFound(
-                f"there are {len(names) or 'no'} runs, so there is none at {position}"
+                f"{there_are(len(names), 'run')}, so there is none at {position}"
             ) from None
         if isinstance(chosen, str):
             return Run(self._connection, chosen)

@@ -125,6 +125,7 @@ def report_of_run(
     """
     over = [one for one in episodes if one.status in ("terminated", "truncated")]
     over.sort(key=ended_at)
+    own = [one for one in over if one.returns is None]  # with one return
     logged_at = metrics["at"].to_pylist()
     signs = [summary.last_step_at, *logged_at[-1:], *(one.began_at for one in sessions[-1:])]
     signs += [checkpoint.at] if checkpoint is not None else []
@@ -139,8 +140,8 @@ def report_of_run(
         is_stuck,
         silent_s,
         sessions,
-        averaged([one.episode_return for one in over], MAX_RETURNS),
-        _mean([one.episode_return for one in over if ended_at(one) <= before][-AVERAGED:]),
+        averaged([one.episode_return for one in own], MAX_RETURNS),
+        _mean([one.episode_return for one in own if ended_at(one) <= before][-AVERAGED:]),
         _values(metrics, math.inf),
         _values(metrics, (logged_at[-1] if logged_at else 0.0) - HOUR_S),
         checkpoint,
@@ -185,7 +186,7 @@ def _warnings(report: RunReport, over: Sequence[StoredSummary]) -> Iterator[str]
         yield "its process died before it came to its end"
     if any(one.how == "raised" for one in newest):
         yield "its newest session ended with an exception"
-    odd = sum(not math.isfinite(one.episode_return) for one in over)
+    odd = sum(not all(map(math.isfinite, one.returns or [one.episode_return])) for one in over)
     if odd:
         yield f"the return of {counted(odd, 'episode')} is no finite number"
     for name, value in report.metrics.items():

@@ -86,7 +86,8 @@ def summary_of_run(
         now: Epoch seconds.
     """
     over = [one for one in episodes if one.status in ("terminated", "truncated")]
-    newest = [one.episode_return for one in nlargest(AVERAGED, over, key=ended_at)]
+    newest = nlargest(AVERAGED, [one for one in over if one.returns is None], key=ended_at)
+    returns = [one.episode_return for one in newest]
     return RunSummary(
         name,
         run_state(episodes, sessions),
@@ -95,7 +96,7 @@ def summary_of_run(
         sum(one.steps for one in episodes),
         min((one.started_at for one in episodes), default=None),
         max(map(ended_at, episodes), default=None),
-        sum(newest) / len(newest) if newest else None,
+        sum(returns) / len(returns) if returns else None,
         checkpoints,
         episodes[-1].decoded_tags() if episodes else {},
         steps_per_s(episodes, now),

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from jamboree_gym.arrays.tensors import is_tensor, tensor_array
 from jamboree_gym.arrays.trees import Arrays, leaves_of
 from jamboree_gym.encoding.info_codec import holds_unrecorded
 from jamboree_gym.errors import MissingExtra
@@ -31,6 +32,7 @@ __all__ = [
 MAX_COLUMNS = 64
 _NUMBERS = (bool, int, float, np.bool_, np.number)
 _INTEGERS = (int, np.integer)
+_PLAIN = frozenset({type(None), bool, int, float, str})
 _NO_SCALAR = object()
 
 Column: TypeAlias = "npt.NDArray[Any] | pa.Array"
@@ -87,8 +89,12 @@ def to_columns(steps: Transitions) -> dict[str, Column]:
 
 def to_columns_or_none(steps: Transitions) -> dict[str, Column | None]:
     """As `to_columns`, with None for values that no column can hold."""
+    numbers = number_columns(steps)
+    if steps.rewards.ndim > 1:
+        del numbers["reward"]
+        numbers |= _array_columns("reward", steps.rewards)
     return {
-        **number_columns(steps),
+        **numbers,
         **_tree_columns("action", steps.actions),
         **_tree_columns("observation", steps.observations),
         **_annotation_columns(steps),
@@ -97,7 +103,7 @@ def to_columns_or_none(steps: Transitions) -> dict[str, Column | None]:
 
 
 def number_columns(steps: Transitions) -> dict[str, Column | None]:
-    """The columns that all transitions have, one number in each row."""
+    """The columns that all transitions have; one number in each row, or an array for a reward."""
     return {
         "index": steps.indices,
         "timestamp": steps.timestamps,
@@ -176,17 +182,15 @@ def _flattened(info: Mapping[Any, Any]) -> dict[str, Any]:
 
 def _scalar_column(values: Sequence[Any]) -> Column | None:
     """The values as a column, with None for missing ones; None if no column holds them exactly."""
-    values = [
-        value[()] if isinstance(value, np.ndarray) and value.ndim == 0 else value
-        for value in values
-    ]
+    values = list(map(_number_of, values))
     present = [value for value in values if value is not None]
     if not present:
         return None
     if all(isinstance(value, str) for value in present):
         if any(map(holds_unrecorded, present)):
             return None
-        return pa.array([None if value is None else str(value) for value in values], pa.string())
+        texts = [None if value is None else str.__str__(value) for value in values]
+        return pa.array(texts, pa.string())
     if not all(isinstance(value, _NUMBERS) for value in present):
         return None
     numbers = _as_numbers(present)
@@ -196,6 +200,14 @@ def _scalar_column(values: Sequence[Any]) -> Column | None:
     filled = np.zeros(len(values), numbers.dtype)
     filled[~missing] = numbers
     return pa.array(filled, mask=missing)
+
+
+def _number_of(value: Any) -> Any:
+    """The number in an array or tensor without a shape; any other value as it is."""
+    if value.__class__ in _PLAIN:
+        return value
+    array = tensor_array(value) if is_tensor(value) else value
+    return array[()] if isinstance(array, np.ndarray) and array.ndim == 0 else value
 
 
 def _as_numbers(present: Sequence[Any]) -> npt.NDArray[Any] | None:

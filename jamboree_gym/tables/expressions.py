@@ -127,6 +127,12 @@ class Condition:
         except (MemoryError, RecursionError, ValueError) as error:
             raise InvalidExpression(f"the expression cannot be read: {error}") from error
 
+    @property
+    def names(self) -> set[str]:
+        """Names of columns that the expression has, and of what it calls."""
+        parts = ast.walk(self._tree)
+        return {one.id for one in parts if isinstance(one, ast.Name)}
+
     def hits(self, steps: Transitions) -> npt.NDArray[np.int64]:
         """Indices of the steps for which the condition is true.
 

@@ -32,9 +32,19 @@ def to_summary_table(summaries: Sequence[StoredSummary]) -> pa.Table:
         "seed": _seeds(summaries),
         "vector_index": pa.array([one.vector_index for one in summaries], pa.int64()),
         "parent": pa.array([one.parent for one in summaries], pa.string()),
+        **_return_columns(summaries),
         **_tag_columns(summaries),
     }
     return pa.table(columns)
+
+
+def _return_columns(summaries: Sequence[StoredSummary]) -> dict[str, pa.Array]:
+    """A column for each component, where rewards are several numbers; null where there is none."""
+    found = [one.returns or () for one in summaries]
+    return {
+        f"return_{n}": pa.array([one[n] if n < len(one) else None for one in found], pa.float64())
+        for n in range(max(map(len, found), default=0))
+    }
 
 
 def _seeds(summaries: Sequence[StoredSummary]) -> pa.Array:

@@ -11,6 +11,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from jamboree_gym.errors import JamboreeError
+from jamboree_gym.records import brief_return
 from jamboree_gym.wording import shortened
 
 if TYPE_CHECKING:
@@ -70,9 +71,14 @@ def episode_columns(found: Sequence[EpisodeSummary], now: float) -> dict[str, li
         "environment": [one.env_id for one in found],
         "status": [one.status for one in found],
         "steps": [one.steps for one in found],
-        "return": [number(one.episode_return) for one in found],
+        "return": [return_cell(one) for one in found],
         "began": [ago(one.started_at, now) for one in found],
     }
+
+
+def return_cell(one: EpisodeSummary) -> object:
+    """What a table shows of the return of an episode."""
+    return number(one.episode_return) if one.returns is None else brief_return(one)
 
 
 def text_table(columns: Columns, *, rows: int) -> str:

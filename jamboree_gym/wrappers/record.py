@@ -13,7 +13,6 @@ from jamboree_gym.checked import checked
 from jamboree_gym.connection import HasConnection
 from jamboree_gym.environment.outcomes import raise_refused
 from jamboree_gym.environment.provenance import carries_over, describe, env_id_of, rng_state_of
-from jamboree_gym.environment.reward_spaces import check_reward_space
 from jamboree_gym.errors import (
     InvalidArgument,
     InvalidRecord,
@@ -74,8 +73,7 @@ class RecordEpisodes(StaysHere, gym.Wrapper[ObsType, ActType, ObsType, ActType])
         handler: The handler that writes the current episode.
 
     Raises:
-        UnsupportedSpace: A space cannot be recorded, or `reward_space` declares several numbers;
-            names it.
+        UnsupportedSpace: A space cannot be recorded; names it.
         InvalidRecord: A tag cannot be stored; names it.
         InvalidArgument: An argument is invalid; names it. Or the environment was not made with
             `render_mode="rgb_array"` and cannot render frames, or it offers no snapshots.
@@ -97,7 +95,6 @@ class RecordEpisodes(StaysHere, gym.Wrapper[ObsType, ActType, ObsType, ActType])
         record_frames: RecordFrames = None,
         snapshot_every: int | None = None,
     ) -> None:
-        check_reward_space(env)
         super().__init__(env)
         self._recorder = EpisodeRecorder(
             jam,

@@ -18,7 +18,7 @@ from jamboree_gym.checked import checked
 from jamboree_gym.connection import HasConnection
 from jamboree_gym.environment.outcomes import flags_of
 from jamboree_gym.environment.provenance import class_name, rng_state_of
-from jamboree_gym.environment.reward_spaces import check_vector_reward_space
+from jamboree_gym.environment.reward_spaces import check_held_rewards
 from jamboree_gym.environment.sent_specs import fetch_specs, spec_of_parent
 from jamboree_gym.errors import InvalidArgument, InvalidRecord
 from jamboree_gym.process_life import StaysHere
@@ -90,7 +90,9 @@ class RecordEpisodes(RecordedSubEnvs, StaysHere, VectorWrapper):
         strict_infos: bool = False,
     ) -> None:
         self._mode = autoreset_mode(env)
-        check_vector_reward_space(env)
+        base = env.unwrapped
+        if isinstance(base, SyncVectorEnv) and type(base).step is SyncVectorEnv.step:
+            check_held_rewards(base.envs, "Gymnasium's SyncVectorEnv")
         self._recorder = VectorRecorder(
             jam,
             env.single_observation_space,
@@ -369,7 +371,10 @@ def autoreset_mode(env: VectorEnv[Any, Any, Any]) -> AutoresetMode:
 
 def _is_independent(base: VectorEnv[Any, Any, Any]) -> bool:
     """Whether each sub-environment is a separate one, as gymnasium.make gives it."""
-    return isinstance(base, (SyncVectorEnv, AsyncVectorEnv)) and not getattr(base, "worker", None)
+    own_worker = getattr(base, "worker", None)
+    if own_worker and type(base).__module__.startswith("mo_gymnasium."):
+        own_worker = None  # it differs from Gymnasium's in the shape of rewards
+    return isinstance(base, (SyncVectorEnv, AsyncVectorEnv)) and not own_worker
 
 
 def leaves_autoresets(base: VectorEnv[Any, Any, Any]) -> bool:

@@ -70,8 +70,9 @@ def test_an_episode_that_is_not_there_is_an_error_of_one_line(run: Run) -> None:
     run("flush")
     result = run("restore", "gone")
     assert result.exit_code == 1
-    assert result.output.startswith("error: MongoDB at ")
-    assert "is not there" in result.output
+    assert result.output.startswith("error: no episode 'gone' in the backup of 'test-")
+    assert ": MongoDB at " in result.output
+    assert "{" not in result.output
     assert len(result.output.splitlines()) == 1
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import shlex
 import signal
 import sys
@@ -131,7 +130,7 @@ def test_an_episode_that_is_not_there_is_said(store: Store, name: str) -> None:
     done = store.run(*shlex.split(TAKE_AN_EPISODE[name]))
     assert done.exit_code == (2 if name in ("verify", "replay") else 1), done.output
     said = done.stdout if name == "verify" else done.stderr  # a report of each is its result
-    assert re.search(r"no episode 'zzzzzz'|\{zzzzzz\} is not there", said)
+    assert "no episode 'zzzzzz'" in said
     assert (done.stdout == "") == (name != "verify")
     assert len(done.stderr.splitlines()) <= 2
 

@@ -263,6 +263,38 @@ def test_episodes_are_written_in_another_format(store: Store, tmp_path: Path) ->
     assert (again.exit_code, "is there already" in again.stderr) == (1, True)
 
 
+def test_a_format_that_holds_whole_episodes_is_read_again(store: Store, tmp_path: Path) -> None:
+    folder = tmp_path / "back"
+    store.run("export", "-o", folder, "--format", "hdf5", "--run", "ppo")
+    (told,) = store.objects("import", folder, "--tag", "again=1")
+    assert (told["format"], told["run"], len(told["episodes"])) == ("hdf5", "back", 3)
+    by_file = store.run("import", folder / "main_data.hdf5")
+    assert by_file.stdout == "run back: 3 episodes\n"
+    assert store.run("rm", "--run", "back", "--yes").exit_code == 0
+
+
+def test_a_format_that_lacks_something_says_which_can_be_imported(
+    store: Store, tmp_path: Path
+) -> None:
+    for name, file in {
+        "parquet": "part-00000.parquet",
+        "lerobot": "meta/info.json",
+        "arrow": "steps.arrow",
+    }.items():
+        path = tmp_path / name / file
+        path.parent.mkdir(parents=True)
+        path.touch()
+        for given in (path if name == "arrow" else tmp_path / name, f"x --format {name}"):
+            failed = store.run("import", *str(given).split(" "))
+            assert (failed.exit_code, failed.stdout) == (2, "")
+            first, second = failed.stderr.splitlines()
+            assert f"the format {name} lacks the last observation" in first
+            assert second.startswith("import reads minari, hdf5 and datasets")
+    failed = store.run("import", tmp_path)
+    assert failed.exit_code == 2
+    assert "minari list local" in failed.stderr.splitlines()[1]
+
+
 def test_ids_of_ls_are_what_other_commands_read(store: Store) -> None:
     listed = store.run("ls", "--run", "ppo").stdout
     verified = store.run("verify", "-", stdin=listed)

@@ -233,3 +233,16 @@ def test_what_a_terminal_obeys_is_not_printed(shell: Shell) -> None:
     assert done.exit_code == 2
     assert "recorded through esc\\x1b[2J:X, which cannot be rebuilt" in done.stdout
     assert "\x1b" not in done.stdout
+
+
+def test_what_cannot_be_rebuilt_is_handed_over(shell: Shell) -> None:
+    shell.record("CartPole-v1")
+    made = "import gymnasium as gym\ndef make():\n    return gym.make('CartPole-v1')\n"
+    (shell.directory / "handed.py").write_text(made)
+
+    assert shell.verify("--make", "handed:make").exit_code == 0
+    assert shell.verify("--arg", "sutton_barto_reward=false").exit_code == 0
+    assert shell.verify("--arg", "sutton_barto_reward=true").exit_code == 1
+    for make, message in (("handed", "give module:function"), ("handed:absent", "AttributeError")):
+        done = shell.verify("--make", make)
+        assert (done.exit_code, message in done.stderr) == (2, True)

@@ -72,6 +72,36 @@ def test_a_killed_redis_loses_no_step_and_repeats_none(
         )
 
 
+@pytest.mark.parametrize("write", ["buffered", "sync"])
+def test_what_a_killed_redis_had_not_written_of_an_episode_is_sent_again(
+    start_own_redis: StartRedis, namespace: str, write: str
+) -> None:
+    server = start_own_redis("valkey9", "--appendfsync", "everysec")
+    with Jamboree(server.url, namespace=namespace, write=write) as jam:
+        directory = Path(str(jam.redis.config_get("dir")["dir"]))
+        (written,) = directory.rglob("*.incr.aof")
+        env = jam.record(CountingEnv(length=9))
+        env.reset()
+        env.step(ACTION)
+        jam.flush()
+        size = written.stat().st_size
+        for _ in range(3):
+            env.step(ACTION)
+            jam.flush()
+        server.kill()
+        os.truncate(written, size)  # while its disk is busy, it writes later than it answers
+        server.start()
+        with Jamboree(server.url, namespace=namespace) as other:
+            assert len(other.episode(env.episode_id).data()) == 1
+        for _ in range(5):
+            env.step(ACTION)
+        jam.flush()
+
+        found = jam.episode(env.episode_id)
+        assert found.data().observations[:, 0].tolist() == [*range(10)]
+        assert (found.status, found.summary.steps) == ("terminated", 9)
+
+
 def test_an_episode_has_ended_though_its_last_step_was_not_confirmed(
     durable_valkey: Server, namespace: str
 ) -> None:

@@ -93,7 +93,7 @@ def test_a_run_leads_to_its_outliers_and_filters_its_episodes(tab: Tab, jam: Jam
 
 def test_a_training_has_metrics_checkpoints_and_its_interruption(tab: Tab, jam: Jamboree) -> None:
     tab.open("/run?run=trained")
-    tab.sees("the run was cut off here (1)")
+    tab.sees("the run was cut off here (1 time)")
     training = tab.page.get_by_label("Training", exact=True)
     training.get_by_text("2 checkpoints, the newest").wait_for()
     assert training.locator(".state").all_inner_texts() == ["raised", "finished"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from functools import partial
 from urllib.parse import quote
 
 import gymnasium as gym
@@ -14,6 +15,8 @@ from page_tabs import OpenTab
 from served_page import play
 
 from jamboree_gym import Jamboree
+from jamboree_gym.page import app
+from jamboree_gym.page.columns import columns_of
 from jamboree_gym.page.serving import PageServer
 from jamboree_gym.runs.metrics import MetricHandler
 from jamboree_gym.runs.sessions import SessionHandler
@@ -237,3 +240,62 @@ def test_a_move_through_10_000_steps_is_painted_at_once_and_asks_nothing(
         print(f"a move: median {waits[50]:.1f} ms, 95 % within {p95:.1f} ms")
         assert not during
         assert p95 <= 250  # on a busy machine; 35 ms on a quiet one
+
+
+LOAD = """async ([id, most]) => {
+  const { Columns } = await import('/static/columns.js');
+  window.kept = new Columns(id, most);
+  await kept.load();
+  return kept.every;
+}"""
+GROW = """async () => {
+  await kept.grow(); // what is new
+  await kept.grow(); // too much by now: all of it anew
+  const view = kept.view(null);
+  const zoomed = kept.view([100, 200]);
+  return {
+    every: kept.every,
+    values: [...kept.columns.values()].reduce((sum, one) => sum + one.values.length, 0),
+    x: kept.steps(view).length,
+    points: kept.curve('observation_0', view).length,
+    zoomed: [kept.steps(zoomed)[0], kept.curve('observation_0', zoomed).length],
+    highest: Math.max(...kept.curve('observation_0', view)),
+  };
+}"""
+MOST_BYTES = 100_000
+
+
+def test_an_episode_that_grows_keeps_a_bounded_number_of_values_and_elements(
+    open_tab: OpenTab, open_jamboree: Callable[..., Jamboree], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(app, "columns_of", partial(columns_of, most_bytes=MOST_BYTES))
+    jam = open_jamboree(backup=False)
+    env = jam.record(LongEnv(), run="growing")
+    env.reset()
+    for _ in range(1500):
+        env.step(0)
+    jam.flush()
+    id = env.get_wrapper_attr("episode_id")
+    with PageServer(jam, port=0).start() as page:
+        tab = open_tab(page.url).open(f"/episode?id={id}&step=1500")
+        tab.until("document.querySelector('[aria-label=Step]')?.max === '1500'")
+        tab.page.locator("[aria-label=Transitions] .row.here").wait_for()
+        assert tab.page.evaluate(LOAD, [id, MOST_BYTES // 4]) == 1
+        elements = tab.page.evaluate("document.querySelectorAll('*').length")
+        for number in range(1, 7):
+            for _ in range(300):
+                env.step(0)
+            jam.flush()
+            tab.until(
+                f"document.querySelector('[aria-label=Step]')?.max === '{1500 + 300 * number}'"
+            )
+        tab.until("Number(document.querySelector('[aria-label=\"Go to step\"]').value) >= 3000")
+        assert tab.page.evaluate("document.querySelectorAll('*').length") <= elements + 30
+        found = tab.page.evaluate(GROW)
+    env.close()
+    assert found["every"] > 1
+    assert 4 * found["values"] <= MOST_BYTES
+    assert found["x"] == found["points"] <= 2048
+    assert found["zoomed"][0] <= 100
+    assert found["zoomed"][1] <= 2048
+    assert found["highest"] == pytest.approx(1.0, abs=1e-3)  # no highest value is lost

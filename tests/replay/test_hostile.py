@@ -6,6 +6,7 @@ import contextlib
 import importlib
 import json
 import sys
+from collections import deque
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,12 @@ import gymnasium as gym
 import pytest
 from forged import forge_blob, forge_origin, forge_provenance
 from gymnasium.envs.registration import EnvSpec
+from odd_values import Plan
 from replayed_envs import record
 
 from jamboree_gym import Jamboree
+from jamboree_gym.arrays.kinds.stand_ins import StandIn
+from jamboree_gym.arrays.values import encode_value
 from jamboree_gym.errors import DecodeError, ReplayError
 from jamboree_gym.reading.episode import Episode
 from jamboree_gym.replay import verify
@@ -84,6 +88,16 @@ def vector(**changes: Any) -> Callable[[Any], None]:
     return lambda p: p.update(vector=told)
 
 
+def exact(**values: Any) -> Callable[[Any], None]:
+    """Arguments that are values of kinds."""
+    content = {name: encode_value(value).hex() for name, value in values.items()}
+    return lambda p: p["env_spec"].update(exact=content)
+
+
+def reference(name: str) -> StandIn:
+    return StandIn("reference", name)
+
+
 CONVERSION = "gymnasium.wrappers.array_conversion:ArrayConversion"
 MODULES = {
     "an id with a module": spec(id="trap_module:CartPole-v1"),
@@ -99,6 +113,15 @@ MODULES = {
     "an argument named id": kwargs(id="trap_module:CartPole-v1"),
     "an argument named entry_point": kwargs(entry_point="trap_module:TrapEnv"),
     "an argument named additional_wrappers": kwargs(additional_wrappers=["trap_module:Trap"]),
+    "a function": exact(sutton_barto_reward=reference("trap_module:empty")),
+    "a function that is loaded": exact(sutton_barto_reward=reference("os:system")),
+    "a class that is loaded": exact(sutton_barto_reward=[reference(f"{__name__}:Bystander")]),
+    "a member of an enum": exact(x=StandIn("enum", ["trap_module:Trap", "", "A", 1])),
+    "a dataclass": exact(x=StandIn("dataclass", ["trap_module:Trap", {"a": 1}])),
+    "a registered class": exact(x=StandIn("registered", ["trap_module:Trap", 1])),
+    "a named tuple": exact(x=StandIn("named tuple", ["trap_module:Trap", ["a"], [1]])),
+    "a text in a dataclass": exact(x=Plan("trap_module:TrapEnv")),
+    "a text in a deque": exact(x=deque([{"a": "trap_module:TrapEnv"}])),
     "a wrapper": wrapper("Trap", "trap_module:Trap"),
     "a wrapper of a loaded class": wrapper("Bystander", f"{__name__}:Bystander"),
     "a wrapper with a known name": wrapper("ClipAction", "trap_module:Trap"),
@@ -184,6 +207,26 @@ def test_what_is_named_is_neither_imported_nor_built(
     assert "Trap-v0" not in gym.registry
     assert Bystander.built == 0
     assert not (canary.parent / "videos").exists()
+
+
+@pytest.mark.parametrize(
+    ("forgery", "message"),
+    [
+        ("a function that is loaded", "is 'os:system', and nothing that a store names is run"),
+        ("a class that is loaded", "Bystander', and nothing that a store names is run"),
+        ("a dataclass", "of the class 'trap_module:Trap', which is not loaded here"),
+        ("a text in a dataclass", "was given 'trap_module:TrapEnv' "),
+        ("a text in a deque", "was given 'trap_module:TrapEnv' "),
+    ],
+)
+def test_an_argument_that_names_something_says_why_it_is_refused(
+    jam: Jamboree, episode: Episode, canary: Path, forgery: str, message: str
+) -> None:
+    with pytest.raises(ReplayError, match=message) as caught:
+        verify(forge_provenance(jam, episode, MODULES[forgery]))
+
+    assert len(str(caught.value).splitlines()) == 2
+    assert not canary.exists()
 
 
 def test_an_environment_that_imports_what_its_arguments_name_is_refused(

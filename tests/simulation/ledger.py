@@ -19,7 +19,7 @@ from jamboree_gym.encoding.summary_codec import decode_episode_note
 from jamboree_gym.keys import Keyspace
 from jamboree_gym.store.log import identity
 
-__all__ = ["Episode", "Found", "Ledger", "Note", "in_mongo", "in_redis"]
+__all__ = ["Episode", "Found", "Ledger", "Note", "deleted_in_mongo", "in_mongo", "in_redis"]
 
 DELETION_LOST = "its deletion was lost"
 Name = tuple[str, str, int]
@@ -53,6 +53,7 @@ class Episode:
         has_begun_step: Whether one more may be there.
         status: What it has to be in the end; empty = that is not certain.
         length: After so many steps it is terminated.
+        is_back: Whether Redis has lost that it was deleted, and the backup has not looked yet.
     """
 
     id: str
@@ -64,6 +65,7 @@ class Episode:
     status: str = "running"
     may_be_lost: str = ""
     is_deleted: bool = False
+    is_back: bool = False
 
 
 @dataclass
@@ -125,16 +127,28 @@ class Ledger:
         episodes = self.episodes.values()
         return logs | {one.id for one in episodes if one.may_be_lost == DELETION_LOST}
 
-    def come_back(self, found: Found) -> None:
-        """What was deleted, and is visible again because the deletion itself was lost."""
+    def come_back(self, found: Found, carried_out: Collection[str]) -> None:
+        """What was deleted, and is visible again because the deletion itself was lost.
+
+        An episode whose deletion was carried out in the backup is back until the next copy.
+        """
         for name in found.names:
             if name in self.notes and self.notes[name].is_deleted:
                 self.notes[name].is_deleted = False
                 self.notes[name].may_be_lost = DELETION_LOST
         for id in found.episodes:
-            if id in self.episodes and self.episodes[id].is_deleted:
+            if id not in self.episodes or not self.episodes[id].is_deleted:
+                continue
+            if id in carried_out:
+                self.episodes[id].is_back = True
+            else:
                 self.episodes[id].is_deleted = False
                 self.lose((), [id], DELETION_LOST)
+
+    def all_is_copied(self) -> None:
+        """A copy has ended: no deletion that the backup has carried out is lost any more."""
+        for episode in self.episodes.values():
+            episode.is_back = False
 
     def process_ends(self, by: str, stored: set[Name]) -> None:
         """A process is dead: what was neither in its journal nor stored is gone."""
@@ -199,7 +213,7 @@ class Ledger:
         if episode is None:
             self.violated(f"{when}: nobody has recorded episode {id[-4:]}")
             return
-        if id in deleted and episode.is_deleted:
+        if id in deleted and episode.is_deleted and not episode.is_back:
             self.violated(f"{when}: episode {id[-4:]} was deleted, and is back")
         most = episode.rows + episode.has_begun_step
         if len(observed) > most:
@@ -249,6 +263,13 @@ def in_redis(model: RedisModel, namespace: str) -> Found:
             key = space.out_of_bucket(stored.decode())
             _add(found, space, key, decode_head(value[0], where=key), value[1:])
     return found
+
+
+def deleted_in_mongo(model: MongoModel, database: str, namespace: str) -> set[str]:
+    """Episodes that MongoDB has been told to forget."""
+    space, logs = Keyspace(namespace), model.documents(database, "deleted")
+    keys = {log.rpartition("#")[0] for log in logs}
+    return {space.episode_id(key) for key in keys if space.is_episode(key)}
 
 
 def in_mongo(model: MongoModel, database: str, namespace: str) -> Found:

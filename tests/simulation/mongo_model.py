@@ -7,7 +7,6 @@ whoever is asked before and after it, as with Redis.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import SimpleNamespace
 from typing import Any
@@ -103,7 +102,7 @@ class _Collection:
 
     def _found(self, query: Mapping[str, Any], fields: Any = None) -> list[Any]:
         some = [one for one in self._documents.values() if matches(one, query)]
-        return [copy.deepcopy(projected(one, fields)) for one in some]
+        return [_copied(projected(one, fields)) for one in some]
 
     def aggregate(self, stages: Sequence[Mapping[str, Any]]) -> Iterator[Any]:
         def run() -> list[Any]:
@@ -125,7 +124,7 @@ class _Collection:
 
     def insert_many(self, documents: Sequence[Mapping[str, Any]], *, ordered: bool) -> None:
         assert not ordered
-        given = copy.deepcopy(list(documents))
+        given = [_copied(dict(one)) for one in documents]
 
         def run() -> None:
             errors = []
@@ -184,10 +183,10 @@ class _Collection:
             if query["_id"] in self._documents:
                 raise KeyError(query["_id"])
             equal = {name: one for name, one in query.items() if not isinstance(one, dict)}
-            changed = self._documents[query["_id"]] = copy.deepcopy(equal)
+            changed = self._documents[query["_id"]] = _copied(equal)
         for name, fields in update.items():
             if name == "$set":
-                changed.update(copy.deepcopy(dict(fields)))
+                changed.update(_copied(dict(fields)))
             elif name == "$pull":
                 for field, pulled in fields.items():
                     changed[field] = [one for one in changed[field] if not matches(one, pulled)]
@@ -229,6 +228,13 @@ class _Cursor:
 
     def close(self) -> None:
         pass
+
+
+def _copied(value: Any) -> Any:
+    """A document, or a part of one, apart."""
+    if isinstance(value, dict):
+        return {name: _copied(one) for name, one in value.items()}
+    return [_copied(one) for one in value] if isinstance(value, list) else value
 
 
 def matches(document: Any, query: Mapping[str, Any]) -> bool:

@@ -76,9 +76,9 @@ FAULTS = (
     ),
     PlantedFault(
         "a deletion is forgotten before MongoDB has done it",
-        "backup/copy.py",
-        "    backup.delete(deleted)\n",
-        "    backup.clear_deleted(deleted)\n",
+        "store/lost_deletions.py",
+        "    backup.delete(logs)\n",
+        "    backup.clear_deleted(logs)\n",
     ),
     PlantedFault(
         "a slow reader restores what was deleted meanwhile",
@@ -151,6 +151,78 @@ FAULTS = (
         "store/redis/lua/take_lead.lua",
         "redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])",
         "redis.call('SET', KEYS[1], ARGV[1])",
+    ),
+    PlantedFault(
+        "a slow copy brings back what was deleted",
+        "store/mongo/writer.py",
+        "            self.link.insert_new(self.link.deleted, tombstones)\n",
+        "",
+    ),
+    PlantedFault(
+        "what the backup holds of a lost answer is sent again",
+        "delivery/writer.py",
+        "outbox.was_asked_for(asked.epoch, asked.stored.get(key, 0))",
+        "outbox.was_asked_for(asked.epoch)",
+    ),
+    PlantedFault(
+        "records that were refused are confirmed in the journal",
+        "delivery/outbox.py",
+        "        done = self._batches[: self._sent if result.is_deleted else result.stored]",
+        "        done = self._batches[: self._sent]",
+    ),
+    PlantedFault(
+        "what another writer may send again is evicted at once",
+        "store/redis/lua/trim.lua",
+        "local is_fresh = t_last >= now - quiet_s and batch_writer(raw) ~= newest_by",
+        "local is_fresh = t_last >= now - quiet_s and batch_writer(raw) == newest_by",
+    ),
+    PlantedFault(
+        "that a log is missing is remembered after others have begun it",
+        "store/read_through.py",
+        "return self.redis.restorer.stands(key, known.standing, standing)",
+        "return known.standing == known.standing",
+    ),
+    PlantedFault(
+        "a dead process's episode is looked for in Redis alone",
+        "recording/recovery.py",
+        "            head = store.head(episode.key)",
+        "            head = store.redis.head(episode.key)",
+    ),
+    PlantedFault(
+        "a dead process's records are not taken for repeated",
+        "recording/recovery.py",
+        "replace(append, is_repeated=True)",
+        "replace(append, is_repeated=False)",
+    ),
+    PlantedFault(
+        "rows of an earlier epoch are acknowledged",
+        "store/redis/lua/acknowledge.lua",
+        "if not is_same_epoch then",
+        "if not is_same_epoch and not head then",
+    ),
+    PlantedFault(
+        "the epoch in which the backup was asked is not compared",
+        "store/redis/appender.py",
+        "must_ask = part_of(append.asked_in, bucket) != epoch",
+        "must_ask = part_of(append.asked_in, bucket) == ''",
+    ),
+    PlantedFault(
+        "a log that was begun again keeps the birth of the deleted one",
+        "store/redis/lua/append.lua",
+        "while redis.call('HGET', deleted, identity(key, born)) do",
+        "while is_repeated and redis.call('HGET', deleted, identity(key, born)) do",
+    ),
+    PlantedFault(
+        "what Redis lost during a copy is not given back to it",
+        "store/redis/lua/acknowledge.lua",
+        "elseif head.count < count or head.revision < revision then",
+        "elseif head.count < count and head.revision < revision then",
+    ),
+    PlantedFault(
+        "a log that shrank is replaced although somebody has added to it",
+        "store/redis/lua/restore.lua",
+        "  if not is_among and redis.call('ZSCORE', KEYS[5], KEYS[1]) then return 0 end",
+        "  if is_among and redis.call('ZSCORE', KEYS[5], KEYS[1]) then return 0 end",
     ),
 )
 

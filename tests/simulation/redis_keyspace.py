@@ -6,14 +6,14 @@ is what Redis answers; `test_redis_model.py` compares it with a real server.
 
 from __future__ import annotations
 
-import copy
 import fnmatch
 import math
 import re
 from collections.abc import Callable, Sequence
+from functools import cache
 from typing import Any, ClassVar
 
-__all__ = ["Keyspace", "Refused", "Status"]
+__all__ = ["Keyspace", "Refused", "Status", "name_of"]
 
 Args = Sequence[bytes]
 WRONG_TYPE = "WRONGTYPE Operation against a key holding the wrong kind of value"
@@ -41,8 +41,15 @@ class Stream:
         self.entries: list[tuple[tuple[int, int], list[bytes]]] = []
         self.newest = (0, 0)
 
+    def copy(self) -> Stream:
+        """The same entries, apart."""
+        copied = Stream()
+        copied.entries, copied.newest = list(self.entries), self.newest
+        return copied
+
 
 OK = Status(b"OK")
+_ZERO = ord("0")
 
 
 class Keyspace:
@@ -62,8 +69,11 @@ class Keyspace:
         ["SET", "HSET", "HSETNX", "HINCRBY", "INCR", "LPUSH", "RPUSH", "LSET", "ZADD", "XADD"]
     )
 
+    _CHANGES: ClassVar[frozenset[str]] = GROWS | {"DEL", "LTRIM", "ZREM", "HDEL", "FLUSHALL"}
+
     def __init__(self, now: Callable[[], float]) -> None:
         self._now = now
+        self._methods: dict[str, Callable[..., Any]] = {}
         self.values: dict[bytes, Any] = {}
         self.expires: dict[bytes, float] = {}
         self.changes = 0
@@ -74,29 +84,36 @@ class Keyspace:
         Raises:
             Refused: As the server would.
         """
-        name = call[0].upper().decode()
-        method = getattr(self, f"_{name.lower()}", None)
+        name = name_of(call[0])
+        method = self._methods.get(name)
         if method is None:
-            raise Refused(f"ERR unknown command '{call[0].decode()}'")
-        self._drop_expired()
+            method = self._methods[name] = self._method(name)
         try:
             answer = method(*call[1:])
         except TypeError as error:
             raise Refused(
                 f"ERR wrong number of arguments for '{name.lower()}' command ({error})"
             ) from error
-        self.changes += name in self.GROWS or name in ("DEL", "LTRIM", "ZREM", "HDEL", "FLUSHALL")
+        self.changes += name in self._CHANGES
         return answer
+
+    def _method(self, name: str) -> Callable[..., Any]:
+        method: Callable[..., Any] | None = getattr(self, f"_{name.lower()}", None)
+        if method is None:
+            raise Refused(f"ERR unknown command '{name}'")
+        return method
 
     def copied(self) -> tuple[dict[bytes, Any], dict[bytes, float]]:
         """All keys as they are now."""
-        return copy.deepcopy(self.values), dict(self.expires)
+        return {key: _copy_of(value) for key, value in self.values.items()}, dict(self.expires)
 
     def put_back(self, copied: tuple[dict[bytes, Any], dict[bytes, float]]) -> None:
         """All keys as they were."""
-        self.values, self.expires = copy.deepcopy(copied[0]), dict(copied[1])
+        self.values = {key: _copy_of(value) for key, value in copied[0].items()}
+        self.expires = dict(copied[1])
 
-    def _drop_expired(self) -> None:
+    def drop_expired(self) -> None:
+        """Drop the keys whose time is over; none goes while a script runs."""
         if self.expires:
             now = self._now()
             for key in [key for key, at in self.expires.items() if at <= now]:
@@ -429,7 +446,24 @@ class Keyspace:
         return answer or None
 
 
+def _copy_of(value: Any) -> Any:
+    """What a key has, apart: what is in it is never changed in place."""
+    if type(value) is bytes:
+        return value
+    if type(value) is Stream:
+        return value.copy()
+    return type(value)(value)
+
+
+@cache
+def name_of(command: bytes) -> str:
+    """The name of a command, in capitals."""
+    return command.upper().decode()
+
+
 def _integer(text: bytes) -> int:
+    if text.isdigit() and (text[0] != _ZERO or len(text) == 1):
+        return int(text)
     if re.fullmatch(rb"-?(0|[1-9]\d*)", text) is None or text == b"-0":
         raise Refused(NOT_A_NUMBER)
     return int(text)

@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Protocol
 
 import hiredis
 import redis
-from redis_keyspace import Args, Keyspace, Refused
+from redis_keyspace import Args, Keyspace, Refused, name_of
 from redis_scripts import FULL, Scripts
 
 __all__ = ["Calls", "RedisModel", "Wire", "client_of"]
@@ -76,23 +76,24 @@ class RedisModel:
             return _as_redis_py(error)
 
     def _answer(self, call: Args) -> Any:
-        name = call[0].upper()
-        if name == b"EVALSHA":
+        self.keyspace.drop_expired()
+        name = name_of(call[0])
+        if name == "EVALSHA":
             split = 3 + int(call[2])
             return self._scripts.run(call[1], call[3:split], call[split:])
-        if name == b"EVAL":
+        if name == "EVAL":
             split = 3 + int(call[2])
             return self._scripts.run(self._scripts.load(call[1]), call[3:split], call[split:])
-        if name == b"SCRIPT" and call[1].upper() == b"LOAD":
+        if name == "SCRIPT" and call[1].upper() == b"LOAD":
             return self._scripts.load(call[2])
-        if name == b"INFO":
+        if name == "INFO":
             return self._info()
-        if name == b"CONFIG":
+        if name == "CONFIG":
             return [b"appendfsync", b"everysec"]
-        if name == b"WAITAOF":
+        if name == "WAITAOF":
             self._write_to_disk(at_once=True)
             return [1, 0]
-        if self.is_full and name.decode() in Keyspace.GROWS:
+        if self.is_full and name in Keyspace.GROWS:
             raise Refused(FULL)
         return self.keyspace.run(call)
 

@@ -10,7 +10,7 @@ from hashlib import sha1
 from typing import Any
 
 from lupa.lua51 import LuaError, LuaRuntime, lua_type
-from redis_keyspace import Keyspace, Refused, Status
+from redis_keyspace import Keyspace, Refused, Status, name_of
 
 __all__ = ["FULL", "Scripts"]
 
@@ -18,36 +18,37 @@ FULL = "OOM command not allowed when used memory > 'maxmemory'."
 _SHEBANG = re.compile(rb"#!lua(?: flags=([\w,-]*))?\n")
 _WRITES_AGAIN = ("DEL", "HDEL", "LTRIM", "ZREM")  # a full server takes these, too
 # What stands around each script. An error of a command is a table; `pcall` gives its text alone.
-_FRAME = b"""
-return function(host, KEYS, ARGV)
-  local function ask(...)
-    local answer = host(...)
-    if type(answer) == 'table' and answer.err then error(answer, 0) end
-    return answer
-  end
-  local redis = {
-    call = function(...) return ask('command', ...) end,
-    pcall = function(...) return host('command', ...) end,
-    sha1hex = function(...) return ask('sha1hex', ...) end,
-    error_reply = function(text) return {err = text} end,
-    status_reply = function(text) return {ok = text} end,
-  }
-  local struct = {
-    pack = function(...) return ask('pack', ...) end,
-    unpack = function(...) return unpack(ask('unpack', ...)) end,
-  }
-  local bit, cmsgpack, cjson = nil, nil, nil
-  local real_pcall = pcall
-  local function as_text(worked, first, ...)
-    if not worked and type(first) == 'table' and first.err then first = first.err end
-    return worked, first, ...
-  end
-  local function pcall(...) return as_text(real_pcall(...)) end
-  local function script()
+_AROUND = b"""
+local host = ...
+local function ask(...)
+  local answer = host(...)
+  if type(answer) == 'table' and answer.err then error(answer, 0) end
+  return answer
+end
+local redis = {
+  call = function(...) return ask('command', ...) end,
+  pcall = function(...) return host('command', ...) end,
+  sha1hex = function(...) return ask('sha1hex', ...) end,
+  error_reply = function(text) return {err = text} end,
+  status_reply = function(text) return {ok = text} end,
+}
+local struct = {
+  pack = function(...) return ask('pack', ...) end,
+  unpack = function(...) return unpack(ask('unpack', ...)) end,
+}
+local bit, cmsgpack, cjson = nil, nil, nil
+local real_pcall = pcall
+local function as_text(worked, first, ...)
+  if not worked and type(first) == 'table' and first.err then first = first.err end
+  return worked, first, ...
+end
+local function pcall(...) return as_text(real_pcall(...)) end
+local function run(KEYS, ARGV)
 """
 _END = b"""
-  end
-  local worked, answer = real_pcall(script)
+end
+return function(KEYS, ARGV)
+  local worked, answer = real_pcall(run, KEYS, ARGV)
   if worked then return answer end
   if type(answer) == 'table' and answer.err then return answer end
   return {err = 'ERR ' .. tostring(answer) .. ' script: user_script'}
@@ -57,6 +58,7 @@ end
 
 # One for all servers: a script gets the commands of its server when it runs.
 _LUA = LuaRuntime(encoding=None, register_eval=False)
+_table = _LUA.table
 
 
 @cache
@@ -66,7 +68,7 @@ def _compiled(source: bytes) -> tuple[Any, frozenset[bytes], bool]:
     flags = frozenset((first[1] or b"").split(b",")) if first else frozenset[bytes]()
     body = source[first.end() :] if first else source
     try:
-        made = _LUA.execute(_FRAME + body + _END)
+        made = _LUA.execute(_AROUND + body + _END, _host)
     except LuaError as error:
         raise Refused(f"ERR Error compiling script (new function): {error}") from error
     return made, flags, first is not None
@@ -112,7 +114,7 @@ class Scripts:
         self._may_grow, self._has_written = not is_full, False
         _running.append(self)
         try:
-            answer = function(_host, _LUA.table(*keys), _LUA.table(*arguments))
+            answer = function(_table(*keys), _table(*arguments))
         finally:
             _running.pop()
         found = _answer(answer)
@@ -122,13 +124,12 @@ class Scripts:
 
     def command(self, *call: Any) -> Any:
         """What `redis.call` answers."""
-        texts = [_text(one) for one in call]
-        name = texts[0].upper().decode()
-        grows = name in Keyspace.GROWS
-        if grows and not self._may_grow and not self._has_written:
+        texts = [one if type(one) is bytes else _text(one) for one in call]
+        name = name_of(texts[0])
+        if not self._may_grow and not self._has_written and name in Keyspace.GROWS:
             raise Refused(FULL)
         answer = self._keyspace.run(texts)
-        self._has_written |= grows or name in _WRITES_AGAIN
+        self._has_written = self._has_written or name in Keyspace.GROWS or name in _WRITES_AGAIN
         return answer
 
 
@@ -143,14 +144,11 @@ def _host(what: bytes, *arguments: Any) -> Any:
     An error is a table, too.
     """
     try:
-        match what:
-            case b"command":
-                return _to_lua(_running[-1].command(*arguments))
-            case b"sha1hex":
-                return _sha1hex(*arguments)
-            case b"pack":
-                return _pack(*arguments)
-        return _LUA.table(*_unpack(*arguments))
+        if what == b"command":
+            return _to_lua(_running[-1].command(*arguments))
+        if what == b"unpack":
+            return _table(*_unpack(*arguments))
+        return _sha1hex(*arguments) if what == b"sha1hex" else _pack(*arguments)
     except (ArithmeticError, LookupError, Refused, TypeError, ValueError, struct.error) as error:
         return _LUA.table_from({b"err": str(error).encode()})
 
@@ -168,7 +166,7 @@ def _pack(layout: bytes, *values: Any) -> bytes:
 
 
 def _unpack(layout: bytes, raw: bytes, start: float = 1) -> list[Any]:
-    found = struct.Struct(_python_layout(layout))
+    found = _python_struct(layout)
     at = int(start) - 1
     if at + found.size > len(raw):
         raise ValueError("bad argument #2 to 'unpack' (data string too short)")
@@ -178,17 +176,21 @@ def _unpack(layout: bytes, raw: bytes, start: float = 1) -> list[Any]:
 
 
 def _to_lua(answer: Any) -> Any:
+    if type(answer) is bytes or type(answer) is int:
+        return answer
     if answer is None:
         return False
     if isinstance(answer, Status):
         return _LUA.table_from({b"ok": bytes(answer)})
     if isinstance(answer, list):
-        return _LUA.table(*[_to_lua(one) for one in answer])
+        return _table(*[_to_lua(one) for one in answer])
     return answer
 
 
 def _answer(found: Any) -> Any:
     """What a client gets of what a script returns."""
+    if type(found) is bytes or type(found) is int:
+        return found
     if found is None or found is False:
         return None
     if found is True:
@@ -225,6 +227,11 @@ def _kinds(layout: bytes) -> list[str]:
     for one in re.findall(rb"c\d+|I\d|[a-zA-Z]", layout):
         found.append(f"{one[1:].decode()}s" if one[:1] == b"c" else named[one])
     return found
+
+
+@cache
+def _python_struct(layout: bytes) -> struct.Struct:
+    return struct.Struct(_python_layout(layout))
 
 
 @cache

@@ -9,12 +9,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from random import Random
+from typing import Any
 
 __all__ = ["ACTS", "Fault", "Schedule", "Step", "made", "shrunk"]
 
-STEPS = 24
+MOST_STEPS = (10, 16, 24, 48)  # a short schedule finds less than a long one, but more in a second
 FAULTS = 0.3  # of the steps have one
 WRITERS = ("writer-1", "writer-2", "writer-3", "writer-4")
+NUMBERS_OF_WRITERS = (1, 1, 1, 2, 2, 3, 4)
 OF_WRITERS = {
     "save": 8,
     "save_many": 2,
@@ -140,6 +142,151 @@ class Step:
 Schedule = tuple[Step, ...]
 
 
+def _window(*steps: tuple[str, str, int] | tuple[str, str, int, Fault]) -> Schedule:
+    return tuple(Step(who, act, number, tuple(faults)) for who, act, number, *faults in steps)
+
+
+_W, _K, _R = WRITERS[0], "keeper", "reader"
+_DELETES, _FLUSHES = Step(_K, "delete_notes", 0), Step(_W, "flush", 0)
+# What has to happen in a certain order until a fault of the code can be seen. A part of the seeds
+# has one of them among its steps. The writer is any of the seed.
+WINDOWS: tuple[Schedule, ...] = (
+    # deleted while the backup is away
+    _window(
+        *((_W, "save", 1), (_W, "flush", 0), (_K, "copy", 0), ("world", "mongo_away", 0)),
+        *((_K, "delete_notes", 0), ("world", "mongo_back", 0), ("world", "wait", 5)),
+        *((_K, "copy", 0), ("world", "empty_redis", 0), (_R, "read_notes", 1)),
+    ),
+    # the answer is lost, and then the log is deleted
+    _window(
+        *((_W, "save", 1), (_W, "flush", 0, Fault(0, "answer lost", of="append"))),
+        *((_K, "delete_notes", 0), (_W, "flush", 0), (_R, "read_notes", 1)),
+    ),
+    # the answer is lost, then the log is copied and evicted
+    _window(
+        *((_W, "save", 1), (_W, "flush", 0, Fault(0, "answer lost in time", of="append"))),
+        *((_K, "copy", 0), ("world", "wait", 5), (_K, "trim", 1), (_W, "flush", 0)),
+        (_R, "read_notes", 1),
+    ),
+    # killed before or after the delivery; somebody deletes; another process delivers the journal
+    _window(
+        *((_W, "save", 1), (_W, "flush", 0), (_W, "save_many", 1)),
+        *((_W, "flush", 0, Fault(0, "killed after", of="append")), (_K, "delete_notes", 0)),
+        *((_W, "save", 1), (_R, "read_notes", 1)),
+    ),
+    _window(
+        *((_W, "save_many", 1), (_W, "flush", 0), (_K, "delete_notes", 0), (_W, "save", 1)),
+        *(("world", "kill", 0), (_K, "copy", 0), (_R, "read_notes", 1)),
+    ),
+    # copied while it changes
+    _window(
+        *((_W, "save", 1), (_W, "flush", 0), (_W, "save", 1)),
+        (_K, "copy", 0, Fault(0, "meanwhile", step=_FLUSHES, of="insert")),
+        *((_K, "copy", 0), ("world", "empty_redis", 0), (_R, "read_notes", 1)),
+    ),
+    _window(
+        *((_W, "save", 1), (_W, "flush", 0), (_K, "copy", 0), (_W, "save", 1), (_W, "flush", 0)),
+        *((_W, "save", 1), (_K, "copy", 0, Fault(0, "meanwhile", step=_FLUSHES, of="ack"))),
+        *((_K, "trim", 1), ("world", "empty_redis", 0), (_R, "read_notes", 1)),
+    ),
+    # deleted while it is being restored, or copied
+    _window(
+        *((_W, "save", 1), (_W, "flush", 0), (_K, "copy", 0), ("world", "empty_redis", 0)),
+        (_R, "read_notes", 1, Fault(0, "meanwhile", step=_DELETES, of="restore")),
+        (_R, "read_notes", 1),
+    ),
+    _window(
+        *((_W, "save", 1), (_W, "flush", 0)),
+        ("keeper-2", "copy", 0, Fault(0, "meanwhile", step=_DELETES, of="insert")),
+        *(("world", "empty_redis", 0), (_R, "read_notes", 1)),
+    ),
+    # evicted while a writer goes on
+    _window(
+        *((_W, "save_many", 1), (_W, "flush", 0), (_K, "copy", 0), (_W, "save", 1)),
+        *((_W, "flush", 0), (_W, "save", 1), (_W, "flush", 0), ("world", "wait", 5)),
+        *((_K, "trim", 1), ("world", "empty_redis", 0), (_R, "read_notes", 1)),
+    ),
+    # two writers of one log: the second is behind the first, is evicted early, or is killed there
+    _window(
+        *((_W, "save", 1), (_W, "flush", 0), ("writer-3", "save", 1), (_W, "save", 1)),
+        *((_W, "flush", 0, Fault(1, "killed before", of="append")), (_W, "save", 1)),
+        (_R, "read_notes", 1),
+    ),
+    _window(
+        *((_W, "save", 1), (_W, "flush", 0, Fault(0, "answer lost in time", of="append"))),
+        *(("writer-3", "save", 1), (_K, "copy", 0), ("writer-3", "save", 1), (_K, "copy", 0)),
+        *((_K, "trim", 1), (_W, "flush", 0), (_R, "read_notes", 1)),
+    ),
+    # the answer is lost, the log is copied, and Redis is emptied
+    _window(
+        *((_W, "save_many", 1), (_W, "flush", 0, Fault(0, "answer late", 2, of="append"))),
+        *((_K, "copy", 0), ("world", "empty_redis", 0), (_W, "flush", 0), (_R, "read_notes", 1)),
+    ),
+    _window(
+        *((_W, "save", 1), (_W, "flush", 0, Fault(0, "killed after", of="append"))),
+        *((_K, "copy", 0), ("world", "empty_redis", 0), (_W, "save", 1), (_R, "read_notes", 1)),
+    ),
+    # it was not there when somebody looked
+    _window(
+        *((_R, "read_notes", 1), (_W, "save", 1), (_W, "flush", 0), (_K, "copy", 0)),
+        *(("world", "empty_redis", 0), (_R, "read_notes", 1)),
+    ),
+    # the lease: Redis loses it, or it is about to end
+    _window(
+        *((_W, "step", 0), (_W, "renew", 0), ("world", "empty_redis", 0), (_W, "renew", 0)),
+        *(("world", "wait", 1), (_W, "flush", 0), (_R, "read_episodes", 0)),
+    ),
+    _window(
+        *((_W, "step", 0), (_W, "renew", 0), ("world", "wait", 3), (_W, "renew", 0)),
+        *(("world", "wait", 3), (_W, "renew", 0), ("world", "wait", 3), (_R, "read_episodes", 0)),
+    ),
+    # an episode, deleted or gone from Redis, of which a dead process has left more
+    _window(
+        *((_W, "step", 0), (_W, "flush", 0, Fault(0, "killed after", of="append"))),
+        *((_K, "delete_episode", 0), (_W, "step", 0), (_R, "read_episodes", 0)),
+    ),
+    _window(
+        *((_W, "step", 0), (_W, "step", 0), (_W, "flush", 0), (_K, "copy", 0), (_W, "step", 0)),
+        *(("world", "empty_redis", 0), ("world", "kill", 0), (_W, "step", 0)),
+    ),
+    # an episode is over, and nobody can say it
+    _window(
+        *((_W, "step", 0), (_W, "step", 0), (_W, "flush", 0), (_W, "reset", 0)),
+        *(("world", "kill", 0), (_W, "step", 0), (_R, "read_episodes", 0)),
+    ),
+    # a failover takes the newest writes; what it took is somewhere
+    _window(
+        *((_W, "save", 1), (_W, "flush", 0), (_K, "copy", 0), ("world", "fail_over", 5)),
+        *((_W, "save", 1), (_W, "flush", 0), (_K, "copy", 0), (_R, "read_notes", 1)),
+    ),
+    _window(
+        *((_W, "step", 0), (_W, "flush", 0), (_K, "copy", 0), (_K, "delete_episode", 0)),
+        *(("world", "fail_over", 5), (_K, "copy", 0), (_R, "read_episodes", 0)),
+    ),
+    # emptied, and begun again before anybody has asked the backup
+    _window(
+        *((_W, "save", 1), (_W, "flush", 0), (_K, "copy", 0), ("world", "empty_redis", 0)),
+        *((_W, "save", 1), (_W, "flush", 0), (_K, "copy", 0), (_R, "read_notes", 1)),
+    ),
+    _window(
+        *((_W, "step", 0), (_W, "step", 0), (_W, "flush", 0), (_K, "copy", 0)),
+        *(("world", "empty_redis", 0), (_W, "step", 0), (_W, "flush", 0), (_K, "copy", 0)),
+    ),
+    # another backup takes over
+    _window(
+        *((_W, "save", 1), (_W, "flush", 0)),
+        (_K, "take_turn", 0, Fault(0, "killed before", of="acknowledge")),
+        *(("world", "wait", 5), ("keeper-2", "take_turn", 0), (_K, "take_turn", 0)),
+    ),
+    # power is cut between what is written and what is not
+    _window(
+        *((_W, "save", 1), ("world", "wait", 0), (_W, "save", 1), (_W, "flush", 0)),
+        *(("world", "cut_power", 0), (_W, "save", 1), (_R, "read_notes", 1)),
+    ),
+)
+WINDOW_SHARE = 0.5
+
+
 @dataclass(frozen=True, slots=True)
 class _Kind:
     """What a schedule is made of: each has a part of everything only, and so more of it.
@@ -163,7 +310,28 @@ def made(seed: int) -> Schedule:
     """The schedule of a seed."""
     rng = Random(seed)
     kind = _kind(rng)
-    return tuple(_step(rng, kind) for _ in range(rng.randint(6, 2 * STEPS)))
+    some = [_step(rng, kind) for _ in range(rng.randint(4, rng.choice(MOST_STEPS)))]
+    return _with_window(rng, kind, some) if rng.random() < WINDOW_SHARE else tuple(some)
+
+
+def _with_window(rng: Random, of: _Kind, steps: Sequence[Step]) -> Schedule:
+    """The steps, with those that lead into a window somewhere among them."""
+    window = rng.choice(WINDOWS)
+    writer = rng.choice([one for one in of.actors if one in WRITERS])
+    at, mixed = rng.randint(0, len(steps)), list[Step]()
+    rest = iter(steps[at:])
+    for step in window:
+        # Seldom a fault beside that of the window, and seldom a step of others before it.
+        mixed += [one for one in [next(rest, None)] if one is not None and rng.random() < 0.2]
+        faults = [replace(one, step=_by(writer, one.step)) for one in step.faults]
+        mixed.append(replace(_by(writer, step), faults=tuple(faults)))
+    return (*steps[:at], *mixed, *rest)
+
+
+def _by(writer: str, step: Any) -> Any:
+    """A step of a window, taken by a writer of this seed."""
+    is_of_writer = step is not None and step.actor == WRITERS[0]
+    return replace(step, actor=writer) if is_of_writer else step
 
 
 def _kind(rng: Random) -> _Kind:
@@ -171,9 +339,10 @@ def _kind(rng: Random) -> _Kind:
     world = {act: weight for act, weight in OF_WORLD.items() if rng.random() < 0.6}
     world.setdefault("wait", 6)
     faults = {kind: weight for kind, weight in FAULTS_OF_CALLS.items() if rng.random() < 0.6}
-    actors = [one for one in WRITERS if rng.random() < 0.7] or [WRITERS[0]]
-    actors += ["reader", "keeper", "world"]
+    actors = rng.sample(WRITERS, rng.choice(NUMBERS_OF_WRITERS))
+    actors += ["reader"] if rng.random() < 0.6 else []
     actors += ["keeper-2"] if rng.random() < 0.3 else []
+    actors += ["keeper", "world"]
     return _Kind(actors, world, share, faults or FAULTS_OF_CALLS)
 
 

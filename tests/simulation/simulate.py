@@ -9,6 +9,7 @@ A seed that fails is shrunk, and told as a story. The exit code is 1 then.
 from __future__ import annotations
 
 import argparse
+import gc
 import os
 import random
 import sys
@@ -104,12 +105,15 @@ def main() -> int:
     parser.add_argument("--seed", type=int, help="only this one")
     parser.add_argument("--first", type=int, help="the first of many; without it: at random")
     parser.add_argument("--seconds", type=float, default=20.0)
+    parser.add_argument("--most", type=int, default=10**9, help="at most so many")
+    parser.add_argument("--tell-every", type=int, default=0, help="a line after so many")
     parser.add_argument("--story", action="store_true", help="also if nothing is broken")
     parser.add_argument("--all", action="store_true", help="go on after a failure")
     parser.add_argument("--whole", action="store_true", help="do not shrink")
     options = parser.parse_args()
     if any(os.environ.get(name) != value for name, value in FIXED.items()):
         os.execve(sys.executable, [sys.executable, *sys.argv], os.environ | FIXED)
+    gc.freeze()  # what is imported stays
     shrink_s = 0.0 if options.whole else SHRINK_S
     if options.seed is not None:
         failure = run(options.seed, shrink_s=shrink_s)
@@ -125,8 +129,11 @@ def main() -> int:
     def say(done: int) -> None:
         nonlocal count
         count = done
+        if options.tell_every and done % options.tell_every == 0:
+            minutes = (time.monotonic() - began) / 60
+            print(f"{done} in {minutes:.1f} minutes, {kinds.total()} failed", flush=True)
 
-    for failure in failures(first, options.seconds, say, shrink_s=shrink_s):
+    for failure in failures(first, options.seconds, say, shrink_s=shrink_s, most=options.most):
         kind = _kind(failure.outcome)
         kinds[kind] += 1
         if kinds[kind] == 1:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import itertools
 import math
 import shutil
 import tempfile
@@ -14,7 +16,7 @@ from typing import Any
 
 import numpy as np
 from gymnasium.vector import SyncVectorEnv
-from ledger import Episode, Found, Ledger, in_mongo, in_redis
+from ledger import Episode, Found, Ledger, deleted_in_mongo, in_mongo, in_redis
 from pausable import Pausable
 from processes import NoteHandler
 from recorded_envs import CountingEnv
@@ -35,12 +37,14 @@ from jamboree_gym.errors import (
 from jamboree_gym.handlers.db_handler import _RecordTail
 from jamboree_gym.handlers.follow import EpisodeTail
 from jamboree_gym.keys import MONGO_BUNDLES, MONGO_LOGS
+from jamboree_gym.reading.bulk_read import whole_episodes
 from jamboree_gym.recording.recovery import deliver_dead_journals
 from jamboree_gym.store.backups.errors import BackupUnavailable
 
 __all__ = ["Outcome", "simulate"]
 
 LOGS = ("shared", "second")
+COLLECT_EVERY = 50  # schedules
 LENGTH = 4  # steps of an episode
 LEASE_S = 10.0
 SUB_ENVS = {"writer-1": 8, "writer-2": 2, "writer-3": 2, "writer-4": 8}  # from 8 on: by column
@@ -59,12 +63,33 @@ class Outcome:
 
 
 def simulate(schedule: Schedule, seed: int, *, directory: Path | None = None) -> Outcome:
-    """Have a schedule happen, in a new world."""
+    """Have a schedule happen, in a new world.
+
+    Memory is collected between two schedules: what that calls would be at a point that no seed
+    decides.
+    """
     made = Path(tempfile.mkdtemp(prefix="jg-sim-", dir=directory or _memory()))
     try:
-        return _Simulation(seed, made).run(schedule)
+        with _uncollected():
+            return _Simulation(seed, made).run(schedule)
     finally:
         shutil.rmtree(made, ignore_errors=True)
+
+
+_schedules = itertools.count(1)
+
+
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
+        if next(_schedules) % COLLECT_EVERY == 0:
+            gc.collect()
 
 
 def _memory() -> Path | None:
@@ -95,6 +120,7 @@ class _Simulation:
     def __init__(self, seed: int, directory: Path) -> None:
         self.world = World(seed, directory, self.act, self._arrives)
         self.ledger = Ledger()
+        self._unheard: dict[str, set[Any]] = {}  # what dead writers had no answer for
 
     def run(self, schedule: Schedule) -> Outcome:
         """Take all steps; then mend everything, and look."""
@@ -157,6 +183,8 @@ class _Simulation:
             self._process_ends(process)
 
     def _process_ends(self, process: Process) -> None:
+        if process.jam is not None:
+            self._unheard[process.connection.writer_name] = self._held_by(process)
         stored = self.stored_in_redis().names | self.stored_in_mongo().names
         self.ledger.process_ends(process.name, stored)
 
@@ -524,6 +552,8 @@ class _Simulation:
         assert jam is not None
         self.world.tell(f"{running.process.name} copies to MongoDB")
         jam.backup.flush()
+        if not running.had_trouble:
+            self.ledger.all_is_copied()
 
     def _follow_up(self, running: Running, _: int) -> None:
         """A round of the automatic backup."""
@@ -606,7 +636,8 @@ class _Simulation:
         was_undisturbed = not running.had_trouble
         # A writer that has heard of no answer cannot know that its note was stored and deleted: if
         # others have begun the log again, it comes back.
-        unheard = self._held() | {name for name in before if name[1] in self.ledger.unsynced}
+        unheard = self._held() | self._left_in_journals()
+        unheard |= {name for name in before if name[1] in self.ledger.unsynced}
         self.ledger.lose(before & unheard, (), "it was deleted before its writer had an answer")
         for name in before - unheard:
             self.ledger.notes[name].is_deleted = True
@@ -708,8 +739,9 @@ class _Simulation:
             newer = after if id in after.episodes else copied
             if id in self.ledger.episodes and newer.statuses.get(id) != status:
                 self.ledger.episodes[id].status = ""
-        self.ledger.come_back(after)
-        self.ledger.come_back(copied)
+        carried_out = deleted_in_mongo(self.world.mongo, NAMESPACE, NAMESPACE)
+        self.ledger.come_back(after, carried_out)
+        self.ledger.come_back(copied, ())
         self.was_emptied = True
 
     def _arrives(self, what: str, execute: Callable[[], object]) -> None:
@@ -720,20 +752,24 @@ class _Simulation:
 
     def _held(self) -> set[Any]:
         """Notes that a living process still holds, as it has heard of no answer."""
+        living = [one for one in self.world.processes.values() if one.is_alive]
+        return {name for one in living if one.jam is not None for name in self._held_by(one)}
+
+    def _held_by(self, process: Process) -> set[Any]:
         held = set()
-        for process in self.world.processes.values():
-            if process.jam is None or not process.is_alive:
-                continue
-            for log in LOGS:
-                handler = process.kept.get(log)
-                outbox = None if handler is None else handler._outbox
-                if outbox is not None:
-                    numbers = [
-                        n for of, by, n in self.ledger.notes if (of, by) == (log, process.name)
-                    ]
-                    unsaved = sorted(numbers)[len(numbers) - outbox.unsaved :]
-                    held |= {(log, process.name, n) for n in unsaved}
+        for log in LOGS:
+            handler = process.kept.get(log)
+            outbox = None if handler is None else handler._outbox
+            if outbox is not None:
+                numbers = [n for of, by, n in self.ledger.notes if (of, by) == (log, process.name)]
+                unsaved = sorted(numbers)[len(numbers) - outbox.unsaved :]
+                held |= {(log, process.name, n) for n in unsaved}
         return held
+
+    def _left_in_journals(self) -> set[Any]:
+        """Notes of dead processes that had heard of no answer, and that nobody has delivered."""
+        journals = {one.name.partition(".")[0] for one in self.world.directory.glob("journal/*")}
+        return {name for by in journals for name in self._unheard.get(by, ())}
 
     def _start_redis_again(self, _: int) -> None:
         self.world.tell("Redis is started again, and has everything")
@@ -815,6 +851,7 @@ class _Simulation:
         if not follower._leader_lock.claim():
             self.violated("a dead backup keeps the others from copying")
         jam.backup.flush()
+        self.ledger.all_is_copied()
         if self.has_failed_over:  # Redis may lack what it had before, and MongoDB still has
             jam.backup.restore()
         report = jam.backup.verify()
@@ -847,8 +884,7 @@ class _Simulation:
             self.ledger.check_notes(log, read, self.ledger.required_notes(log), when)
             found[log] = [(one["by"], one["n"], one["index"]) for one in read]
         statuses = {one.id: (one.status, one.steps) for one in jam.episodes().summaries()}
-        for id in statuses:
-            rows = jam.episode(id).data().observations[:, 0].tolist()
+        for id, rows in self._rows_of(running.process, list(statuses)):
             self.ledger.check_rows(id, rows, when, deleted=self.ledger.deleted_episodes())
             found[id] = (statuses[id], len(rows))
         for one in self.ledger.episodes.values():
@@ -856,6 +892,16 @@ class _Simulation:
         for what in self.ledger.violations[before:]:
             self.world.tell(f"VIOLATION: {what}")
         return found
+
+    def _rows_of(self, process: Process, ids: list[str]) -> Iterator[tuple[str, list[float]]]:
+        """What was observed in some episodes: read together, or by some seeds one by one."""
+        assert process.jam is not None
+        if self.world.reads_singly:
+            for id in ids:
+                yield id, process.jam.episode(id).data().observations[:, 0].tolist()
+            return
+        for id, decoded in zip(ids, whole_episodes(process.connection, ids), strict=True):
+            yield id, decoded().rows.observations[:, 0].tolist()
 
     def _check_episode(self, episode: Episode, found: Any, when: str) -> None:
         if episode.may_be_lost or episode.is_deleted:

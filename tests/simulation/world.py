@@ -41,7 +41,8 @@ from jamboree_gym import Jamboree, connection
 from jamboree_gym.backup import compare
 from jamboree_gym.backup import copy as backup_copy
 from jamboree_gym.delivery import lease, opened, outbox, row_writer, step_outbox, writer
-from jamboree_gym.journal import journal, restarts
+from jamboree_gym.environment import provenance
+from jamboree_gym.journal import journal, restarts, segments
 from jamboree_gym.store import read_through, restore
 from jamboree_gym.store.mongo import bundles
 from jamboree_gym.store.mongo import store as mongo_store
@@ -71,7 +72,14 @@ SMALL: tuple[tuple[Any, str, int], ...] = (
     (row_writer, "ROWS_PER_BATCH", 2),
     (step_outbox, "ROWS_PER_BATCH", 2),
 )
+# Each seed chooses one of these. What is done to each bucket, or to each byte of a file, is done
+# less often then.
+ONE_OF: tuple[tuple[Any, str, tuple[int, ...]], ...] = (
+    (buckets, "BUCKETS", (1, 2, 2, 2, 2, 2, 3, 16)),
+    (segments, "FILE_BYTES", (1 << 14, 1 << 15, 1 << 16, 1 << 16, 1 << 16, 1 << 20)),
+)
 SMALL_SHARE = 0.25
+SINGLE_SHARE = 0.25
 _JOURNAL_CODE = str(Path(journal.__file__).parent)
 # The garbage collector calls these, at points that no seed decides.
 _OF_THE_COLLECTOR = ("_release", "_is_unused", "_unused_bytes", "_remove")
@@ -164,6 +172,7 @@ class World:
         round_trips: How many there were.
         steps: How many steps of the schedule were begun.
         dead_at: When processes were killed.
+        reads_singly: Whether the episodes are read one by one in the end.
         torn: Writers whose journals a power cut has met, and the names of their processes.
     """
 
@@ -194,6 +203,7 @@ class World:
         self.torn: set[str] = set()
         self._opened_by: dict[str, str] = {}
         self._on_disk: dict[Path, bytes] = {}
+        self.reads_singly = self._random.random() < SINGLE_SHARE
         self._start_machine()
         self._stopped: list[tuple[int, Process]] = []
         self._numbers: dict[str, int] = {}
@@ -238,6 +248,7 @@ class World:
             (restarts, "_BOOT_ID", self.directory / "boot_id"),
             (os, "posix_fallocate", self._allocate(os.posix_fallocate)),
             (secrets, "token_hex", token),
+            (provenance, "_git_commit", lambda: None),  # git would wait by the simulated clock
             (bundles, "token_hex", token),
             (writer, "threading", no_threads),
             (lease, "threading", no_threads),
@@ -247,6 +258,7 @@ class World:
             (redis_store, "client_from_url", self._redis_client),
             (mongo_store, "client_from_url", self._mongo_client),
             *(one for one in SMALL if self._random.random() < SMALL_SHARE),
+            *((owner, name, self._random.choice(some)) for owner, name, some in ONE_OF),
         ]
         with ExitStack() as exits:
             for owner, name, value in replaced:
@@ -333,9 +345,12 @@ class World:
         process.files = {path: path.read_bytes() for path in files}
 
     def forget_last_words(self, process: Process) -> None:
-        """What a process wrote while it unwound is not there: a killed one does not unwind."""
+        """What a process wrote while it unwound is not there: a killed one does not unwind.
+
+        Nor does it remove a file that it could not finish.
+        """
         for path, content in process.files.items():
-            with path.open("r+b") as file:  # in place, as it is mapped
+            with path.open("r+b" if path.exists() else "wb") as file:  # in place, as it is mapped
                 file.write(content)
         process.files = {}
 
@@ -404,15 +419,21 @@ class World:
         of = {one.of for one in now.step.faults if one.of in what}
         faults = [one for one in now.step.faults if one.of in of and one.at == now.seen[one.of]]
         now.seen.update(of)
-        if faults and lost is AutoReconnect:
-            self.mongo_uncertain_until = self.seconds + ASK_AGAIN_S
+        is_mongo = lost is AutoReconnect
         for fault in faults:
+            self._doubt_mongo(is_mongo)
             self._before(now, fault, what, execute, lost, timed_out)
             self._check_alive(now)
         answer = execute()
         for fault in faults:
+            self._doubt_mongo(is_mongo)
             self._after(now, fault, what, lost, timed_out)
         return answer
+
+    def _doubt_mongo(self, is_asked: bool) -> None:
+        """Whoever gets no answer from MongoDB now does not ask it for a while."""
+        if is_asked:
+            self.mongo_uncertain_until = self.seconds + ASK_AGAIN_S
 
     def _check_alive(self, now: Running) -> None:
         if not now.process.is_alive:

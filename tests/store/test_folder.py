@@ -22,7 +22,7 @@ from jamboree_gym.errors import DecodeError, InvalidUrl, StoreFull
 from jamboree_gym.keys import digest
 from jamboree_gym.store.backups.errors import BackupUnavailable
 from jamboree_gym.store.backups.reader import checked_chain, stored_logs
-from jamboree_gym.store.folder import frames, segments, state
+from jamboree_gym.store.folder import sections, segments, state
 from jamboree_gym.store.folder.store import FolderStore
 
 NAMESPACE = "space"
@@ -156,7 +156,7 @@ def test_a_write_that_is_shorter_than_what_a_dead_writer_left_leaves_none_of_tha
 ) -> None:
     fill(open_folder(), 0, 1)
     (segment,) = segments_of(folder)
-    torn = frames.encode_frame(frames.Kind.BLOB, ["torn"], bytes(10_000))[:5_000]
+    torn = sections.encode_section(sections.Kind.BLOB, ["torn"], bytes(10_000))[:5_000]
     segment.write_bytes(segment.read_bytes() + torn)
 
     store = open_folder()
@@ -171,7 +171,7 @@ def test_a_new_segment_of_which_only_a_part_was_made_is_made_anew(
     folder: Path, open_folder: Open
 ) -> None:
     keys = fill(open_folder(), 0, 2)
-    (folder / NAMESPACE / "00000002.0000.segment").write_bytes(frames.SEGMENT_HEADER[:5])
+    (folder / NAMESPACE / "00000002.0000.segment").write_bytes(sections.SEGMENT_HEADER[:5])
     store = open_folder()
     assert check_all(store) == set(keys)
     keys += fill(store, 5, 1)
@@ -235,12 +235,12 @@ def test_each_flipped_byte_is_found_and_named_and_no_wrong_byte_is_read(
     ("kind", "about"),
     [(1, ["key"]), (2, [1, 2.0, 3, 4, 5.0, 6.0]), (3, []), (5, {}), (6, None), (7, [1])],
 )
-def test_a_frame_with_another_description_is_damage(
+def test_a_section_with_another_description_is_damage(
     folder: Path, open_folder: Open, kind: int, about: object
 ) -> None:
     (key,) = fill(open_folder(), 0, 1)
     (path,) = segments_of(folder)
-    path.write_bytes(path.read_bytes() + frames.encode_frame(kind, about))
+    path.write_bytes(path.read_bytes() + sections.encode_section(kind, about))
     store = open_folder()
     assert check_all(store) == {key}
     (damage,) = store.damaged().values()
@@ -249,10 +249,10 @@ def test_a_frame_with_another_description_is_damage(
     assert len(check_all(open_folder())) == 2
 
 
-def test_a_frame_of_an_unknown_kind_is_passed_over(folder: Path, open_folder: Open) -> None:
+def test_a_section_of_an_unknown_kind_is_passed_over(folder: Path, open_folder: Open) -> None:
     fill(open_folder(), 0, 1)
     (path,) = segments_of(folder)
-    path.write_bytes(path.read_bytes() + frames.encode_frame(99, ["?"], b"of a later release"))
+    path.write_bytes(path.read_bytes() + sections.encode_section(99, ["?"], b"of a later release"))
     store = open_folder()
     fill(store, 1, 1)
     assert (len(check_all(open_folder())), store.damaged()) == (2, {})
@@ -273,7 +273,7 @@ def test_a_writer_leaves_a_damaged_end_as_it_is(
     keys = fill(open_folder(), 0, 2)
     (path,) = segments_of(folder)
     whole = path.read_bytes()
-    at = whole.rindex(b"JFRM") + 9  # the length of the last frame's description
+    at = whole.rindex(b"JFRM") + 9  # the length of the last section's description
     path.write_bytes(whole[:at] + b"\xff" + whole[at + 1 :])
     before = path.read_bytes()
     store = open_folder()
@@ -480,7 +480,7 @@ def test_a_url_of_no_folder_is_refused(url: str) -> None:
 def test_a_folder_of_a_newer_release_is_not_touched(folder: Path, open_folder: Open) -> None:
     fill(open_folder(), 0, 1)
     (path,) = segments_of(folder)
-    newer = frames._with_crc(frames._SEGMENT.pack(b"JAMBOREE", 2))
+    newer = sections._with_crc(sections._SEGMENT.pack(b"JAMBOREE", 2))
     path.write_bytes(newer + path.read_bytes()[len(newer) :])
     before = path.read_bytes()
     with pytest.raises(BackupUnavailable, match=r"is of format version 2.*upgrade jamboree-gym"):

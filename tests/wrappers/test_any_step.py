@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -90,6 +91,28 @@ def number(reward: Any) -> Any:
         return REFUSED
 
 
+def kept_reward(reward: Any, known: list[Any]) -> Any:
+    """What is kept of a reward after these: a number, an array like them, or REFUSED."""
+    array = np.zeros(0)
+    if not isinstance(reward, (str, bytes, bytearray)):
+        with suppress(Exception):
+            array = np.asarray(reward.detach() if hasattr(reward, "detach") else reward)
+    is_array = array.size > 1 and array.dtype.kind in "biuf"
+    value = array if is_array else number(reward)
+    if is_array and isinstance(reward, list):
+        value = array.astype(np.float64)
+    if value is REFUSED or (known and np.shape(known[-1]) != np.shape(value)):
+        return REFUSED
+    if not is_array:
+        return value
+    dtype = np.result_type(value, *(one.dtype for one in known[-1:]))
+    with np.errstate(
+        all="ignore"
+    ):  # of the NaNs that are to signal, another dtype makes quiet ones
+        kept = value.astype(dtype)
+        return kept if kept.astype(value.dtype).tobytes() == value.tobytes() else REFUSED
+
+
 def flag(value: Any) -> Any:
     """What `bool` makes of it, or REFUSED."""
     try:
@@ -109,7 +132,7 @@ def is_plain(value: Any) -> bool:
 class Told:
     """What is right of an episode, as far as it has come."""
 
-    rewards: list[float] = field(default_factory=list)
+    rewards: list[Any] = field(default_factory=list)
     ends: list[tuple[bool, bool]] = field(default_factory=list)
     observations: list[Any] = field(default_factory=list)
     infos: list[dict[str, Any]] = field(default_factory=list)
@@ -118,7 +141,7 @@ class Told:
     def take(self, result: tuple[Any, ...], *, was_refused: bool) -> None:
         """Another step was returned; a refused one ends what is recorded."""
         seen, reward, *ends, info = result
-        kept = [number(reward), *map(flag, ends)]
+        kept = [kept_reward(reward, self.rewards), *map(flag, ends)]
         assert was_refused or REFUSED not in kept
         if was_refused:
             assert REFUSED in kept or not is_plain(seen) or not isinstance(info, dict)
@@ -136,7 +159,11 @@ class Told:
         episode = jam.episode(episode_id)
         data = episode.data()
         assert episode.status == self.status
-        assert is_same(data.rewards, np.array(self.rewards, np.float64))
+        if any(isinstance(one, np.ndarray) for one in self.rewards):
+            steps = zip(episode.steps(), self.rewards, strict=True)
+            assert all(is_same(step.reward, one) for step, one in steps)
+        else:
+            assert is_same(data.rewards, np.array(self.rewards, np.float64))
         ends = zip(data.terminations.tolist(), data.truncations.tolist(), strict=True)
         assert list(ends) == self.ends
         for step, seen, info in zip(episode.steps(), self.observations, self.infos, strict=True):

@@ -21,6 +21,7 @@ from recorded_envs import CountingEnv
 
 from jamboree_gym import Jamboree
 from jamboree_gym.arrays.layout import Leaf
+from jamboree_gym.delivery import step_outbox
 from jamboree_gym.delivery.row_writer import RowWriter
 from jamboree_gym.journal import vector_block
 from jamboree_gym.recording import vector_recorder
@@ -216,6 +217,32 @@ def test_rows_that_come_after_a_delivery_are_delivered_too(open_jamboree: OpenJa
         jam.flush()
         heads = [store.head(keyspace.episode(id)) for id in env.episode_ids]
         assert [head and head.count for head in heads] == [steps + 1] * 8
+
+
+@pytest.mark.parametrize("num_envs", [0, 8])  # rows of its own, and a row for all
+def test_a_step_that_comes_during_a_delivery_is_flushed(
+    open_jamboree: OpenJamboree, monkeypatch: pytest.MonkeyPatch, num_envs: int
+) -> None:
+    jam = open_jamboree(flush_interval_s=HOUR_S)
+    store, keyspace = jam._connection.redis_store, jam._connection.keyspace
+    env: Any = jam.record(SyncVectorEnv([CountingEnv] * num_envs) if num_envs else CountingEnv())
+    action = np.zeros((num_envs, 2) if num_envs else 2, np.float32)
+    env.reset()
+    env.step(action)
+    packed_rows, steps_to_come = step_outbox._packed_rows, [action]
+
+    def step_meanwhile(span: Any) -> Any:
+        if steps_to_come:
+            env.step(steps_to_come.pop())
+        return packed_rows(span)
+
+    monkeypatch.setattr(step_outbox, "_packed_rows", step_meanwhile)
+    jam.flush()
+    jam.flush()
+
+    ids = env.episode_ids if num_envs else [env.episode_id]
+    heads = [store.head(keyspace.episode(id)) for id in ids]
+    assert [head and head.count for head in heads] == [3] * len(ids)
 
 
 def test_a_ctrl_c_where_an_episode_enters_a_block_harms_no_other(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
@@ -20,6 +20,7 @@ from jamboree_gym.errors import InvalidArgument
 from jamboree_gym.wording import counted
 
 if TYPE_CHECKING:
+    from jamboree_gym.jamboree import Jamboree
     from jamboree_gym.progress import Progress
     from jamboree_gym.reading.query import EpisodeQuery
 
@@ -111,9 +112,19 @@ def _write(
 
 def import_(
     store: StoreOptions,
-    dataset: Annotated[str, typer.Argument(help="The id of a Minari dataset on this machine.")],
+    dataset: Annotated[
+        str,
+        typer.Argument(
+            help="The id of a Minari dataset on this machine, or a folder that `export` wrote as "
+            "hdf5 or datasets."
+        ),
+    ],
+    format: Annotated[
+        Format | None, typer.Option(help="The format.", show_default="what the folder shows")
+    ] = None,
     run: Annotated[
-        str | None, typer.Option(help="The run of the episodes.", show_default="the id")
+        str | None,
+        typer.Option(help="The run of the episodes.", show_default="the id, or the folder's name"),
     ] = None,
     tag: Annotated[
         list[str] | None,
@@ -121,16 +132,80 @@ def import_(
     ] = None,
     json: JsonOption = False,
 ) -> None:
-    """Store the episodes of a Minari dataset. A second call adds those that are missing.
+    """Store the episodes of a dataset. A second call adds those that are missing.
 
     Example: jamboree-gym import cartpole/random-v0 --run imported
     """
     tags = dict(map(tag_value, tag or ()))
+    chosen = format or _format_of(dataset)
+    if chosen in NOT_IMPORTED:
+        raise InvalidArgument(
+            f"{dataset}: the format {chosen} {NOT_IMPORTED[chosen]}, so it holds no whole episode\n"
+            "import reads minari, hdf5 and datasets: export the episodes as one of these"
+        )
+    name = run or (dataset if chosen is Format.minari else _folder_of(dataset).name)
+    with store.open() as jam, progress_bar("storing") as progress:
+        ids = _read(jam, chosen, dataset, name, tags, progress)
+    if json:
+        print_json({"dataset": dataset, "format": chosen.value, "run": name, "episodes": ids})
+    else:
+        print_text(f"run {name}: {counted(len(ids), 'episode')}")
+
+
+NOT_IMPORTED: Final = {
+    Format.arrow: "lacks the last observation of each episode",
+    Format.parquet: "lacks the last observation of each episode",
+    Format.lerobot: "lacks the last observation of each episode",
+}
+
+# Which files each format has in its folder.
+_FILES: Final = {
+    "main_data.hdf5": Format.hdf5,
+    "train-*.parquet": Format.datasets,
+    "meta/info.json": Format.lerobot,
+    "part-*.parquet": Format.parquet,
+}
+
+
+def _format_of(dataset: str) -> Format:
+    """The format of a file or folder; Minari for what is none."""
+    path = Path(dataset)
+    if path.is_file():
+        known = {".arrow": Format.arrow, ".parquet": Format.parquet, ".hdf5": Format.hdf5}
+        if path.suffix in known:
+            return known[path.suffix]
+    for pattern, format in _FILES.items():
+        if any(path.glob(pattern)):
+            return format
+    if path.is_file() or path.is_absolute():
+        raise InvalidArgument(
+            f"{dataset} is not a folder that export has written, nor the id of a Minari dataset\n"
+            "give the folder of --format hdf5 or datasets, or an id: minari list local"
+        )
+    return Format.minari
+
+
+def _folder_of(dataset: str) -> Path:
+    path = Path(dataset).resolve()
+    return path.parent if path.is_file() else path
+
+
+def _read(
+    jam: Jamboree,
+    format: Format,
+    dataset: str,
+    run: str,
+    tags: dict[str, Any],
+    progress: Progress,
+) -> list[str]:
+    if format is Format.hdf5:
+        from jamboree_gym.integrations.hdf5 import from_hdf5
+
+        return from_hdf5(jam, dataset, run=run, tags=tags, progress=progress)
+    if format is Format.datasets:
+        from jamboree_gym.integrations.datasets import from_datasets
+
+        return from_datasets(jam, dataset, run=run, tags=tags, progress=progress)
     from jamboree_gym.integrations.minari import from_minari
 
-    with store.open() as jam, progress_bar("storing") as progress:
-        ids = from_minari(jam, dataset, run=run, tags=tags, progress=progress)
-    if json:
-        print_json({"dataset": dataset, "run": run or dataset, "episodes": ids})
-    else:
-        print_text(f"run {run or dataset}: {counted(len(ids), 'episode')}")
+    return from_minari(jam, dataset, run=run, tags=tags, progress=progress)

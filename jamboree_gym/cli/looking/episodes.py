@@ -43,6 +43,7 @@ _A_HELP = "An episode, as `show` takes it."
 ON_A_TERMINAL = 20
 SHOWN_STEPS = 3
 _STEPS_PER_READ = 256
+_CURVES = 8
 
 
 def ls(store: StoreOptions, chosen: EpisodeOptions, json: JsonOption = False) -> None:
@@ -112,8 +113,8 @@ def show(
     print_text(f"seed {seed}; tags {dict(summary.tags)}")
     for line in _origin(provenance):
         print_text(line)
-    if rewards:
-        print_text(f"rewards {sparkline(rewards)} {min(rewards):.4g} to {max(rewards):.4g}")
+    for name, curve in _reward_curves(rewards).items():
+        print_text(f"{name} {sparkline(curve)} {min(curve):.4g} to {max(curve):.4g}")
     for step in first:
         print_text(repr(step))
     if summary.steps > len(first) + len(last):
@@ -131,10 +132,11 @@ def find(
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first N.", metavar="N")] = None,
     json: JsonOption = False,
 ) -> None:
-    """Find the steps of an episode of which something is true. Exit code 1 if there is none.
+    """Find the steps of an episode for which an expression is true. Exit code 1 if there is none.
 
     The columns are index, timestamp, reward, terminated, truncated, action, observation, info_NAME
-    and annotation_NAME; a vector has action_0, action_1 and so on. It is never run as code.
+    and annotation_NAME; a vector has action_0, action_1 and so on. The expression is not run as
+    code.
 
     Example: jamboree-gym find @last 'reward > 0 and action == 1'
     """
@@ -248,9 +250,19 @@ def _origin(provenance: Mapping[str, Any]) -> Iterator[str]:
 # -- reading in parts ---------------------------------------------------------------------------
 
 
-def _rewards(episode: Episode) -> list[float]:
+def _reward_curves(rewards: Sequence[Any]) -> Mapping[str, Sequence[float]]:
+    """The rewards by what they are called; those of several numbers, each by itself."""
+    import numpy as np
+
+    if not rewards or isinstance(rewards[0], float):
+        return {"rewards": rewards} if rewards else {}
+    columns = np.asarray(rewards, np.float64).reshape(len(rewards), -1).T.tolist()
+    return {f"reward {n}": column for n, column in enumerate(columns[:_CURVES])}
+
+
+def _rewards(episode: Episode) -> list[Any]:
     """All its rewards, without more than some hundred observations in memory."""
-    rewards: list[float] = []
+    rewards: list[Any] = []
     while len(part := episode.steps(len(rewards), len(rewards) + _STEPS_PER_READ)):
         rewards += part.rewards.tolist()
     return rewards

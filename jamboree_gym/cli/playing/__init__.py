@@ -1,6 +1,6 @@
 """Commands that play environments: to record, to train, to replay, to compare.
 
-Imports: `errors`, `integrations`, `jamboree`, `reading`, `records`, `replay`, `store`, `tables`,
-    `wording`.
+Imports: `environment`, `errors`, `integrations`, `jamboree`, `reading`, `records`, `replay`,
+    `store`, `tables`, `wording`.
 Imported by: `cli`.
 """

@@ -67,7 +67,7 @@ def record(
     import_modules(modules)
     made = _made(env, dict(map(env_argument, arguments or ())))
     tags = dict(map(tag_value, tag or ()))
-    ids, returns, steps = list[str](), list[float](), 0
+    ids, returns, steps = list[str](), list[Any](), 0
     try:
         if seed is not None:
             made.action_space.seed(seed)
@@ -88,8 +88,10 @@ def record(
     if json:
         print_json({"run": run, "episodes": ids, "steps": steps, "mean_return": mean})
     else:
+        from jamboree_gym.records import brief
+
         amount = f"{counted(len(ids), 'episode')}, {counted(steps, 'step')}"
-        print_text(f"run {run}: {amount}, return {mean:.6g} on average")
+        print_text(f"run {run}: {amount}, return {brief(mean)} on average")
 
 
 def train(
@@ -151,12 +153,15 @@ def _chooser(policy: Any) -> Any:
 
 def _episode(
     env: Any, choose: Any, seed: int | None, number: int, max_steps: int | None
-) -> tuple[float, int]:
-    """Play an episode; return its return and its length."""
+) -> tuple[Any, int]:
+    """Play an episode; return its return (of each number of a reward) and its length."""
+    from jamboree_gym.environment.outcomes import reward_of
+
     observation, _ = env.reset(seed=None if seed is None else seed + number)
-    total, steps, is_over = 0.0, 0, False
+    total: Any = 0.0
+    steps, is_over = 0, False
     while not is_over and (max_steps is None or steps < max_steps):
         observation, reward, terminated, truncated, _ = env.step(choose(observation))
-        total, steps = total + float(reward), steps + 1
+        total, steps = total + reward_of(reward), steps + 1
         is_over = terminated or truncated
     return total, steps

@@ -7,12 +7,13 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from itertools import islice
-from typing import TYPE_CHECKING, Annotated, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
 from jamboree_gym.cli.commands import (
     NO,
+    EnvArgumentsOption,
     JsonOption,
     ModulesOption,
     StoreOptions,
@@ -23,6 +24,7 @@ from jamboree_gym.cli.episode_ids import EpisodeArgument, named_episode
 from jamboree_gym.cli.live_screen import show_live
 from jamboree_gym.cli.looking.episodes import STEP_COLUMNS
 from jamboree_gym.cli.output import as_plain, print_json, print_row, print_text, printable
+from jamboree_gym.cli.playing.handed import MakeOption, handed_over
 from jamboree_gym.cli.typed_values import speed_of
 from jamboree_gym.errors import InvalidArgument, ReplayMismatch
 from jamboree_gym.wording import counted
@@ -60,6 +62,8 @@ def replay(
         bool, typer.Option("--recorded", help="Show what was recorded; simulate nothing.")
     ] = False,
     modules: ModulesOption = None,
+    arguments: EnvArgumentsOption = None,
+    make: MakeOption = None,
     trust_entry_point: TrustOption = False,
     json: JsonOption = False,
 ) -> None:
@@ -82,7 +86,11 @@ def replay(
         from jamboree_gym.replay import replay_steps
 
         played = replay_steps(
-            found, start=start, render=is_drawn, trust_entry_point=trust_entry_point
+            found,
+            start=start,
+            render=is_drawn,
+            trust_entry_point=trust_entry_point,
+            **handed_over(make, arguments),
         )
         try:
             shown = islice(played, steps)
@@ -179,7 +187,7 @@ class _Drawing:
 
     def __init__(self, episode: Episode) -> None:
         self.total = len(episode)
-        self.earned = 0.0
+        self.earned: Any = 0.0
         self.count = 0
         self.last: ReplayedStep | None = None
 
@@ -194,7 +202,7 @@ class _Drawing:
         equal = "equal to the recording" if one else "DIFFERS from the recording"
         head = (
             f"step {one.step.index:,} of {self.total:,}  action {brief(one.step.action)}  "
-            f"reward {brief(one.step.reward)}  return {self.earned:.6g}  {equal}"
+            f"reward {brief(one.step.reward)}  return {brief(self.earned)}  {equal}"
         )
         columns, rows = shutil.get_terminal_size()
         return [head, "", *rendered_lines(one.frame, columns - 1, rows - HEAD_LINES)]

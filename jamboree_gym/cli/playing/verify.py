@@ -10,6 +10,7 @@ import typer
 from jamboree_gym.cli.commands import (
     NO,
     USAGE,
+    EnvArgumentsOption,
     EpisodeOptions,
     JsonOption,
     ModulesOption,
@@ -20,6 +21,7 @@ from jamboree_gym.cli.commands import (
 )
 from jamboree_gym.cli.episode_ids import EpisodesArgument, named_episodes
 from jamboree_gym.cli.output import print_lines, print_text
+from jamboree_gym.cli.playing.handed import MakeOption, handed_over
 from jamboree_gym.errors import InvalidArgument, ReplayError
 
 if TYPE_CHECKING:
@@ -48,6 +50,8 @@ def verify(
     ] = None,
     json: JsonOption = False,
     modules: ModulesOption = None,
+    arguments: EnvArgumentsOption = None,
+    make: MakeOption = None,
     trust_entry_point: TrustOption = False,
 ) -> None:
     """Simulate recorded episodes again and compare them, bit for bit.
@@ -69,6 +73,7 @@ def verify(
             atol=atol,
             infos=all_infos or info or False,
             trust_entry_point=trust_entry_point,
+            **handed_over(make, arguments),
             progress=progress,
         )
     if output is not None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from jamboree_gym.cli.commands import (
+    EnvArgumentsOption,
     JsonOption,
     ModulesOption,
     StoreOptions,
@@ -18,6 +19,7 @@ from jamboree_gym.cli.commands import (
 from jamboree_gym.cli.completion import complete_run_or_episode
 from jamboree_gym.cli.episode_ids import named_episode
 from jamboree_gym.cli.output import print_json, print_text, printable
+from jamboree_gym.cli.playing.handed import MakeOption, handed_over
 from jamboree_gym.errors import InvalidArgument
 from jamboree_gym.wording import counted
 
@@ -64,6 +66,8 @@ def video(
         bool, typer.Option("--unverified", help="Also of a replay that differs.")
     ] = False,
     modules: ModulesOption = None,
+    arguments: EnvArgumentsOption = None,
+    make: MakeOption = None,
     trust_entry_point: TrustOption = False,
     json: JsonOption = False,
 ) -> None:
@@ -86,6 +90,7 @@ def video(
             overwrite=overwrite,
             unverified=unverified,
             trust_entry_point=trust_entry_point,
+            **handed_over(make, arguments),
             progress=progress,
         )
     if not written:

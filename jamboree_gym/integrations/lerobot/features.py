@@ -78,6 +78,9 @@ def columns_of(part: EpisodePart, names: Mapping[str, str]) -> dict[str, npt.NDA
             )
         columns["action"] = values
     terminations, truncations = part.ends
+    if rows.rewards.ndim > 2:
+        shape = rows.rewards.shape[1:]
+        raise ExportError(f"a reward of episode {id!r} has shape {shape}: LeRobot takes a vector")
     with np.errstate(all="ignore"):  # beyond float32 it is infinite
         columns["next.reward"] = rows.rewards[1:].astype(np.float32)
     columns["next.done"] = terminations | truncations

@@ -29,6 +29,7 @@ from jamboree_gym.recording.importer import (
     NewEpisode,
     episode_id_of,
     layout_of_arrays,
+    layout_of_rewards,
 )
 from jamboree_gym.records import EpisodeOrigin, EpisodeSummary
 
@@ -226,6 +227,7 @@ class _Source:
                 summary,
                 steps=0,
                 episode_return=0.0,
+                returns=None,
                 parent=self._relinked(summary.parent),
                 parent_run=None if summary.parent is None else self._new_run_of_parent(summary),
             ),
@@ -264,6 +266,7 @@ class _Source:
         schema = StepSchema(
             layout_of_arrays(observations, self._space_pair[0]),
             layout_of_arrays(actions, self._space_pair[1]),
+            reward=layout_of_rewards(content["rewards"]),
         ).shared
         seed, options = listed.metadata.get("seed"), listed.metadata.get("options")
         name = digest(self._foreign)

@@ -16,7 +16,7 @@ from jamboree_gym.checked import checked
 from jamboree_gym.connection import HasConnection
 from jamboree_gym.environment.outcomes import flag_of
 from jamboree_gym.environment.provenance import DONE_AND_TRUNCATED, class_name, rng_state_of
-from jamboree_gym.environment.reward_spaces import check_reward_space, refuse_reward_space
+from jamboree_gym.environment.reward_spaces import check_held_rewards
 from jamboree_gym.environment.sent_specs import fetch_specs
 from jamboree_gym.errors import InvalidRecord
 from jamboree_gym.process_life import StaysHere
@@ -80,7 +80,9 @@ class VecRecordEpisodes(RecordedSubEnvs, StaysHere, VecEnvWrapper):
         record_infos: bool | Collection[str] = True,
         strict_infos: bool = False,
     ) -> None:
-        _check_reward_space(venv)
+        base = _base(venv)
+        if type(base).step_wait is DummyVecEnv.step_wait:
+            check_held_rewards(_envs_here(base) or (), "SB3's DummyVecEnv")
         super().__init__(venv)
         self._recorder = VectorRecorder(
             jam,
@@ -279,16 +281,6 @@ def _part(observations: Any, i: int) -> Any:
 def _without_empty(options: Any) -> Any:
     """The options of a reset; None instead of an empty dict."""
     return None if isinstance(options, Mapping) and not options else options
-
-
-def _check_reward_space(venv: VecEnv) -> None:
-    size = venv.num_envs
-    *wrappers, base = vec_env_chain(venv)
-    if not all(type(one).step_wait.__module__.startswith("stable_baselines3.") for one in wrappers):
-        return  # it may make one number of several
-    refuse_reward_space(base, {(), (1,), (size,), (size, 1)})
-    for env in _envs_here(base) or ():
-        check_reward_space(env)
 
 
 def vec_env_chain(venv: VecEnv) -> Iterator[VecEnv]:

@@ -3,6 +3,8 @@ import { askBytes } from "./api.js";
 
 const EXACT = 2048;
 const LONG_PAUSE_MS = 5000;
+const MOST_VALUES = 1250000; // 4 bytes each: as the server, MAX_BYTES in jamboree_gym/page/columns.py
+const MOST_POINTS = 2048; // of a curve that is drawn
 
 export function unpack(buffer) {
   const length = new DataView(buffer).getUint32(0, true);
@@ -29,8 +31,9 @@ function extend(column, start, rows) {
 }
 
 export class Columns {
-  constructor(id) {
+  constructor(id, mostValues = MOST_VALUES) {
     this.id = id;
+    this.mostValues = mostValues;
     this.total = 0;
     this.every = 1;
     this.columns = new Map(); // name -> { name, group, kind, values }
@@ -46,14 +49,23 @@ export class Columns {
     this.total = found.total;
     this.every = found.every;
     this.columns = found.columns;
+    // The newest part had fewer steps when it came.
+    for (const [number, part] of this.exact) if (part.columns && part.rows <= EXACT) this.exact.delete(number);
     if (this.every === 1) this.derive(0);
     this.version += 1;
   }
 
-  // What was recorded since; only that is asked for. A long episode comes whole, so seldom.
+  // How many columns came from the server.
+  get sent() {
+    return this.columns.size - (this.columns.has("return") ? 1 : 0);
+  }
+
+  // What was recorded since; only that is asked for. A long episode comes whole, so seldom: the
+  // server makes it fit, and the exact numbers of all its steps are given up.
   async grow(signal) {
-    if (this.every > 1) {
-      if (performance.now() < this.mayLoadAt) return;
+    if (this.every > 1 || this.rows * this.sent > this.mostValues) {
+      await new Promise((done) => setTimeout(done, this.mayLoadAt - performance.now()));
+      if (signal && signal.aborted) return;
       const began = performance.now();
       await this.load(signal);
       this.mayLoadAt = performance.now() + Math.max(LONG_PAUSE_MS, 20 * (performance.now() - began));
@@ -134,24 +146,37 @@ export class Columns {
     return () => this.listeners.delete(listener);
   }
 
-  // x and y of a curve; of a long episode two points for each row, the lowest and the highest.
-  curve(name) {
-    const { values } = this.columns.get(name);
-    if (this.every === 1) return values;
-    const half = values.length / 2;
-    const found = new Float32Array(values.length);
-    for (let at = 0; at < half; at += 1) {
-      found[2 * at] = values[at];
-      found[2 * at + 1] = values[half + at];
-    }
-    return found;
+  // What is drawn between two steps (null = all): from which row to which, and how many rows are
+  // one point. It is a little more than was asked for, so that a small move changes nothing.
+  view(range) {
+    const count = Math.ceil(this.rows / this.every);
+    if (count * (this.every === 1 ? 1 : 2) <= MOST_POINTS) return { first: 0, stop: count, group: 1 };
+    const [low, high] = range || [0, this.total];
+    const seen = Math.min(count, Math.ceil((high - low) / this.every) + 1);
+    let group = 1;
+    while ((2 * seen) / group > MOST_POINTS) group *= 2;
+    const part = 64 * group;
+    const first = part * Math.max(0, Math.floor(low / this.every / part) - 1);
+    const stop = Math.min(count, part * (Math.ceil(high / this.every / part) + 1));
+    return { first, stop, group };
   }
 
-  steps() {
-    const count = this.every === 1 ? this.rows : 2 * Math.ceil(this.rows / this.every);
-    const x = new Float64Array(count);
-    for (let at = 0; at < count; at += 1) x[at] = this.every === 1 ? at : (at * this.every) / 2;
-    return x;
+  // The steps of a view's points.
+  steps(view) {
+    const isExact = this.every === 1 && view.group === 1;
+    const size = this.every * view.group;
+    const count = Math.ceil((view.stop - view.first) / view.group) * (isExact ? 1 : 2);
+    const start = view.first * this.every;
+    return Float64Array.from({ length: count }, (_, at) => start + (isExact ? at : (at * size) / 2));
+  }
+
+  // The values of a view's points. If a point is more than one step there are two, the lowest and
+  // the highest value.
+  curve(name, view) {
+    const { values } = this.columns.get(name);
+    if (this.every === 1) return drawn(values, values, view);
+    const half = values.length / 2;
+    return drawn(values.subarray(0, half), values.subarray(half), view);
   }
 
   // Curves that belong together: those whose names differ in their last number.
@@ -172,5 +197,23 @@ export class Columns {
 export function gaps(values) {
   const found = new Array(values.length);
   for (let at = 0; at < values.length; at += 1) found[at] = Number.isNaN(values[at]) ? null : values[at];
+  return found;
+}
+
+// The points of a view (`Columns.view`), of the lowest and the highest values of each row.
+export function drawn(lowest, highest, { first, stop, group }) {
+  if (group === 1 && lowest === highest) return gaps(lowest.subarray(first, stop));
+  const found = new Array(2 * Math.ceil((stop - first) / group));
+  for (let point = 0; 2 * point < found.length; point += 1) {
+    let low = NaN;
+    let high = NaN;
+    const end = Math.min(stop, first + (point + 1) * group);
+    for (let row = first + point * group; row < end; row += 1) {
+      if (!(lowest[row] >= low)) low = Number.isNaN(lowest[row]) ? low : lowest[row];
+      if (!(highest[row] <= high)) high = Number.isNaN(highest[row]) ? high : highest[row];
+    }
+    found[2 * point] = Number.isNaN(low) ? null : low;
+    found[2 * point + 1] = Number.isNaN(high) ? null : high;
+  }
   return found;
 }

@@ -2,7 +2,7 @@
 import { html, useEffect, useMemo, useRef, useState } from "./vendor.js";
 import { Columns, gaps } from "./columns.js";
 import { Cursor, Zoom } from "./cursor.js";
-import { brief, count, number } from "./format.js";
+import { brief, count, returned } from "./format.js";
 import { Panel } from "./panels.js";
 import { Empty, Loading, Problem, State, useAnswer } from "./parts.js";
 import { href, set } from "./route.js";
@@ -55,7 +55,7 @@ export function Compare({ values }) {
   return html`<main class="shell">
     <div class="title"><h1>Two episodes</h1><${Verdict} found=${found} cursor=${cursor} zoom=${zoom} /></div>
     <table class="runs sides"><thead><tr><th scope="col"></th><th scope="col">episode</th><th scope="col">run</th><th scope="col">status</th><th scope="col" class="num">return</th><th scope="col" class="num">steps</th><th scope="col" class="num roomy">seed</th></tr></thead>
-      <tbody>${sides.map(([name, one], at) => html`<tr key=${name}><td><i class="swatch" style=${{ background: `var(--line-${at})` }}></i></td><td><a href=${href("/episode", { id: one.id })}><code>${brief(one.id)}</code></a></td><td><a href=${href("/run", { run: one.run })}>${one.run}</a></td><td><${State} state=${one.status} /></td><td class="num">${number(one.episode_return, 6)}</td><td class="num">${count(one.steps)}</td><td class="num roomy">${one.seed ?? "–"}</td></tr>`)}</tbody></table>
+      <tbody>${sides.map(([name, one], at) => html`<tr key=${name}><td><i class="swatch" style=${{ background: `var(--line-${at})` }}></i> ${name}</td><td><a href=${href("/episode", { id: one.id })}><code>${brief(one.id)}</code></a></td><td><a href=${href("/run", { run: one.run })}>${one.run}</a></td><td><${State} state=${one.status} /></td><td class="num">${returned(one, 6)}</td><td class="num">${count(one.steps)}</td><td class="num roomy">${one.seed ?? "–"}</td></tr>`)}</tbody></table>
     ${problem ? html`<${Problem} error=${problem} />` : null}
     ${both ? html`<${Overlaid} both=${both} found=${found} cursor=${cursor} zoom=${zoom} />` : html`<${Loading} what="steps" />`}
   </main>`;
@@ -91,9 +91,9 @@ function Overlaid({ both, found, cursor, zoom }) {
       return { name, x, curves };
     });
   }, [both]);
-  if (isLong) return html`<p class="quiet">These episodes are too long to lie over each other here; <code>print(jam.diff(a, b))</code> says where they part.</p>`;
+  if (isLong) return html`<p class="quiet">These episodes are too long to be drawn over each other. <code>jamboree-gym diff A B</code> says where they part.</p>`;
   const marks = found.divergence ? [Math.max(0, found.divergence.step)] : [];
-  return html`<p class="quiet"><span class="tabular" ref=${place}></span>${offsets.some(Boolean) ? ". Steps and return count from the reset; in the table those of a fork count from where it was forked." : ""}</p>
+  return html`<p class="quiet"><span class="tabular" ref=${place}></span>${marks.length ? html`. <span class="dash"></span>the first step that differs` : ""}${offsets.some(Boolean) ? ". Here steps and returns count from the reset. In the table, those of a fork count from the step where it was forked." : ""}</p>
     <div class="panels two">${panels.map((one) => html`<${Panel} key=${one.name} title=${one.name.replace(/^annotation_/, "").replace(/^info_/, "info ")} x=${one.x} curves=${one.curves} cursor=${cursor} zoom=${zoom} version=${1} marks=${marks} />`)}</div>`;
 }
 

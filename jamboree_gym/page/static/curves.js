@@ -92,13 +92,13 @@ export function RunCurves({ name, axis, onAxis, version, marks }) {
   if (!parts) return html`<p class="quiet">No episode has ended yet.</p>`;
   const last = curve.mean.length - 1;
   return html`<div>
-    <div class="toolbar tight"><h2>Return</h2><span class="quiet tabular">newest ${number(curve.mean[last])}</span>
-      <span class="quiet">${curve.size > 1 ? `each point ${curve.size} episodes, the area lowest to highest` : ""}</span><span class="spacer"></span>
+    <div class="toolbar tight"><h2>Return</h2><span class="quiet tabular">newest: ${number(curve.mean[last])}</span>
+      <span class="quiet">${curve.size > 1 ? `each point is the mean of ${curve.size} episodes; the area goes from the lowest to the highest` : parts.returns.length > 1 ? "thin line: each episode; thick line: mean of 20" : ""}</span><span class="spacer"></span>
       <${Choice} label="Horizontal axis" value=${axis} choices=${AXES} onChoice=${onAxis} /></div>
     <${Plot} key=${`r${axis}${parts.returns.length}`} label="Return over the run" x=${parts.x} series=${parts.returns} height=${190} isTime=${axis === "at"} marks=${places} />
     <h2>Length</h2>
     <${Plot} key=${`l${axis}`} label="Length over the run" x=${parts.x} series=${parts.lengths} height=${110} isTime=${axis === "at"} marks=${places} />
-    ${places.length ? html`<p class="quiet"><span class="dash"></span> the run was cut off here (${places.length})</p>` : null}
+    ${places.length ? html`<p class="quiet"><span class="dash"></span> the run was cut off here (${places.length} ${places.length === 1 ? "time" : "times"})</p>` : null}
   </div>`;
 }
 

@@ -3,7 +3,7 @@ import { html, useEffect, useMemo, useRef, useState } from "./vendor.js";
 import { ask, deleteFlags, setFlag, watch } from "./api.js";
 import { Columns } from "./columns.js";
 import { Cursor, Zoom } from "./cursor.js";
-import { ago, brief, count, duration, number, time } from "./format.js";
+import { ago, brief, count, duration, number, returned, time } from "./format.js";
 import { VirtualTable } from "./list.js";
 import { Panels } from "./panels.js";
 import { Picture } from "./picture.js";
@@ -73,18 +73,30 @@ function Shown({ episode, values, store, setEpisode }) {
   useEffect(() => {
     if (!isLive) return undefined;
     cursor.isFollowing = true;
+    const control = new AbortController();
     let isBusy = false;
-    return watch({ of: "episode", id }, (change) => {
-      setEpisode(change);
-      setStaleSince(Date.now() / 1000);
-      if (change.steps === undefined || isBusy) return;
+    let isBehind = false; // steps came while others were fetched
+    function grow() {
+      isBehind = isBusy;
+      if (isBusy) return;
       isBusy = true;
-      columns.grow().then(() => {
+      columns.grow(control.signal).then(() => {
         cursor.setLast(columns.total);
         setVersion((one) => one + 1);
-        zoom.set(zoom.range);
-      }).catch(() => {}).finally(() => { isBusy = false; });
+      }).catch(() => {}).finally(() => {
+        isBusy = false;
+        if (isBehind && !control.signal.aborted) grow();
+      });
+    }
+    const end = watch({ of: "episode", id }, (change) => {
+      setEpisode(change);
+      setStaleSince(Date.now() / 1000);
+      if (change.steps !== undefined) grow();
     });
+    return () => {
+      end();
+      control.abort();
+    };
   }, [isLive, version > 0]);
 
   function pace() {
@@ -132,7 +144,7 @@ function Shown({ episode, values, store, setEpisode }) {
       ${around && around.number ? html`<span class="pager"><${Step} id=${around.before} label="Episode before" mark="‹" /><span class="quiet tabular">${count(around.number)} of ${count(around.total)}</span><${Step} id=${around.after} label="Episode after" mark="›" /></span>` : null}
       <a class="button" href=${href("/lineage", { id })}>forks</a></div>
     <dl class="stats">
-      <${Stat} name="return" value=${number(episode.episode_return, 6)} /><${Stat} name="steps" value=${count(episode.steps)} />
+      <${Stat} name="return" value=${returned(episode, 6)} /><${Stat} name="steps" value=${count(episode.steps)} />
       <${Stat} name="took" value=${duration(episode.elapsed_s)} /><${Stat} name="seed" value=${episode.seed ?? "–"} />
       <${Stat} name="began" value=${time(episode.started_at)} />
       ${episode.parent ? html`<${Stat} name="forked from" value=${html`<a href=${href("/episode", { id: episode.parent, step: episode.fork_step })}><code>${brief(episode.parent)}</code> at ${episode.fork_step}</a>`} />` : null}
@@ -183,8 +195,8 @@ function Pictures({ episode, cursor, values }) {
   };
   return html`<section class="panel pictures" aria-label="Pictures">
     ${wanted ? html`<${Picture} id=${episode.id} kind=${wanted} label="Rendered frame" cursor=${cursor} note=${notes[wanted]} />` : html`<div class="no-picture">
-      <p class="quiet">No frames were recorded.</p><button type="button" onClick=${() => choose("simulated")}>simulate again, verified</button>
-      <p class="quiet">To keep them: <code>jam.record(env, record_frames=True)</code></p></div>`}
+      <p class="quiet">No frames were recorded. The page can simulate the episode again, and compare each step with the recording:</p><button type="button" onClick=${() => choose("simulated")}>simulate again, verified</button>
+      <p class="quiet">To record frames: <code>jam.record(env, record_frames=True)</code></p></div>`}
     ${wanted && kinds.length > 1 ? html`<div class="choice" role="group" aria-label="Frames">${kinds.map(([kind, text]) => html`<button type="button" key=${kind} aria-pressed=${wanted === kind ? "true" : "false"} onClick=${() => choose(kind)}>${text}</button>`)}</div>` : null}
     ${episode.pictures.map((leaf) => html`<${Picture} key=${leaf} id=${episode.id} kind=${leaf} label=${leaf} cursor=${cursor} note=${() => leaf} />`)}
   </section>`;
@@ -227,6 +239,8 @@ function AtStep({ episode, columns, cursor, version }) {
   const [exact, setExact] = useState(null);
   const names = ["action", "reward", "return", "annotation_value", "annotation_log_prob"].filter((one) => columns.columns.has(one));
   const chances = [...columns.columns.keys()].filter((one) => /^annotation_.*prob.*_\d+$/.test(one));
+  const said = [...columns.columns.values()].filter((one) => one.group === "annotation");
+  const isAllSaid = said.length > 0 && said.every((one) => names.includes(one.name) || chances.includes(one.name));
   useEffect(() => {
     let timer = 0;
     let control = null;
@@ -261,9 +275,9 @@ function AtStep({ episode, columns, cursor, version }) {
     <div ref=${table}><table class="values"><tbody>
       ${names.map((name) => html`<tr key=${name}><th scope="row">${name.replace("annotation_", "").replace("_", " ")}</th><td class="tabular" data-name=${name}></td></tr>`)}</tbody></table>
       ${chances.map((name) => html`<div class="chance" key=${name} data-chance=${name}><span>${name.replace("annotation_", "")}</span><b class="tabular"></b></div>`)}</div>
-    <table class="values exact"><tbody>${exact && !exact.end ? ["observation", "action", "info", "annotation"].filter((name) => exact[name] && !names.includes(name)).map((name) => html`<tr key=${name}><th scope="row">${name}</th><td><code>${exact[name]}</code></td></tr>`) : null}
+    <table class="values exact"><tbody>${exact && !exact.end ? ["observation", "action", "info", "annotation"].filter((name) => exact[name] && !names.includes(name) && !(name === "annotation" && isAllSaid)).map((name) => html`<tr key=${name}><th scope="row">${name}</th><td><code>${exact[name]}</code></td></tr>`) : null}
       ${exact && exact.end ? html`<tr><th scope="row">end</th><td>${episode.status === "running" ? "the newest observation" : `the last observation: ${episode.status}`}</td></tr>` : null}
-      ${exact && exact.timestamp ? html`<tr><th scope="row">at</th><td class="tabular">${duration(exact.timestamp - episode.started_at)} after the reset</td></tr>` : null}</tbody></table>
+      ${exact && exact.timestamp ? html`<tr><th scope="row">time</th><td class="tabular">${duration(exact.timestamp - episode.started_at)} after the reset</td></tr>` : null}</tbody></table>
   </section>`;
 }
 
@@ -286,7 +300,7 @@ function Flags({ episode, cursor, store, setEpisode }) {
     ${problem ? html`<${Problem} error=${problem} />` : null}
     ${mayAct ? html`<form class="toolbar tight" onSubmit=${add}><input ref=${note} class="wide" type="text" maxlength="2000" aria-label="Note for a flag at this step" placeholder="why this step is odd" /><button type="submit">flag</button>
       ${episode.flags.length ? html`<button type="button" onClick=${() => deleteFlags(episode.id).then(setEpisode, setProblem)}>delete flags</button>` : null}</form>`
-      : html`<p class="quiet">To set them here: <code>jamboree-gym ui --allow-actions</code></p>`}
+      : html`<p class="quiet">To set flags on this page, start it with <code>jamboree-gym ui --allow-actions</code></p>`}
   </section>`;
 }
 
@@ -297,7 +311,7 @@ function Fork({ episode, cursor }) {
   const command = `jamboree-gym fork ${brief(episode.id)} --step ${step}`;
   return html`<section class="panel" aria-label="Fork"><h2>Fork at step ${count(step)}</h2>
     <p class="quiet">A live environment as it was then:</p><div class="code"><pre tabindex="0"><code>${code}</code></pre><${Copy} text=${code} label="Copy the code" /></div>
-    <p class="quiet">Or try in a shell whether it works:</p><div class="code"><pre tabindex="0"><code>${command}</code></pre><${Copy} text=${command} label="Copy the command" /></div>
+    <p class="quiet">In a shell, this tries whether the fork works:</p><div class="code"><pre tabindex="0"><code>${command}</code></pre><${Copy} text=${command} label="Copy the command" /></div>
     <button type="button" class="small" onClick=${() => setStep(null)}>close</button></section>`;
 }
 
@@ -310,11 +324,11 @@ function Transitions({ columns, cursor, version }) {
   const actions = [...columns.columns.values()].filter((one) => one.group === "action").slice(0, 4);
   const list = [
     { name: "step", kind: "num", width: "64px", of: null },
-    ...actions.map((one) => ({ name: one.name.replace("action_", "a"), kind: "num", of: one.name })),
+    ...actions.map((one) => ({ name: one.name.replace("action_", "a"), title: one.name, kind: "num", of: one.name })),
     { name: "reward", kind: "num", of: "reward" },
     ...(isLong ? [] : [{ name: "return", kind: "num", of: "return", wide: true }]),
     ...said.map((one) => ({ name: one.name.replace("annotation_", ""), kind: "num", of: one.name, wide: true })),
-    ...observations.map((one) => ({ name: one.name.replace("observation_", "o").replace("observation", "obs"), kind: "num", of: one.name, wide: true })),
+    ...observations.map((one) => ({ name: one.name.replace("observation_", "o").replace("observation", "obs"), title: one.name, kind: "num", of: one.name, wide: true })),
   ];
   return html`<section class="panel" aria-label="Transitions"><h2>Transitions</h2>
     <${VirtualTable} compact label="Transitions" columns=${list} total=${columns.rows} rowHeight=${24} height="288px" version=${version} focusRow=${focus}

@@ -7,10 +7,15 @@ export function number(value, digits = 4) {
   if (!Number.isFinite(value)) return value > 0 ? "∞" : "−∞";
   if (Number.isInteger(value) && Math.abs(value) < 1e15) return count(value);
   const size = Math.abs(value);
-  if (size >= 1e6 || size < 1e-3) return value.toExponential(digits - 2).replace("-", "−");
+  if (size >= 1e6 || size < 1e-3) return value.toExponential(digits - 2).replaceAll("-", "−");
   const fraction = Math.max(0, digits - 1 - Math.floor(Math.log10(size)));
   const text = value.toFixed(Math.min(fraction, 6)).replace("-", "−");
   return digits > 5 && text.includes(".") ? text.replace(/\.?0+$/, "") : text; // in a table, digits stand below digits
+}
+
+/** The return of an episode; of several numbers, each. */
+export function returned(episode, digits = 4) {
+  return episode.returns ? `(${episode.returns.map((one) => number(one, digits)).join(", ")})` : number(episode.episode_return, digits);
 }
 
 export function count(value) {
@@ -24,7 +29,7 @@ export function short(value) {
   if (size >= 1e6) return `${trimmed(value / 1e6)}M`;
   if (size >= 1e4) return `${trimmed(value / 1e3)}k`;
   if (size >= 1e3 && Number.isInteger(value)) return count(value);
-  if (size && size < 1e-3) return value.toExponential(0).replace("-", "−");
+  if (size && size < 1e-3) return value.toExponential(1).replace(".0e", "e").replaceAll("-", "−");
   return trimmed(value);
 }
 

@@ -81,6 +81,6 @@ function Head({ one, sort, onSort }) {
   const direction = isSorted ? (sort.startsWith("-") ? "descending" : "ascending") : "none";
   const mark = isSorted ? (direction === "descending" ? " ↓" : " ↑") : "";
   const next = isSorted && direction === "descending" ? one.sort : `-${one.sort}`;
-  return html`<div role="columnheader" key=${one.name} class=${`cell ${one.kind || ""} ${one.wide ? "roomy" : ""}`} aria-sort=${one.sort ? direction : undefined}>
+  return html`<div role="columnheader" key=${one.name} title=${one.title} class=${`cell ${one.kind || ""} ${one.wide ? "roomy" : ""}`} aria-sort=${one.sort ? direction : undefined}>
     ${one.sort && onSort ? html`<button type="button" class="plain" onClick=${() => onSort(next)}>${one.name}${mark}</button>` : one.name}</div>`;
 }

@@ -1,6 +1,6 @@
 // The plots of an episode, all at one cursor and one zoom.
 import { html, useEffect, useMemo, useRef, useState } from "./vendor.js";
-import { gaps } from "./columns.js";
+import { drawn } from "./columns.js";
 import { number } from "./format.js";
 import { Plot } from "./plot.js";
 
@@ -101,15 +101,18 @@ export function Panel({ title, x, curves, cursor, zoom, height = 84, version, ma
 
 export function Panels({ columns, cursor, zoom, envId }) {
   const [isAll, setAll] = useState(false);
-  const version = columns.version;
-  const x = useMemo(() => columns.steps(), [version]);
+  const [range, setRange] = useState(zoom.range);
+  useEffect(() => zoom.follow(() => setRange(zoom.range)), []);
+  const view = columns.view(range);
+  const version = `${columns.version} ${view.first} ${view.stop} ${view.group}`;
+  const x = useMemo(() => columns.steps(view), [version]);
   function curve(name, label, more = {}) {
-    return { name, label, values: () => gaps(columns.curve(name)), at: (step) => columns.at(name, step), ...more };
+    return { name, label, values: () => columns.curve(name, view), at: (step) => columns.at(name, step), ...more };
   }
   const panels = [];
   if (columns.columns.has("return")) panels.push(["return", [curve("return", "return", { index: 0 })]]);
   if (columns.columns.has("reward")) panels.push(["reward", [curve("reward", "reward", { index: 0 })]]);
-  const balance = balanceOf(columns, envId);
+  const balance = useMemo(() => balanceOf(columns, envId, view), [version]);
   if (balance) panels.push(["balance", balance]);
   for (const [base, found] of columns.panels()) {
     if (balance && base === "info_balance") continue;
@@ -118,7 +121,7 @@ export function Panels({ columns, cursor, zoom, envId }) {
   }
   const shown = isAll ? panels : panels.slice(0, MOST_PANELS);
   return html`<div class="panels">
-    ${shown.map(([title, curves], at) => html`<${Panel} key=${title} hasNoX=${at < shown.length - 1} title=${title} x=${x} curves=${curves} cursor=${cursor} zoom=${zoom} version=${version} onExact=${(listener) => columns.onExact(listener)} />`)}
+    ${shown.map(([title, curves], at) => html`<${Panel} key=${title} height=${title === "balance" ? 150 : undefined} hasNoX=${at < shown.length - 1} title=${title} x=${x} curves=${curves} cursor=${cursor} zoom=${zoom} version=${version} onExact=${(listener) => columns.onExact(listener)} />`)}
     ${panels.length > shown.length ? html`<p><button type="button" onClick=${() => setAll(true)}>show ${panels.length - shown.length} more plots</button></p>` : null}
     <p class="quiet hint">Drag in a plot to move; Ctrl and the wheel zoom, a double click shows all.</p>
   </div>`;
@@ -128,7 +131,7 @@ const LOWEST_DEMAND = 12;
 const WINDOW = 3;
 
 // jamboree/Balance: what the agent cannot see. The balance before a step is the sum of three actions.
-function balanceOf(columns, envId) {
+function balanceOf(columns, envId, view) {
   if (!/^jamboree\/Balance/.test(envId || "") || columns.every > 1) return null;
   const action = columns.columns.get("action");
   const demand = columns.columns.get("observation");
@@ -139,6 +142,6 @@ function balanceOf(columns, envId) {
   }
   const total = balance.map((one, step) => one + action.values[step]);
   const wanted = demand.values.map((one) => one + LOWEST_DEMAND);
-  const curve = (name, values, more) => ({ name, label: name, values: () => gaps(values), at: (step) => values[step], stepped: true, ...more });
+  const curve = (name, values, more) => ({ name, label: name, values: () => drawn(values, values, view), at: (step) => values[step], stepped: true, ...more });
   return [curve("balance", balance, { index: 0, width: 2 }), curve("balance + value", total, { index: 2 }), curve("demand", wanted, { index: 1 })];
 }

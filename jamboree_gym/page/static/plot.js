@@ -12,7 +12,7 @@ function axes(unit, hasNoX) {
   };
   return [
     { ...common, size: hasNoX ? 0 : 24, gap: 4, space: 70, values: hasNoX ? (_, marks) => marks.map(() => null) : unit || ((_, marks) => marks.map(short)) },
-    { ...common, size: 46, gap: 6, space: 22, values: (_, marks) => marks.map(short) },
+    { ...common, size: 46, gap: 6, space: 16, values: (_, marks) => marks.map(short) },
   ];
 }
 
@@ -27,6 +27,8 @@ export function Plot({ label, x, series, height = 160, xUnit, marks, onReady, ra
     function build() {
       if (plot.current) plot.current.destroy();
       const width = Math.max(120, element.clientWidth);
+      const styles = series.map((one) => styleOf(one, bars));
+      const lines = styles.map(({ stroke, width }, at) => (hasLine(series[at], bars) ? { stroke, width, isStepped: series[at].stepped } : null));
       const options = {
         width, height, padding: [6, 18, hasNoX ? 4 : 0, 0],
         cursor: { show: false, drag: { x: false, y: false } },
@@ -36,9 +38,12 @@ export function Plot({ label, x, series, height = 160, xUnit, marks, onReady, ra
           y: { range: yRange || padded },
         },
         axes: axes(isTime ? null : xUnit, hasNoX),
-        series: [{}, ...series.map((one) => styleOf(one, bars))],
+        series: [{}, ...styles],
         bands: bandsOf(series),
-        hooks: { draw: [(drawn) => drawMarks(drawn, marksNow.current)] },
+        hooks: {
+          drawSeries: [(drawn, at) => lines[at - 1] && drawLine(drawn, at, lines[at - 1])],
+          draw: [(drawn) => drawMarks(drawn, marksNow.current)],
+        },
       };
       if (isTime) delete options.axes[0].values;
       plot.current = new (uPlot())(options, [x, ...series.map((one) => one.values)], element);
@@ -81,7 +86,7 @@ function padded(_, low, high) {
 function styleOf(one, bars) {
   const stroke = one.stroke ? theme(one.stroke) : colour(one.index || 0);
   const style = { label: one.label, stroke, width: one.width ?? 1.25, points: { show: Boolean(one.points), size: 4 }, spanGaps: false };
-  if (one.stepped) style.paths = uPlot().paths.stepped({ align: 1 });
+  if (hasLine(one, bars)) style.paths = () => null;
   if (one.band) {
     style.width = 0;
     style.stroke = "transparent";
@@ -92,6 +97,51 @@ function styleOf(one, bars) {
     style.width = 0;
   }
   return style;
+}
+
+function hasLine(one, bars) {
+  return !one.band && !bars;
+}
+
+// A line of straight parts or of steps. uPlot makes a Path2D for each drawing, whose memory the
+// browser gives back so late that a plot which is drawn anew each moment takes hundreds of MB.
+function drawLine(plot, at, { stroke, width, isStepped }) {
+  const { ctx, bbox, data } = plot;
+  const [x, y] = [data[0], data[at]];
+  const placeX = placing(plot.scales.x, bbox.left, bbox.left + bbox.width);
+  const placeY = placing(plot.scales.y, bbox.top + bbox.height, bbox.top);
+  const [first, last] = plot.series[0].idxs;
+  ctx.save();
+  ctx.beginPath();
+  ctx.rect(bbox.left, bbox.top, bbox.width, bbox.height);
+  ctx.clip();
+  ctx.beginPath();
+  let before = null;
+  for (let row = Math.max(0, first - 1); row <= Math.min(x.length - 1, last + 1); row += 1) {
+    if (y[row] === undefined) continue; // the line spans it
+    if (y[row] === null) {
+      before = null;
+      continue;
+    }
+    const [toX, toY] = [placeX(x[row]), placeY(y[row])];
+    if (before === null) ctx.moveTo(toX, toY);
+    else {
+      if (isStepped) ctx.lineTo(toX, before);
+      ctx.lineTo(toX, toY);
+    }
+    before = toY;
+  }
+  ctx.strokeStyle = stroke;
+  ctx.lineWidth = width * devicePixelRatio;
+  ctx.lineJoin = "round";
+  ctx.stroke();
+  ctx.restore();
+}
+
+// From a value of a scale to a pixel.
+function placing({ min, max }, from, to) {
+  const size = (to - from) / (max - min || 1);
+  return (value) => from + (value - min) * size;
 }
 
 // Two series in a row with `band` are the highest and the lowest values of an area.

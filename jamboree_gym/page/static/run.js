@@ -1,7 +1,7 @@
 // One run: its curves, what stands out, and all of its episodes.
 import { html, useEffect, useMemo, useRef, useState } from "./vendor.js";
 import { ask, watch } from "./api.js";
-import { ago, brief, count, duration, number, short, time } from "./format.js";
+import { ago, brief, count, duration, number, returned, short, time } from "./format.js";
 import { RunCurves, axisOf } from "./curves.js";
 import { PART, VirtualTable } from "./list.js";
 import { Choice, Empty, Loading, Problem, Stat, State, TextField, Values, useAnswer } from "./parts.js";
@@ -55,7 +55,7 @@ function Outliers({ run }) {
   useEffect(() => { if (value) again(); }, [run.version]);
   if (!outliers.best) return null;
   const surprise = value && value.surprise;
-  const lines = [["best", (one) => number(one.episode_return)], ["worst", (one) => number(one.episode_return)], ["longest", (one) => `${count(one.steps)} steps`]];
+  const lines = [["best", (one) => returned(one)], ["worst", (one) => returned(one)], ["longest", (one) => `${count(one.steps)} steps`]];
   return html`<section class="panel" aria-label="Outliers"><h2>Outliers</h2><ul class="lines">
     ${lines.map(([name, shown]) => html`<li key=${name}><a href=${href("/episode", { id: outliers[name].id })}><span>${name}</span><b>${shown(outliers[name])}</b><code>${brief(outliers[name].id)}</code></a></li>`)}
     ${surprise ? html`<li title="the value that the agent was most wrong about, as the next step showed; among the newest 200 episodes"><a href=${href("/episode", { id: surprise.id, step: surprise.step })}>
@@ -81,7 +81,7 @@ function Distribution({ run }) {
 function Training({ run }) {
   if (!run.sessions.length && !run.checkpoints.length) return null;
   return html`<section class="panel" aria-label="Training"><h2>Training</h2>
-    <ul class="lines">${run.sessions.slice(-4).map((one) => html`<li key=${one.began_at}><span title=${time(one.began_at)}>${ago(one.began_at)}</span><b title="timesteps">${short(one.timesteps_from)} – ${short(one.timesteps_to)}</b><${State} state=${one.how} /></li>`)}</ul>
+    <ul class="lines">${run.sessions.slice(-4).map((one) => html`<li key=${one.began_at}><span title=${time(one.began_at)}>${ago(one.began_at)}</span><b>steps ${short(one.timesteps_from) || "0"} to ${short(one.timesteps_to) || "–"}</b><${State} state=${one.how} /></li>`)}</ul>
     ${run.checkpoints.length ? html`<p class="quiet">${run.checkpoints.length === 1 ? "1 checkpoint," : `${count(run.checkpoints.length)} checkpoints, the newest`} ${ago(run.checkpoints[run.checkpoints.length - 1].at)}</p>` : null}
     ${run.training ? html`<details><summary>hyperparameters</summary><div class="scroll" tabindex="0" role="region" aria-label="Hyperparameters"><${Values} values=${run.training} /></div></details>` : null}
   </section>`;
@@ -106,10 +106,10 @@ function Metrics({ run }) {
     again();
   }, [run.version]);
   const found = value ? Object.entries(value.metrics).sort(([a], [b]) => rank(a) - rank(b)) : [];
-  return html`<section class="panel" aria-label="Metrics"><h2>Metrics</h2>
+  return html`<section class="panel" aria-label="Metrics"><h2>Metrics <span class="quiet">over the steps of the training</span></h2>
     ${error ? html`<${Problem} error=${error} />` : null}
     ${!value && !error ? html`<${Loading} what="metrics" />` : null}
-    ${value && !found.length ? html`<p class="quiet">None. JamboreeCallback keeps those of a training.</p>` : null}
+    ${value && !found.length ? html`<p class="quiet">None. With Stable-Baselines3, JamboreeCallback records the metrics of a training.</p>` : null}
     <div class="metrics" tabindex="0" role="group" aria-label="Curves of metrics">${found.map(([metric, curve]) => html`<div key=${metric}>
       <h3>${metric} <b class="tabular">${number(curve.y[curve.y.length - 1])}</b></h3>
       <${Plot} label=${metric} x=${curve.x} series=${[{ label: metric, values: curve.y, index: 0, points: curve.y.length < 30 }]} height=${84} /></div>`)}</div></section>`;
@@ -161,7 +161,7 @@ function Episodes({ name, run, values }) {
       <label class="quiet"><input type="checkbox" checked=${values.flagged === "1"} onChange=${(event) => set({ flagged: event.target.checked })} /> flagged (${run.flagged})</label>
       ${run.forks ? html`<label class="quiet"><input type="checkbox" checked=${values.forks === "1"} onChange=${(event) => set({ forks: event.target.checked })} /> with forks (${run.forks})</label>` : null}
       <span class="spacer"></span>
-      <button type="button" disabled=${chosen.length !== 2} onClick=${() => go("/compare", { a: chosen[0], b: chosen[1] })}>compare two</button>
+      <button type="button" title="tick two episodes first" disabled=${chosen.length !== 2} onClick=${() => go("/compare", { a: chosen[0], b: chosen[1] })}>compare two</button>
     </div>
     ${problem ? html`<p class="problem" role="alert">${problem.message}</p>` : null}
     ${state.total === 0 && !problem ? html`<p class="quiet">No episode matches. Columns: episode_return, steps, status, seed, elapsed_s, tag_…</p>` : null}
@@ -170,7 +170,7 @@ function Episodes({ name, run, values }) {
         html`<span class="quiet">${count(one.number)}</span>`,
         html`<input type="checkbox" aria-label=${`Choose ${brief(one.id)} to compare`} checked=${chosen.includes(one.id)} onChange=${() => choose(one.id)} /> <a href=${href("/episode", { id: one.id })}><code>${brief(one.id)}</code></a>${one.flagged ? html`<span class="flag" title="flagged" role="img" aria-label="flagged">⚑</span>` : null}`,
         html`<${State} state=${one.status} />`,
-        number(one.episode_return, 5), count(one.steps), duration(one.elapsed_s), one.seed ?? "–", time(one.started_at),
+        returned(one, 5), count(one.steps), duration(one.elapsed_s), one.seed ?? "–", time(one.started_at),
       ]} />` : null}
   </section>`;
 }

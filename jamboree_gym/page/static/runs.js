@@ -38,6 +38,7 @@ export function Runs({ values }) {
     ${!value && !error ? html`<${Loading} what="runs" />` : null}
     ${compared.length ? html`<section class="panel" aria-label="Compared runs">
       <${ReturnCurves} names=${compared} axis=${axisOf(values)} onAxis=${(axis) => set({ axis })} version=${versionOf(value)} onEnd=${() => set({ compare: "" })} /></section>` : null}
+    ${value && value.runs.length > 1 && !compared.length ? html`<p class="quiet hint">Tick up to ${MOST} runs to compare their returns.</p>` : null}
     ${value && !value.total ? html`<${NoRuns} />` : null}
     ${value && value.total > 0 && !value.runs.length && isFiltered ? html`<${Empty} title="No run matches">
       <p>Change the filter above, or <a href="/">show all runs</a>.</p></${Empty}>` : null}
@@ -103,7 +104,7 @@ function RunTable({ runs, compared, choose }) {
       <th scope="col"><span class="hidden-text">Compare</span></th><th scope="col">run</th><th scope="col">state</th>
       <th scope="col" class="roomy">environment</th>
       <th scope="col" class="num roomy">episodes</th><th scope="col" class="num roomy">steps</th><th scope="col" class="num roomy">steps/s</th>
-      <th scope="col" class="num">return</th><th scope="col" class="roomy"><span class="hidden-text">Course of the return</span></th>
+      <th scope="col" class="num" title="of the newest ten episodes that reached their end">mean return</th><th scope="col" class="roomy">returns</th>
       <th scope="col" class="num">last seen</th></tr></thead>
     <tbody>${runs.map((run) => html`<tr key=${run.name}>
       <td class="check"><input type="checkbox" aria-label=${`Compare ${run.name}`} checked=${compared.includes(run.name)} onChange=${() => choose(run.name)} /></td>
@@ -111,7 +112,7 @@ function RunTable({ runs, compared, choose }) {
       <td><${State} state=${run.state} /></td>
       <td class="roomy quiet">${run.env_ids.join(", ") || "–"}</td>
       <td class="num roomy">${count(run.episodes)}</td><td class="num roomy">${short(run.steps)}</td>
-      <td class="num roomy">${run.state === "running" ? short(Math.round(run.steps_per_s)) : ""}</td>
+      <td class="num roomy">${run.state === "running" ? short(Math.round(run.steps_per_s)) : "–"}</td>
       <td class="num">${number(run.mean_return)}</td>
       <td class="roomy"><${Spark} values=${run.spark} label=${`returns of ${run.name}`} /></td>
       <td class="num quiet">${ago(run.last_step_at, now)}</td></tr>`)}</tbody></table>`;

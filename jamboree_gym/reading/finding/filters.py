@@ -16,7 +16,16 @@ from jamboree_gym.errors import InvalidArgument
 from jamboree_gym.reading.finding.names import RunNames, run_names
 from jamboree_gym.records import EpisodeStatus, EpisodeSummary
 
-__all__ = ["ANY_PARENT", "AnyParent", "EpisodeFilter", "EpisodeTest", "Found", "Stage"]
+__all__ = [
+    "ANY_PARENT",
+    "AnyParent",
+    "EpisodeFilter",
+    "EpisodeTest",
+    "Found",
+    "Stage",
+    "Weighing",
+    "check_one_return",
+]
 
 EpisodeTest = Callable[[EpisodeSummary], Any]
 """Returns whether an episode is wanted, given its summary."""
@@ -35,6 +44,43 @@ Found = list[StoredSummary]
 
 Stage = Callable[[Found], Found]
 """Removes some episodes, or changes their order."""
+
+
+def check_one_return(found: Found, what: str) -> None:
+    """Make sure that each of these episodes has one return; `what` needs it.
+
+    Raises:
+        InvalidArgument: One has several, and nothing says how they are added up; says what to do.
+    """
+    for one in found:
+        if one.returns is not None and not one.is_weighted and one.steps:
+            count = len(one.returns)
+            raise InvalidArgument(
+                f"{what}: episode {one.id!r} of run {one.run!r} has {count} returns. Say "
+                f"before how to add them up: .weighted({[1.0] * count}); or take one, as return_0"
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class Weighing:
+    """Makes one return of several, where an episode has several."""
+
+    weights: tuple[float, ...]
+
+    def __call__(self, found: Found) -> Found:
+        """The same episodes, each with one return."""
+        for one in found:
+            if one.returns is None:
+                continue
+            if len(one.returns) != len(self.weights):
+                raise InvalidArgument(
+                    f"weighted({list(self.weights)}): episode {one.id!r} of run {one.run!r} has "
+                    f"{len(one.returns)} returns: give a weight for each, or ask for fewer episodes"
+                )
+            pairs = zip(self.weights, one.returns, strict=True)
+            weighed = [weight * value for weight, value in pairs if weight]
+            one.episode_return, one.is_weighted = sum(weighed, 0.0), True
+        return found
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -114,6 +160,18 @@ class EpisodeFilter:
         if self.test is not None:
             found = [one for one in found if self.test(one.decoded())]
         return found
+
+    def strictly_among(self, found: Found) -> Found:
+        """As `among`, for somebody who asks.
+
+        Raises:
+            InvalidArgument: There is a bound of returns, and an episode has several.
+        """
+        if self.min_return is not None or self.max_return is not None:
+            others = replace(self, min_return=None, max_return=None, test=None)
+            name = "max_return" if self.min_return is None else "min_return"
+            check_one_return(others.among(found), f"{name}={getattr(self, name)}")
+        return self.among(found)
 
     def accepts(self, summary: EpisodeSummary) -> bool:
         """Whether an episode matches, given its summary."""

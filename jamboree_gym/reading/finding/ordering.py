@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from operator import attrgetter
@@ -10,11 +11,12 @@ from typing import Any
 import numpy as np
 
 from jamboree_gym.errors import InvalidArgument
-from jamboree_gym.reading.finding.filters import Found
+from jamboree_gym.reading.finding.filters import Found, check_one_return
 
 __all__ = ["Sorting", "by_start", "order_of"]
 
 _TAGS = "tags."
+_COMPONENT = re.compile(r"return_(\d+)")
 _ORDERED_BY = (
     *("id", "env_id", "run", "status", "steps", "episode_return", "started_at", "elapsed_s"),
     *("seed", "vector_index", "parent"),
@@ -62,6 +64,12 @@ class Sorting:
             return [one.decoded_tags().get(tag) for one in found]
         if self.name == "seed":
             return [one.decoded_seed() for one in found]
+        if component := _COMPONENT.fullmatch(self.name):
+            n = int(component[1])
+            returns = [one.returns or () for one in found]
+            return [numbers[n] if n < len(numbers) else None for numbers in returns]
+        if self.name == "episode_return":
+            check_one_return(found, f"order_by({self.name!r})")
         return [getattr(one, self.name) for one in found]
 
 
@@ -72,9 +80,10 @@ def order_of(name: str) -> Sorting:
         InvalidArgument: There is no such field.
     """
     key = name.removeprefix("-")
-    if not key.startswith(_TAGS) and key not in _ORDERED_BY:
+    is_known = key.startswith(_TAGS) or key in _ORDERED_BY or _COMPONENT.fullmatch(key)
+    if not is_known:
         raise InvalidArgument(
-            f"order_by={name!r}: choose one of {', '.join(_ORDERED_BY)} or tags.<name>, "
-            "with a minus in front for descending"
+            f"order_by={name!r}: choose one of {', '.join(_ORDERED_BY)}, return_<n> or "
+            "tags.<name>, with a minus in front for descending"
         )
     return Sorting(key, descending=key != name)

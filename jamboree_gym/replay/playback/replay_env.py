@@ -92,7 +92,8 @@ class ReplayEnv(gym.Env[Any, Any]):
         self.observation_space = self._space("observation_space")
         self.action_space = self._space("action_space")
         self._action_layout = rows.layouts("action")
-        self._rewards = rows.rewards.tolist()
+        is_one_number = rows.rewards.ndim == 1
+        self._rewards = rows.rewards.tolist() if is_one_number else list(rows.rewards)
         self._terminations = rows.terminations.tolist()
         self._truncations = rows.truncations.tolist()
         self._last = len(rows) - 1
@@ -152,7 +153,7 @@ class ReplayEnv(gym.Env[Any, Any]):
         self._row = 0
         return self._returned(0)
 
-    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
         """Take the next step.
 
         Returns:
@@ -168,7 +169,7 @@ class ReplayEnv(gym.Env[Any, Any]):
         self._row = row
         observation, info = self._returned(row)
         ends = self._terminations[row], self._truncations[row]
-        return observation, self._rewards[row], *ends, info
+        return observation, _private_copy(self._rewards[row]), *ends, info
 
     def _next_row(self) -> int:
         if self._row == _BEFORE_RESET:

@@ -1,5 +1,6 @@
 """Rebuilds the environment of an episode, and brings it into a recorded state.
 
-Imports: `encoding`, `environment`, `errors`, `handlers`, `reading`, `records`, `wrappers`.
+Imports: `arrays`, `encoding`, `environment`, `errors`, `handlers`, `reading`, `records`,
+    `wrappers`.
 Imported by: `multi_agent`, `replay`.
 """

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Mapping
+from enum import Enum
 from importlib.machinery import ModuleSpec, PathFinder
 from importlib.util import find_spec
 from pathlib import PurePath
@@ -14,6 +15,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from jamboree_gym.arrays.kinds.kinds import kind_of
 from jamboree_gym.errors import ReplayError
 
 __all__ = ["check_arguments", "names_module"]
@@ -21,6 +23,7 @@ __all__ = ["check_arguments", "names_module"]
 MAX_SHOWN: Final = 60
 _NEVER_IN_A_NAME: Final = frozenset("/\\\0 \t\r\n")
 _MAY_HOLD_TEXT: Final = "SU"
+_WITH_CLASS: Final = ("dataclass", "registered")
 _SCHEMES: Final = ("http", "redis")  # schemes of URLs that are also names of packages
 
 
@@ -67,6 +70,17 @@ def _texts(value: Any, where: str) -> Iterator[tuple[str, str]]:
             yield at, str(one)
         elif isinstance(one, (list, tuple, set, frozenset)):
             waiting += [(inner, f"{at}[{index}]") for index, inner in enumerate(one)]
+        else:
+            waiting += [(inner, at) for inner in _content_of(one)]
+
+
+def _content_of(value: Any) -> list[Any]:
+    """What a value of a kind holds; the name of its class has been found here."""
+    kind = kind_of(value)
+    if kind is None or isinstance(value, Enum):
+        return []
+    name, content = kind
+    return content[1:] if name in _WITH_CLASS else [content]
 
 
 def names_module(text: str) -> bool:

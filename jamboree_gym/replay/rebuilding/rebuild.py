@@ -7,18 +7,21 @@ name of a class that is already loaded. It is never imported, unless the caller 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from typing import Any, TypeAlias
 
 import gymnasium as gym
 import numpy as np
 from gymnasium import wrappers as of_gymnasium
 from gymnasium.envs.registration import EnvSpec, load_env_creator
 
+from jamboree_gym.arrays.values import renewed
 from jamboree_gym.encoding.info_codec import holds_unrecorded
 from jamboree_gym.environment.arguments import arguments_from_json, unkept
 from jamboree_gym.environment.atari_rng import restore_emulator
 from jamboree_gym.environment.provenance import EMULATOR
+from jamboree_gym.environment.references import resolved
 from jamboree_gym.errors import DecodeError, ReplayError
 from jamboree_gym.handlers.rendered_frames import RENDER_MODE
 from jamboree_gym.records import EpisodeOrigin
@@ -32,7 +35,10 @@ from jamboree_gym.replay.rebuilding.wrapping import (
     wrap_again,
 )
 
-__all__ = ["begins_anew", "rebuild_env", "reset_as_recorded"]
+__all__ = ["MakeAgain", "begins_anew", "rebuild_env", "reset_as_recorded"]
+
+MakeAgain: TypeAlias = Callable[[], gym.Env[Any, Any]]
+"""Makes the environment of an episode as it was made when the episode was recorded."""
 
 _BIT_GENERATORS = ("PCG64", "PCG64DXSM", "MT19937", "Philox", "SFC64")
 _REWARD_DTYPE = re.compile(r"[<>=|]?[biuf][1-8]")
@@ -53,6 +59,8 @@ def rebuild_env(
     wrappers: Sequence[BuiltWrapper] = (),
     trust_entry_point: bool = False,
     render_mode: str | None = None,
+    make: MakeAgain | None = None,
+    env_kwargs: Mapping[str, Any] | None = None,
 ) -> gym.Env[Any, Any]:
     """Rebuild the environment of an episode from the local registry.
 
@@ -63,12 +71,18 @@ def rebuild_env(
         trust_entry_point: Import and call the code that the store names, if it is unknown here, and
             accept arguments that name modules.
         render_mode: Replaces the recorded mode; a replay needs no window.
+        make: Makes the environment with all its wrappers, instead of what is stored of it.
+        env_kwargs: Arguments of `gymnasium.make` that replace stored ones.
 
     Raises:
-        ReplayError: The environment has no spec, is not registered here, cannot be constructed,
-            lacks the render mode, had a wrapper that must not be built, or was part of a vector
-            environment that cannot be taken apart; or an argument names a module.
+        ReplayError: `make` fails. Or the environment has no spec, is not registered here, cannot be
+            constructed, lacks the render mode, had a wrapper that must not be built, or was part of
+            a vector environment that cannot be taken apart; or an argument is missing, is a
+            function that nobody here has used, or names a module.
     """
+    if make is not None:
+        return _made_by(make, render_mode)
+    handed = dict(env_kwargs or {})
     _check_stands_alone(provenance)
     try:
         spec, reason = provenance["env_spec"], provenance["spec_error"]
@@ -76,24 +90,60 @@ def rebuild_env(
             raise ReplayError(f"the environment cannot be made again: {reason}")
         name, layers = str(spec["id"]), layers_of(provenance)
         limit = spec["max_episode_steps"] if layers.limits is None else None
-        options = {"max_episode_steps": limit or -1, **arguments_from_json(spec)}
-        missing = unkept(spec, gym.registry[name].kwargs if name in gym.registry else None)
+        registered = gym.registry[name].kwargs if name in gym.registry else None
+        options = {**arguments_from_json(spec)}
+        missing = unkept(spec, registered, handed)
         renders = any(one["name"] == "AddRenderObservation" for one in layers.wrappers)
     except (AttributeError, DecodeError, KeyError, TypeError, ValueError) as error:
         raise damaged(error) from error
     if missing is not None:
-        raise ReplayError(f"the environment cannot be made again: {missing}")
-    options.pop("render_mode", None)
+        name_of_it = missing.removeprefix("argument ").partition("=")[0]
+        raise ReplayError(
+            f"the environment cannot be made again: {missing}\n"
+            f"hand it over: env_kwargs={{{name_of_it!a}: ...}}, or make=..."
+        )
+    for argument in (*handed, "render_mode"):
+        options.pop(argument, None)
+    if spec.get("exact") and name in gym.registry and name not in _IMPORTING_ENVS:
+        _load(name)
+    options = {
+        "max_episode_steps": limit or -1,
+        **resolved(options, name, registered, trust=trust_entry_point),
+    }
     if render_mode is not None:
         _check_render_mode(name, render_mode)
     if renders or render_mode is not None:
         options["render_mode"] = render_mode or RENDER_MODE
-    env = _make(name, options, provenance, trust_entry_point=trust_entry_point)
+    env = _make(name, options, handed, provenance, trust_entry_point=trust_entry_point)
     try:
         return wrap_again(env, layers, wrappers, trust_entry_point=trust_entry_point)
     except ReplayError:
         env.close()
         raise
+
+
+def _made_by(make: MakeAgain, render_mode: str | None) -> gym.Env[Any, Any]:
+    try:
+        env = make()
+    except Exception as error:
+        raise ReplayError(f"make= raises {error!r:.200}") from error
+    if not isinstance(env, gym.Env):
+        raise ReplayError(f"make= gives a {type(env).__name__}: it must give a gymnasium.Env")
+    if render_mode is not None and env.render_mode != render_mode:
+        env.close()
+        raise ReplayError(
+            f"make= gives an environment with render_mode={env.render_mode!r}: make it with "
+            f"render_mode={render_mode!r}"
+        )
+    return env
+
+
+def _load(name: str) -> None:
+    """Load the class of a registered environment: arguments may be of classes beside it."""
+    creator = gym.registry[name].entry_point
+    if isinstance(creator, str):
+        with suppress(Exception):  # it is said when it is made
+            load_env_creator(creator)
 
 
 def begins_anew(env: gym.Env[Any, Any]) -> bool:
@@ -136,6 +186,7 @@ def _check_stands_alone(provenance: Mapping[str, Any]) -> None:
 def _make(
     name: str,
     options: Mapping[str, Any],
+    handed: Mapping[str, Any],
     provenance: Mapping[str, Any],
     *,
     trust_entry_point: bool,
@@ -151,7 +202,7 @@ def _make(
         check_arguments(options, name, gym.registry[name].kwargs)
     try:
         spec = name if is_known else _stored_spec(name, provenance["env_spec"])
-        return gym.make(spec, disable_env_checker=True, **options)
+        return gym.make(spec, disable_env_checker=True, **{**options, **handed})
     except Exception as error:
         raise ReplayError(f"{name} cannot be made here: {error}") from error
 
@@ -189,7 +240,7 @@ def reset_as_recorded(
     """
     if holds_unrecorded(origin.options):
         raise ReplayError("the options of the reset could not be stored when it was recorded")
-    options: Any = origin.options
+    options: Any = renewed(origin.options)
     if isinstance(options, Mapping):
         options = dict(options)
     if options is not None and not trust_entry_point:

@@ -17,6 +17,8 @@ from gymnasium import wrappers as of_gymnasium
 from gymnasium.envs.registration import load_env_creator
 
 from jamboree_gym.environment.arguments import arguments_from_json, unkept
+from jamboree_gym.environment.provenance import spec_of
+from jamboree_gym.environment.references import resolved
 from jamboree_gym.errors import DecodeError, ReplayError
 from jamboree_gym.replay.rebuilding.named_modules import check_arguments
 from jamboree_gym.wrappers import RecentTransactionsObservation
@@ -138,8 +140,8 @@ def wrap_again(
 
 def _registered_layers(env: gym.Env[Any, Any]) -> tuple[int, int]:
     """Number of wrappers, and of time limits, that a registered environment adds by itself."""
-    wrappers = 0 if env.spec is None else len(env.spec.additional_wrappers)
-    limits = 0
+    spec, limits = spec_of(env), 0
+    wrappers = 0 if spec is None else len(spec.additional_wrappers)
     while isinstance(env, gym.Wrapper):
         limits += type(env) is of_gymnasium.TimeLimit
         env = env.env
@@ -185,7 +187,9 @@ def _wrap(
             )
         if known is RecentTransactionsObservation:
             _check_shows_only_the_episode(kwargs)
-        arguments = _arguments(known, kwargs)
+        arguments = resolved(
+            _arguments(known, kwargs), f"the wrapper {name}", trust=trust_entry_point
+        )
         if not trust_entry_point:
             check_arguments(arguments, f"the wrapper {name}")
         wrapped: gym.Env[Any, Any] = known(env, **arguments)

@@ -24,10 +24,22 @@ from jamboree_gym.arrays.difference import (
     shown,
 )
 from jamboree_gym.arrays.layout import Group, Layout, Leaf, layout_of
-from jamboree_gym.arrays.packing import Arrays, Misfit, Pack, item, pack_any, packer, rows_of, stack
+from jamboree_gym.arrays.packing import (
+    Arrays,
+    Misfit,
+    Pack,
+    as_objects,
+    held_exactly,
+    item,
+    pack_any,
+    packer,
+    rows_of,
+    stack,
+)
 from jamboree_gym.arrays.step_schema import schema_at
+from jamboree_gym.arrays.values import renewed
 from jamboree_gym.encoding.rows import Rows
-from jamboree_gym.environment.outcomes import number_of
+from jamboree_gym.environment.outcomes import reward_of
 from jamboree_gym.environment.provenance import hides_truncations
 from jamboree_gym.errors import InvalidRecord, ReplayError
 from jamboree_gym.replay.verification.compared_infos import WatchedInfos
@@ -69,7 +81,7 @@ def recorded_actions(rows: Rows) -> Iterator[Any]:
     if len(rows.schemas) == 1 and isinstance(layout, Leaf) and rows.actions.dtype == layout.dtype:
         actions = rows.actions[1:]  # all at once: a tenth of the time
         return iter(actions.tolist() if layout.kind == "python" else actions)
-    return (rows.action(row) for row in range(1, len(rows)))
+    return (renewed(rows.action(row)) for row in range(1, len(rows)))
 
 
 class SecondRun:
@@ -83,7 +95,7 @@ class SecondRun:
 
     Attributes:
         observations: The observations, packed like the recorded ones.
-        rewards: The rewards of the steps.
+        rewards: The rewards of the steps: floats, or arrays.
         end: Terminated and truncated, as the last call returned them.
         misfit: The next observation, if it has another layout than the recorded one.
     """
@@ -99,7 +111,7 @@ class SecondRun:
         self.vector = vector
         self.infos = infos
         self.observations: list[Any] = []
-        self.rewards: list[float] = []
+        self.rewards: list[Any] = []
         self.end = (False, False)
         self.misfit: list[Any] = []
 
@@ -130,7 +142,7 @@ class SecondRun:
                     observations.append(pack(observation))
                 except (InvalidRecord, Misfit):
                     observations.append(self._packed(pack, observation))
-                rewards.append(reward if reward.__class__ is float else number_of(reward))
+                rewards.append(reward if reward.__class__ is float else _kept(reward))
                 if add_info is not None:
                     add_info(info)
                 if terminated or truncated:
@@ -208,6 +220,8 @@ def _is_plainly_equal(run: SecondRun) -> bool:
         return False
     if len(run) != len(rows) or run.vector is not None or run.infos is not None:
         return False
+    if rows.rewards.ndim > 1 or not all(reward.__class__ is float for reward in run.rewards):
+        return False
     ends = [bytes(len(rows) - 1) + bytes([is_end]) for is_end in run.end]
     return (
         rows.observations.dtype == layout.dtype
@@ -235,9 +249,7 @@ def _mismatch_at_its_end(run: SecondRun) -> Mismatch | None:
 def _numbers(run: SecondRun) -> dict[str, tuple[npt.NDArray[Any], npt.NDArray[Any]]]:
     """Rewards and ends, recorded and simulated."""
     rows, count = run.rows, len(run)
-    gained = np.array([*rows.rewards[: min(1, count)], *run.rewards], np.float64)[:count]
-    if run.vector is not None:
-        gained = gained.astype(run.vector["reward_dtype"]).astype(np.float64)
+    gained = _gained(rows.rewards[:count], run)
     ends = np.zeros((2, count), np.bool_)
     terminated, truncated = run.end
     if hides_truncations(run.vector):
@@ -248,6 +260,30 @@ def _numbers(run: SecondRun) -> dict[str, tuple[npt.NDArray[Any], npt.NDArray[An
         "terminated": (rows.terminations[:count], ends[0]),
         "truncated": (rows.truncations[:count], ends[1]),
     }
+
+
+def _kept(reward: Any) -> Any:
+    """A reward as it is kept; a copy, because an environment may use its memory again."""
+    value = reward_of(reward)
+    return value.copy() if isinstance(value, np.ndarray) else value
+
+
+def _gained(recorded: npt.NDArray[Any], run: SecondRun) -> npt.NDArray[Any]:
+    """The simulated rewards, as recorded ones are kept: that of the first row means nothing."""
+    count, shape = len(recorded), recorded.shape[1:]
+    rewards = run.rewards[: max(0, count - 1)]
+    if recorded.ndim == 1 and all(reward.__class__ is float for reward in rewards):
+        gained = np.array([*recorded[: min(1, count)], *rewards], np.float64)
+        if run.vector is None:
+            return gained
+        return gained.astype(run.vector["reward_dtype"]).astype(np.float64)
+    if any(np.shape(reward) != shape for reward in rewards):
+        return as_objects([*recorded[:1], *rewards])
+    gained = np.array([*recorded[:1], *rewards])
+    if run.vector is not None:
+        return gained.astype(recorded.dtype)
+    held = held_exactly(gained, recorded.dtype)
+    return gained if held is None else held
 
 
 def _observation_differences(

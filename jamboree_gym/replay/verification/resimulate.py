@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple, Self
@@ -16,7 +16,12 @@ from jamboree_gym.errors import JamboreeError, ReplayError, StoreUnavailable
 from jamboree_gym.reading.bulk_read import WholeEpisode, whole_episodes
 from jamboree_gym.reading.episode import Episode
 from jamboree_gym.replay.rebuilding.beginning import WHOLE, Shown, begin_as_recorded, line_of
-from jamboree_gym.replay.rebuilding.rebuild import begins_anew, rebuild_env, reset_as_recorded
+from jamboree_gym.replay.rebuilding.rebuild import (
+    MakeAgain,
+    begins_anew,
+    rebuild_env,
+    reset_as_recorded,
+)
 from jamboree_gym.replay.rebuilding.wrapping import BuiltWrapper, ignored_infos
 from jamboree_gym.replay.verification.compare import SecondRun, first_mismatch
 from jamboree_gym.replay.verification.compared_infos import WatchedInfos
@@ -43,6 +48,8 @@ class Check:
     infos: bool | tuple[str, ...] = False
     wrappers: tuple[BuiltWrapper, ...] = ()
     trust_entry_point: bool = False
+    make: MakeAgain | None = None
+    env_kwargs: Mapping[str, Any] | None = None
 
 
 class Checked(NamedTuple):
@@ -163,6 +170,8 @@ class Resimulator:
             wrappers=self._check.wrappers,
             trust_entry_point=trust,
             render_mode=self._render_mode,
+            make=self._check.make,
+            env_kwargs=self._check.env_kwargs,
         )
         is_equal = False
         try:

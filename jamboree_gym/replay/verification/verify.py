@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, TypedDict, Unpack, overload
 
@@ -17,6 +17,7 @@ from jamboree_gym.reading.bulk_read import Listed, trips, whole_episodes
 from jamboree_gym.reading.episode import Episode
 from jamboree_gym.reading.query import EpisodeQuery, found_by
 from jamboree_gym.records import EpisodeSummary
+from jamboree_gym.replay.rebuilding.rebuild import MakeAgain
 from jamboree_gym.replay.rebuilding.wrapping import BuiltWrapper
 from jamboree_gym.replay.verification.report import VerifyReport, VerifyReports
 from jamboree_gym.replay.verification.resimulate import Check, Checked, Resimulator, Watch
@@ -37,6 +38,8 @@ class VerifyOptions(TypedDict, total=False):
     infos: bool | Collection[str]
     wrappers: Sequence[BuiltWrapper]
     trust_entry_point: bool
+    make: MakeAgain | None
+    env_kwargs: Mapping[str, Any] | None
     progress: bool | Progress
 
 
@@ -60,6 +63,8 @@ def verify(
     infos: bool | Collection[str] = (),
     wrappers: Sequence[BuiltWrapper] = (),
     trust_entry_point: bool = False,
+    make: MakeAgain | None = None,
+    env_kwargs: Mapping[str, Any] | None = None,
     progress: bool | Progress = False,
 ) -> VerifyReport | VerifyReports:
     """Simulate episodes again from their spec, seed (or RNG state) and actions, and compare.
@@ -86,6 +91,9 @@ def verify(
             are unknown here, and pass on arguments that name modules, which an environment may
             import. **Anyone who can write to the store can then run any code in this process.**
             Use it only for stores that nobody else writes to.
+        make: Makes the environment with all its wrappers, for what cannot be rebuilt:
+            `lambda: gym.make("Own-v0", client=client)`. Nothing stored is used to make it.
+        env_kwargs: Arguments of `gymnasium.make` that replace stored ones: `{"client": client}`.
         progress: Whether to show on stderr how many episodes have been verified; or a function
             that is called with that number and the number of all.
 
@@ -106,7 +114,15 @@ def verify(
         >>> print(reports)
         128 of 128 episodes are equal; 2,816 steps compared
     """
-    check = check_of(rtol, atol, infos, wrappers, trust_entry_point=trust_entry_point)
+    check = check_of(
+        rtol,
+        atol,
+        infos,
+        wrappers,
+        trust_entry_point=trust_entry_point,
+        make=make,
+        env_kwargs=env_kwargs,
+    )
     if workers < 1:
         raise ReplayError(f"workers={workers}: choose 1 or more")
     if isinstance(episodes, Episode):
@@ -128,6 +144,8 @@ def check_of(
     wrappers: Sequence[BuiltWrapper] = (),
     *,
     trust_entry_point: bool = False,
+    make: MakeAgain | None = None,
+    env_kwargs: Mapping[str, Any] | None = None,
 ) -> Check:
     """The checked arguments of `verify`.
 
@@ -141,7 +159,7 @@ def check_of(
     not_wrappers = [one for one in wrappers if not _is_wrapper(one)]
     if not_wrappers:
         raise ReplayError(f"wrappers: {not_wrappers[0]!r} is no subclass of gymnasium.Wrapper")
-    return Check(Tolerance(rtol, atol), infos, tuple(wrappers), trust_entry_point)
+    return Check(Tolerance(rtol, atol), infos, tuple(wrappers), trust_entry_point, make, env_kwargs)
 
 
 def _is_wrapper(one: Any) -> bool:

@@ -11,13 +11,16 @@ import pickle
 import signal
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from multiprocessing.connection import Connection as Pipe
 from multiprocessing.connection import wait
 from typing import Any
 
 import gymnasium as gym
 
+from jamboree_gym.arrays.kinds.registered import register_value, registrations
 from jamboree_gym.connection import Connection
+from jamboree_gym.environment.references import known_references, learn_references
 from jamboree_gym.errors import JamboreeError, ReplayError
 from jamboree_gym.replay.verification.report import VerifyReport
 from jamboree_gym.replay.verification.resimulate import Check, Checked, Resimulator
@@ -68,11 +71,12 @@ def _job(connection: Connection, check: Check) -> bytes:
     """What a worker process needs, pickled."""
     specs = {name: _pickled(spec) for name, spec in gym.registry.items()}
     try:
-        return pickle.dumps((connection.read_options(), check, specs))
+        known = [_pickled(one) for one in (registrations(), *known_references())]
+        return pickle.dumps((connection.read_options(), check, specs, known))
     except Exception as error:
         raise ReplayError(
-            f"wrappers= cannot be handed to other processes ({error}): define these classes at the "
-            "top of a module, or verify with workers=1"
+            f"wrappers=, make= or env_kwargs= cannot be handed to other processes ({error}): "
+            "define these at the top of a module, or verify with workers=1"
         ) from error
 
 
@@ -192,8 +196,9 @@ class _Team:
 def _work(pipe: Pipe, job: bytes) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent too, which ends us
     try:
-        options, check, specs = pickle.loads(job)
+        options, check, specs, known = pickle.loads(job)
         elsewhere = _registered(specs)
+        _learn(*known)
         connection = Connection(**options)
     except JamboreeError as error:
         pipe.send(error)
@@ -219,6 +224,17 @@ def _received(pipe: Pipe) -> list[str] | None:
         return ids
     except (EOFError, OSError):
         return None
+
+
+def _learn(registrations: bytes | None, *references: bytes | None) -> None:
+    """What the parent process knows of values and arguments."""
+    for content in filter(None, references):
+        with suppress(Exception):  # loading imports what the user has written
+            learn_references([pickle.loads(content)])
+    if registrations is not None:
+        with suppress(Exception):
+            for one in pickle.loads(registrations):
+                register_value(*one)
 
 
 def _registered(specs: Mapping[str, bytes | None]) -> set[str]:

@@ -1,4 +1,4 @@
-"""What is alive in a folder, and where: built from the frames of all segments, in their order."""
+"""What is alive in a folder, and where: built from the sections of all segments, in their order."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from bisect import bisect_left, bisect_right
 from collections import Counter
 from typing import Any, NamedTuple
 
-from jamboree_gym.store.folder.frames import Frame, Kind
+from jamboree_gym.store.folder.sections import Kind, Section
 
 __all__ = ["FolderIndex", "IndexedLog", "Place", "Span"]
 
@@ -18,7 +18,7 @@ SegmentName = tuple[int, int]
 
 
 class Place(NamedTuple):
-    """Where a frame is; `content_at` and `length` say where its content is."""
+    """Where a section is; `content_at` and `length` say where its content is."""
 
     segment: SegmentName
     at: int
@@ -69,7 +69,7 @@ class FolderIndex:
         births: Of the logs that have a head, by key.
         deleted: Keys and births of deleted logs.
         blobs, settings: Places of their content, by name.
-        live_bytes: Bytes of the frames that are alive, by segment.
+        live_bytes: Bytes of the sections that are alive, by segment.
     """
 
     def __init__(self) -> None:
@@ -82,44 +82,44 @@ class FolderIndex:
         self._sorted_keys: list[str] = []
         self._are_sorted = True
 
-    def add(self, segment: SegmentName, frame: Frame) -> None:
-        """Take in a frame that follows all others."""
-        place = Place(segment, frame.at, frame.content_at, frame.length, frame.crc)
-        about = frame.about
-        if frame.kind in (Kind.HEAD, Kind.BATCH):
+    def add(self, segment: SegmentName, section: Section) -> None:
+        """Take in a section that follows all others."""
+        place = Place(segment, section.at, section.content_at, section.length, section.crc)
+        about = section.about
+        if section.kind in (Kind.HEAD, Kind.BATCH):
             if (about[0], about[1]) in self.deleted:
                 return
-            added = self._add_head if frame.kind == Kind.HEAD else self._add_batch
+            added = self._add_head if section.kind == Kind.HEAD else self._add_batch
             added(place, *about)
-        elif frame.kind == Kind.BLOB:
+        elif section.kind == Kind.BLOB:
             self._forget(self.blobs.get(about[0]))
             self.blobs[about[0]] = place
-        elif frame.kind == Kind.SETTING:
+        elif section.kind == Kind.SETTING:
             self._forget(self.settings.get(about[0]))
             self.settings[about[0]] = place
-        elif frame.kind == Kind.DELETION:
+        elif section.kind == Kind.DELETION:
             self._delete(about[0], about[1])
-        elif frame.kind == Kind.CLEARING:
+        elif section.kind == Kind.CLEARING:
             self._clear(*about)
-        self.live_bytes[segment] += frame.end - frame.at
+        self.live_bytes[segment] += section.end - section.at
 
-    def is_live(self, segment: SegmentName, frame: Frame) -> bool:
-        """Whether a compaction has to keep a frame. What deletes is always kept."""
-        about = frame.about
-        if frame.kind == Kind.INDEX:
+    def is_live(self, segment: SegmentName, section: Section) -> bool:
+        """Whether a compaction has to keep a section. What deletes is always kept."""
+        about = section.about
+        if section.kind == Kind.INDEX:
             return False
-        if frame.kind in (Kind.DELETION, Kind.CLEARING):
+        if section.kind in (Kind.DELETION, Kind.CLEARING):
             return True
-        if frame.kind in (Kind.HEAD, Kind.BATCH):
+        if section.kind in (Kind.HEAD, Kind.BATCH):
             log = self.logs.get((about[0], about[1]))
             if log is None:
                 return False
-            batch = log.batches.get(about[2]) if frame.kind == Kind.BATCH else None
-            place = log.head if frame.kind == Kind.HEAD else batch and batch[0]
+            batch = log.batches.get(about[2]) if section.kind == Kind.BATCH else None
+            place = log.head if section.kind == Kind.HEAD else batch and batch[0]
         else:
-            named = self.blobs if frame.kind == Kind.BLOB else self.settings
+            named = self.blobs if section.kind == Kind.BLOB else self.settings
             place = named.get(about[0])
-        return place is not None and (place.segment, place.at) == (segment, frame.at)
+        return place is not None and (place.segment, place.at) == (segment, section.at)
 
     def log(self, key: str) -> tuple[float, IndexedLog] | None:
         """The log of a key that has a head, and its birth."""
@@ -137,12 +137,12 @@ class FolderIndex:
         keys = self.sorted_keys()
         return keys[bisect_left(keys, first) : bisect_right(keys, last)]
 
-    def drop(self, frame: Frame) -> None:
+    def drop(self, section: Section) -> None:
         """Leave out a head, batch, blob or setting that is damaged, so that it can come again."""
-        about = frame.about
-        if frame.kind in (Kind.HEAD, Kind.BATCH):
+        about = section.about
+        if section.kind in (Kind.HEAD, Kind.BATCH):
             log = self.logs[about[0], about[1]]
-            if frame.kind == Kind.BATCH:
+            if section.kind == Kind.BATCH:
                 self._forget(log.batches.pop(about[2])[0])
                 return
             self._forget(log.head)
@@ -150,18 +150,18 @@ class FolderIndex:
             del self.births[about[0]]
             self._are_sorted = False
         else:
-            named = self.blobs if frame.kind == Kind.BLOB else self.settings
+            named = self.blobs if section.kind == Kind.BLOB else self.settings
             self._forget(named.pop(about[0]))
 
-    def lacks(self, frame: Frame) -> bool:
-        """Whether nothing has taken the place of a frame that was dropped."""
-        about = frame.about
-        if frame.kind in (Kind.HEAD, Kind.BATCH):
+    def lacks(self, section: Section) -> bool:
+        """Whether nothing has taken the place of a section that was dropped."""
+        about = section.about
+        if section.kind in (Kind.HEAD, Kind.BATCH):
             log = self.logs.get((about[0], about[1]))
             if log is None:
                 return False
-            return log.head is None if frame.kind == Kind.HEAD else about[2] not in log.batches
-        return about[0] not in (self.blobs if frame.kind == Kind.BLOB else self.settings)
+            return log.head is None if section.kind == Kind.HEAD else about[2] not in log.batches
+        return about[0] not in (self.blobs if section.kind == Kind.BLOB else self.settings)
 
     def _log_of(self, key: str, born: float) -> IndexedLog:
         log = self.logs.get((key, born))
@@ -207,6 +207,6 @@ class FolderIndex:
             del self.logs[key, born]
 
     def _forget(self, place: Place | None) -> None:
-        """A frame is not alive any more."""
+        """A section is not alive any more."""
         if place is not None:
             self.live_bytes[place.segment] -= place.content_at + place.length - place.at

@@ -15,20 +15,20 @@ from typing import NamedTuple
 from filelock import FileLock, Timeout
 
 from jamboree_gym.store.backups.errors import BackupUnavailable
-from jamboree_gym.store.folder.frames import (
+from jamboree_gym.store.folder.index import SegmentName
+from jamboree_gym.store.folder.sections import (
     FORMAT_VERSION,
     SEGMENT_HEADER,
     Damage,
-    Frame,
     Kind,
+    Section,
     check_segment_header,
     encode_index,
     index_at,
-    indexed_frames,
+    indexed_sections,
     is_cut_off,
     scan,
 )
-from jamboree_gym.store.folder.index import SegmentName
 
 __all__ = ["Contents", "OpenFiles", "SegmentFiles", "file_name"]
 
@@ -40,9 +40,9 @@ _LOCK, _WRITER = "writer.lock", "writer"
 
 
 class Contents(NamedTuple):
-    """Frames of a segment from a place on, where they end, and whether it grows no more."""
+    """Sections of a segment from a place on, where they end, and whether it grows no more."""
 
-    frames: list[Frame]
+    sections: list[Section]
     damages: list[Damage]
     end: int
     is_closed: bool
@@ -126,7 +126,7 @@ class SegmentFiles:
         return os.stat(self.directory / file_name(name)).st_size
 
     def load(self, name: SegmentName, start: int) -> Contents:
-        """The frames of a segment from a place on; from 0 on, its index is used if it has one.
+        """The sections of a segment from a place on; from 0 on, its index is used if it has one.
 
         Raises:
             BackupUnavailable: Another release wrote it.
@@ -135,16 +135,16 @@ class SegmentFiles:
         if start == 0:
             self._check_version(name)
             at = index_at(self._reader(name), size)
-            frames = None if at is None else indexed_frames(self._reader(name), at, size)
-            if frames is not None:
-                return Contents(frames, [], size, is_closed=True)
+            sections = None if at is None else indexed_sections(self._reader(name), at, size)
+            if sections is not None:
+                return Contents(sections, [], size, is_closed=True)
         return self.scan(name, max(start, len(SEGMENT_HEADER)))
 
     def index_is_whole(self, name: SegmentName) -> bool:
         """Whether the index of a segment that grows no more can be read."""
         size = self.size(name)
         at = index_at(self._reader(name), size)
-        return at is not None and indexed_frames(self._reader(name), at, size) is not None
+        return at is not None and indexed_sections(self._reader(name), at, size) is not None
 
     def header_is_whole(self, name: SegmentName) -> bool:
         """Whether the first bytes of a segment are those of one."""
@@ -152,13 +152,13 @@ class SegmentFiles:
         return check_segment_header(header) is not None
 
     def is_cut_off(self, name: SegmentName, at: int) -> bool:
-        """Whether what follows the last frame is the beginning of one, or nothing."""
+        """Whether what follows the last section is the beginning of one, or nothing."""
         size = self.size(name)
         return size <= at or is_cut_off(self._reader(name), at, size)
 
     def scan(self, name: SegmentName, start: int) -> Contents:
-        """The frames of a segment from a place on, without a look at its index."""
-        frames, damages, end, is_closed = list[Frame](), list[Damage](), start, False
+        """The sections of a segment from a place on, without a look at its index."""
+        sections, damages, end, is_closed = list[Section](), list[Damage](), start, False
         for found in scan(self._reader(name), start, self.size(name)):
             end = found.end
             if isinstance(found, Damage):
@@ -166,8 +166,8 @@ class SegmentFiles:
             elif found.kind == Kind.INDEX:
                 is_closed = True
             else:
-                frames.append(found)
-        return Contents(frames, damages, end, is_closed)
+                sections.append(found)
+        return Contents(sections, damages, end, is_closed)
 
     def _reader(self, name: SegmentName) -> Callable[[int, int], bytes]:
         return lambda at, length: self.files.read(name, at, length)
@@ -241,12 +241,12 @@ class SegmentFiles:
         finally:
             os.close(file)
 
-    def close_segment(self, name: SegmentName, frames: list[Frame], at: int) -> None:
+    def close_segment(self, name: SegmentName, sections: list[Section], at: int) -> None:
         """Append the index to a segment, which then grows no more."""
-        self.append(name, encode_index(frames, at), at)
+        self.append(name, encode_index(sections, at), at)
 
-    def rewrite(self, name: SegmentName, frames: list[Frame]) -> SegmentName:
-        """Write a segment anew with these frames alone, and remove the old one.
+    def rewrite(self, name: SegmentName, sections: list[Section]) -> SegmentName:
+        """Write a segment anew with these sections alone, and remove the old one.
 
         If the process is killed midway, either the old one counts, or both are there and the new
         one counts.
@@ -254,12 +254,12 @@ class SegmentFiles:
         new = name[0], name[1] + 1
         path = self.directory / file_name(new)
         aside = path.with_suffix(".part")
-        kept, at = list[Frame](), len(SEGMENT_HEADER)
+        kept, at = list[Section](), len(SEGMENT_HEADER)
         with open(aside, "wb") as file:
             file.write(SEGMENT_HEADER)
-            for frame in frames:
-                file.write(self.files.read(name, frame.at, frame.end - frame.at))
-                moved = frame._replace(at=at, content_at=at + frame.content_at - frame.at)
+            for section in sections:
+                file.write(self.files.read(name, section.at, section.end - section.at))
+                moved = section._replace(at=at, content_at=at + section.content_at - section.at)
                 kept.append(moved)
                 at = moved.end
             file.write(encode_index(kept, at))

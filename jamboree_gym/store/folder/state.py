@@ -14,8 +14,8 @@ from typing import Any, TypeVar
 
 from jamboree_gym.errors import DecodeError
 from jamboree_gym.store.folder.errors import gone, translated
-from jamboree_gym.store.folder.frames import SEGMENT_HEADER, Frame, Kind, encode_frame
 from jamboree_gym.store.folder.index import FolderIndex, Place, SegmentName
+from jamboree_gym.store.folder.sections import SEGMENT_HEADER, Kind, Section, encode_section
 from jamboree_gym.store.folder.segments import SegmentFiles, file_name
 
 __all__ = ["FolderState"]
@@ -57,11 +57,11 @@ class FolderState:
         self.index = FolderIndex()
         self._known: list[SegmentName] = []
         self._closed: set[SegmentName] = set()  # they grow no more
-        self._bytes: Counter[SegmentName] = Counter()  # of all frames
-        self._end = 0  # of the last frame in the newest segment
+        self._bytes: Counter[SegmentName] = Counter()  # of all sections
+        self._end = 0  # of the last section in the newest segment
         self._waiting: list[bytes] = []
         self._waiting_bytes = 0
-        self._unreadable: list[tuple[SegmentName, Frame]] = []
+        self._unreadable: list[tuple[SegmentName, Section]] = []
         self._is_checked = False
 
     def close(self) -> None:
@@ -124,15 +124,15 @@ class FolderState:
         if name in self._closed or size < len(SEGMENT_HEADER) or size == self._end:
             return
         found = self._segments.load(name, self._end)
-        for frame in found.frames:
-            self._add(name, frame)
+        for section in found.sections:
+            self._add(name, section)
         self._end = found.end
         if found.is_closed:
             self._closed.add(name)
 
-    def _add(self, name: SegmentName, frame: Frame) -> None:
-        self._bytes[name] += frame.end - frame.at
-        self.index.add(name, frame)
+    def _add(self, name: SegmentName, section: Section) -> None:
+        self._bytes[name] += section.end - section.at
+        self.index.add(name, section)
 
     # -- writing ----------------------------------------------------------------------------
 
@@ -161,12 +161,12 @@ class FolderState:
                 raise
 
     def add(self, kind: Kind, about: list[Any], content: bytes = b"") -> None:
-        """Add a frame, in a block of `writing`."""
-        name, encoded = self._known[-1], encode_frame(kind, about, content)
+        """Add a section, in a block of `writing`."""
+        name, encoded = self._known[-1], encode_section(kind, about, content)
         at = self._end + self._waiting_bytes
         content_at = at + len(encoded) - len(content)
         crc = zlib.crc32(content)
-        self._add(name, Frame(kind, about, at, content_at, len(content), crc))
+        self._add(name, Section(kind, about, at, content_at, len(content), crc))
         self._waiting.append(encoded)
         self._waiting_bytes += len(encoded)
         if self._waiting_bytes > APPENDED_AT_ONCE:
@@ -207,8 +207,8 @@ class FolderState:
             )
             self._begin(newest[0] + 1)
         elif self._end > SEGMENT_BYTES:
-            frames = self._segments.scan(newest, len(SEGMENT_HEADER)).frames
-            self._segments.close_segment(newest, frames, self._end)
+            sections = self._segments.scan(newest, len(SEGMENT_HEADER)).sections
+            self._segments.close_segment(newest, sections, self._end)
             self._closed.add(newest)
             self._begin(newest[0] + 1)
 
@@ -224,14 +224,14 @@ class FolderState:
 
         So it can be copied again.
         """
-        for frame in self._segments.scan(name, len(SEGMENT_HEADER)).frames:
-            if self.index.is_live(name, frame) and not self._is_readable(name, frame):
-                self._unreadable.append((name, frame))
-                if frame.kind not in (Kind.DELETION, Kind.CLEARING):
-                    self.index.drop(frame)
+        for section in self._segments.scan(name, len(SEGMENT_HEADER)).sections:
+            if self.index.is_live(name, section) and not self._is_readable(name, section):
+                self._unreadable.append((name, section))
+                if section.kind not in (Kind.DELETION, Kind.CLEARING):
+                    self.index.drop(section)
 
-    def _is_readable(self, name: SegmentName, frame: Frame) -> bool:
-        place = Place(name, frame.at, frame.content_at, frame.length, frame.crc)
+    def _is_readable(self, name: SegmentName, section: Section) -> bool:
+        place = Place(name, section.at, section.content_at, section.length, section.crc)
         return self.content(place) is not None
 
     def _compact(self) -> None:
@@ -242,7 +242,7 @@ class FolderState:
             found = self._segments.scan(name, len(SEGMENT_HEADER))
             if found.damages or not found.is_closed:
                 continue  # `damaged` names what is wrong with it
-            live = [frame for frame in found.frames if self.index.is_live(name, frame)]
+            live = [section for section in found.sections if self.index.is_live(name, section)]
             self._segments.rewrite(name, live)
             self._forget_files()
             return
@@ -266,30 +266,30 @@ class FolderState:
         if not self._segments.header_is_whole(name):
             yield self._damage(name, 0, "the header is damaged")
         for at, end in found.damages:
-            yield self._damage(name, at, f"{end - at} bytes are no frame, they are damaged")
-        for frame in found.frames:
-            is_wanted = self.index.is_live(name, frame)
-            if is_wanted and not self._is_readable(name, frame):
-                yield self._damage(name, frame.at, f"the content of {_what(frame)} is damaged")
-        for segment, frame in self._unreadable:
-            if segment == name and self.index.lacks(frame):
-                yield self._damage(name, frame.at, f"the content of {_what(frame)} is damaged")
+            yield self._damage(name, at, f"{end - at} bytes are no section, they are damaged")
+        for section in found.sections:
+            is_wanted = self.index.is_live(name, section)
+            if is_wanted and not self._is_readable(name, section):
+                yield self._damage(name, section.at, f"the content of {_what(section)} is damaged")
+        for segment, section in self._unreadable:
+            if segment == name and self.index.lacks(section):
+                yield self._damage(name, section.at, f"the content of {_what(section)} is damaged")
         is_newest = name == self._known[-1]
         if found.is_closed and not self._segments.index_is_whole(name):
             yield self._damage(name, found.end, "the index at its end is damaged")
         is_longer = self._segments.size(name) > found.end
         is_growing = is_newest and self._segments.is_cut_off(name, found.end)
         if is_longer and not found.is_closed and not is_growing:
-            yield self._damage(name, found.end, "what follows is no frame, it is damaged")
+            yield self._damage(name, found.end, "what follows is no section, it is damaged")
 
     def _damage(self, name: SegmentName, at: int, what: str) -> tuple[str, DecodeError]:
         place = f"{self._segments.directory / file_name(name)} at byte {at}"
         return place, DecodeError(f"{place}: {what}")
 
 
-def _what(frame: Frame) -> str:
-    about = frame.about
-    match frame.kind:
+def _what(section: Section) -> str:
+    about = section.about
+    match section.kind:
         case Kind.BATCH:
             return f"the batch of {about[0]} at index {about[2]}"
         case Kind.HEAD:

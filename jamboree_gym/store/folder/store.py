@@ -22,9 +22,9 @@ from jamboree_gym.store.backups.records import (
     StoredBatch,
     StoredLog,
 )
-from jamboree_gym.store.folder.frames import Kind
 from jamboree_gym.store.folder.index import FolderIndex, IndexedLog, Place, Span
 from jamboree_gym.store.folder.nearby import namespaces_in
+from jamboree_gym.store.folder.sections import Kind
 from jamboree_gym.store.folder.state import FolderState
 from jamboree_gym.store.log import BackupIdentity, identity, or_error
 from jamboree_gym.store.urls import backup_name, folder_of, folder_url

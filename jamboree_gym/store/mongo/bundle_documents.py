@@ -17,7 +17,7 @@ from jamboree_gym.store.mongo.documents import (
     FoundLog,
     birth_of,
     check_format,
-    checked_frames,
+    checked_batches,
     checked_head,
     crc_of,
     slot_of,
@@ -126,5 +126,5 @@ def found_in_bundle(document: Any, entry: Mapping[str, Any], *, where: str) -> F
 def _stored_log(document: Any, entry: Mapping[str, Any], at: str) -> StoredLog:
     check_format(document, at)
     return StoredLog(
-        checked_head(entry, ("born", "revision", "count"), at=at), checked_frames(entry, at=at)
+        checked_head(entry, ("born", "revision", "count"), at=at), checked_batches(entry, at=at)
     )

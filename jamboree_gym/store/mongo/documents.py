@@ -29,7 +29,7 @@ __all__ = [
     "blob_document",
     "check_format",
     "checked_content",
-    "checked_frames",
+    "checked_batches",
     "checked_head",
     "chunk_documents",
     "chunk_span",
@@ -103,7 +103,7 @@ def stored_log(document: Any, *, where: str) -> StoredLog:
     at = f"{where}: {document['_id']}"
     check_format(document, at)
     head = checked_head(document, ("born", "revision", "count"), at=at)
-    return StoredLog(head, checked_frames(document, at=at))
+    return StoredLog(head, checked_batches(document, at=at))
 
 
 def found_log(document: Any, *, where: str) -> FoundLog:
@@ -124,7 +124,7 @@ def checked_head(fields: Mapping[str, Any], repeated: Sequence[str], *, at: str)
     return head
 
 
-def checked_frames(fields: Mapping[str, Any], *, at: str) -> list[bytes]:
+def checked_batches(fields: Mapping[str, Any], *, at: str) -> list[bytes]:
     """The batches among the fields of a log."""
     batches = fields.get("frames", [])
     are_bytes = isinstance(batches, list) and all(isinstance(batch, bytes) for batch in batches)

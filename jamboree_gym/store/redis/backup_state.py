@@ -90,6 +90,14 @@ class BackupState(BucketPart):
         except (KeyError, ValueError) as error:
             raise self._not_a_mark(error) from error
 
+    def deletions_mark(self) -> str:
+        """The mark of the deletions that the backup has carried out; empty = none."""
+        return as_text(self._fields().get("deletions", b""))
+
+    def note_deletions(self, before: str, now: str) -> None:
+        """Change this mark, unless it is another one than that before."""
+        self._link.script(scripts.NOTE_DELETIONS, (self._keyspace.backup,), (before, now))
+
     def trimmed_bytes(self) -> int:
         """How much has been evicted here in all, roughly."""
         try:

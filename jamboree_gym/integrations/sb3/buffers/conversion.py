@@ -32,6 +32,7 @@ __all__ = [
     "Converter",
     "Spaces",
     "assign",
+    "check_one_number",
     "joined",
     "provenances_of",
     "space_of_model",
@@ -42,6 +43,19 @@ Spaces: TypeAlias = tuple[spaces.Space[Any], spaces.Space[Any]]
 
 _HEADS_AT_ONCE = 4000
 _NORMALIZES = ".VecNormalize"
+
+
+def check_one_number(rewards: npt.NDArray[Any]) -> None:
+    """Make sure that rewards are what these libraries learn from.
+
+    Raises:
+        BufferMismatch: A reward is several numbers; says what to do.
+    """
+    if rewards.ndim > 1:
+        raise BufferMismatch(
+            f"a reward of shape {rewards.shape[1:]} was recorded, and this holds one number for a "
+            "step: record above mo_gymnasium.wrappers.LinearReward(env, weight)"
+        )
 
 
 class Converted(NamedTuple):
@@ -118,6 +132,7 @@ class Converter:
         actions = np.asarray(steps.actions)
         if actions.dtype == object or actions.size != len(steps) * self._action_dim:
             raise BufferMismatch("actions were recorded that are not of their space: no one array")
+        check_one_number(steps.rewards)
         return Converted(
             self._observations(steps.observations),
             self._observations(steps.next_observations),

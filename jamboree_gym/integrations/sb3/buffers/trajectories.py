@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from jamboree_gym.arrays.packing import Arrays
 from jamboree_gym.checked import checked
+from jamboree_gym.integrations.sb3.buffers.conversion import check_one_number
 from jamboree_gym.progress import Progress, reported
 from jamboree_gym.reading.bulk_read import trips, whole_episodes
 from jamboree_gym.reading.query import EpisodeQuery, found_by
@@ -113,6 +114,7 @@ def _trajectory(whole: Callable[[], Any], make: Callable[..., Any]) -> Any:
     data = to_episode_data(episode.id, episode.rows)
     if not len(data):
         return None
+    check_one_number(data.rewards)
     return make(
         obs=data.observations,
         acts=data.actions,

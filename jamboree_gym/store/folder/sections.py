@@ -1,8 +1,8 @@
-"""The frames of a segment: each holds one thing, with checksums. Pure functions.
+"""The sections of a segment: each holds one thing, with checksums. Pure functions.
 
-A frame is a header of 28 bytes, a description (MessagePack), and the content. The header, the
+A section is a header of 28 bytes, a description (MessagePack), and the content. The header, the
 description and the content have a CRC-32 each. So the lengths in a whole header can be relied on,
-and what a frame is about is known without reading its content, and also if that is damaged.
+and what a section is about is known without reading its content, and also if that is damaged.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ __all__ = [
     "FORMAT_VERSION",
     "SEGMENT_HEADER",
     "Damage",
-    "Frame",
+    "Section",
     "Kind",
     "check_segment_header",
-    "encode_frame",
+    "encode_section",
     "encode_index",
     "index_at",
     "is_cut_off",
-    "indexed_frames",
+    "indexed_sections",
     "scan",
 ]
 
@@ -35,9 +35,9 @@ _SEGMENT = struct.Struct("<8sI")  # magic, version | crc
 _CRC = struct.Struct("<I")
 _SEGMENT_MAGIC = b"JAMBOREE"
 # magic, kind, zero, length of the description, its crc, length of the content, its crc | crc
-_FRAME = struct.Struct("<4sB3sIIII")
-_FRAME_MAGIC = b"JFRM"
-_FRAME_BYTES = _FRAME.size + _CRC.size
+_SECTION = struct.Struct("<4sB3sIIII")
+_SECTION_MAGIC = b"JFRM"  # files keep it, from when a section had another name
+_SECTION_BYTES = _SECTION.size + _CRC.size
 _TRAILER = struct.Struct("<Q4s")  # where the index begins, magic | crc
 _TRAILER_MAGIC = b"JEND"
 _TRAILER_BYTES = _TRAILER.size + _CRC.size
@@ -46,7 +46,7 @@ _ZEROS = bytes(3)
 
 
 class Kind(IntEnum):
-    """What a frame holds, and its description.
+    """What a section holds, and its description.
 
     Attributes:
         HEAD: The head of a log: key, birth, run or nil, revision, number of records.
@@ -56,7 +56,7 @@ class Kind(IntEnum):
         DELETION: A log was deleted: key, birth, when (epoch seconds). No content.
         CLEARING: Batches of a log count no more: key, birth, from which start on. No content.
         INDEX: The end of a segment that does not grow any more: nothing. The content lists all
-            its frames before.
+            its sections before.
     """
 
     HEAD = 1
@@ -80,8 +80,8 @@ _DESCRIPTIONS: dict[int, Any] = {
 }
 
 
-class Frame(NamedTuple):
-    """A frame in a segment, without its content; `at` is where it begins there."""
+class Section(NamedTuple):
+    """A section in a segment, without its content; `at` is where it begins there."""
 
     kind: int
     about: Any
@@ -97,7 +97,7 @@ class Frame(NamedTuple):
 
 
 class Damage(NamedTuple):
-    """A part of a segment that is no frame, between frames, or before the first."""
+    """A part of a segment that is no section, between sections, or before the first."""
 
     at: int
     end: int
@@ -124,25 +124,25 @@ def check_segment_header(header: bytes) -> int | None:
     return int(version)
 
 
-def encode_frame(kind: Kind, about: list[Any], content: bytes = b"") -> bytes:
-    """The bytes of a frame."""
+def encode_section(kind: Kind, about: list[Any], content: bytes = b"") -> bytes:
+    """The bytes of a section."""
     described = msgspec.msgpack.encode(about)
     lengths = (len(described), zlib.crc32(described), len(content), zlib.crc32(content))
-    header = _with_crc(_FRAME.pack(_FRAME_MAGIC, kind, _ZEROS, *lengths))
+    header = _with_crc(_SECTION.pack(_SECTION_MAGIC, kind, _ZEROS, *lengths))
     return b"".join((header, described, content))
 
 
-def scan(read: Read, start: int, size: int) -> Iterator[Frame | Damage]:
-    """The frames of a segment of this size, from a place on where one begins.
+def scan(read: Read, start: int, size: int) -> Iterator[Section | Damage]:
+    """The sections of a segment of this size, from a place on where one begins.
 
-    It ends where the last whole frame ends. What follows is a frame that is still being written, or
-    whose writer died.
+    It ends where the last whole section ends. What follows is a section that is still being
+    written, or whose writer died.
     """
     window = _Window(read)
     at = start
-    while (found := _frame_at(window, at)) is not None or size - at >= _FRAME_BYTES:
+    while (found := _section_at(window, at)) is not None or size - at >= _SECTION_BYTES:
         if found is None:
-            after = _next_frame(window, at + 1, size)
+            after = _next_section(window, at + 1, size)
             if after is None:
                 return
             yield Damage(at, after.at)
@@ -154,25 +154,25 @@ def scan(read: Read, start: int, size: int) -> Iterator[Frame | Damage]:
 
 
 def is_cut_off(read: Read, at: int, size: int) -> bool:
-    """Whether what follows the last frame is the beginning of another one, or nothing but zeros.
+    """Whether what follows the last section is the beginning of another one, or nothing but zeros.
 
     So a writer has died there, and nothing was acknowledged.
     """
     window = _Window(read)
-    header = window.get(at, min(_FRAME_BYTES, size - at))
+    header = window.get(at, min(_SECTION_BYTES, size - at))
     if not any(header):
         return not any(any(window.get(part, 1 << 16)) for part in range(at, size, 1 << 16))
-    if len(header) < _FRAME_BYTES:
-        return _FRAME_MAGIC.startswith(header[: len(_FRAME_MAGIC)])
+    if len(header) < _SECTION_BYTES:
+        return _SECTION_MAGIC.startswith(header[: len(_SECTION_MAGIC)])
     if not _is_header(header):
         return False
-    _, _, _, about_length, _, length, _ = _FRAME.unpack_from(header)
-    return bool(at + _FRAME_BYTES + about_length + length > size)
+    _, _, _, about_length, _, length, _ = _SECTION.unpack_from(header)
+    return bool(at + _SECTION_BYTES + about_length + length > size)
 
 
 def _is_header(header: bytes) -> bool:
-    is_ours = len(header) == _FRAME_BYTES and header.startswith(_FRAME_MAGIC)
-    return is_ours and header == _with_crc(header[: _FRAME.size])
+    is_ours = len(header) == _SECTION_BYTES and header.startswith(_SECTION_MAGIC)
+    return is_ours and header == _with_crc(header[: _SECTION.size])
 
 
 class _Window:
@@ -191,13 +191,13 @@ class _Window:
         return self._content[first : first + length]
 
 
-def _frame_at(window: _Window, at: int) -> Frame | None:
-    """The frame that begins at a place; None if there is none. Its content may be missing."""
-    header = window.get(at, _FRAME_BYTES)
+def _section_at(window: _Window, at: int) -> Section | None:
+    """The section that begins at a place; None if there is none. Its content may be missing."""
+    header = window.get(at, _SECTION_BYTES)
     if not _is_header(header):
         return None
-    _, kind, _, about_length, about_crc, length, crc = _FRAME.unpack_from(header)
-    about_at = at + _FRAME_BYTES
+    _, kind, _, about_length, about_crc, length, crc = _SECTION.unpack_from(header)
+    about_at = at + _SECTION_BYTES
     described = window.get(about_at, about_length)
     if len(described) < about_length or zlib.crc32(described) != about_crc:
         return None
@@ -205,18 +205,18 @@ def _frame_at(window: _Window, at: int) -> Frame | None:
         about = msgspec.msgpack.decode(described, type=_DESCRIPTIONS.get(kind, Any))
     except (msgspec.DecodeError, ValueError):
         return None
-    return Frame(kind, about, at, about_at + about_length, length, crc)
+    return Section(kind, about, at, about_at + about_length, length, crc)
 
 
-def _next_frame(window: _Window, at: int, size: int) -> Frame | None:
-    """The first whole frame that begins at a place or behind it."""
-    while size - at >= _FRAME_BYTES:
+def _next_section(window: _Window, at: int, size: int) -> Section | None:
+    """The first whole section that begins at a place or behind it."""
+    while size - at >= _SECTION_BYTES:
         content = window.get(at, min(_WINDOW_BYTES, size - at))
-        first = content.find(_FRAME_MAGIC)
+        first = content.find(_SECTION_MAGIC)
         if first < 0:
-            at += max(1, len(content) - len(_FRAME_MAGIC) + 1)
+            at += max(1, len(content) - len(_SECTION_MAGIC) + 1)
             continue
-        found = _frame_at(window, at + first)
+        found = _section_at(window, at + first)
         if found is not None and found.end <= size:
             return found
         at += first + 1
@@ -226,9 +226,9 @@ def _next_frame(window: _Window, at: int, size: int) -> Frame | None:
 # -- the index at the end of a segment ------------------------------------------------------------
 
 
-def encode_index(frames: list[Frame], at: int) -> bytes:
-    """What ends a segment: the list of its frames, which begins `at`, and where that is."""
-    index = encode_frame(Kind.INDEX, [], msgspec.msgpack.encode(frames))
+def encode_index(sections: list[Section], at: int) -> bytes:
+    """What ends a segment: the list of its sections, which begins `at`, and where that is."""
+    index = encode_section(Kind.INDEX, [], msgspec.msgpack.encode(sections))
     return index + _with_crc(_TRAILER.pack(at, _TRAILER_MAGIC))
 
 
@@ -241,18 +241,18 @@ def index_at(read: Read, size: int) -> int | None:
     return int(at) if magic == _TRAILER_MAGIC and at < size else None
 
 
-def indexed_frames(read: Read, at: int, size: int) -> list[Frame] | None:
-    """The frames of a segment that its index lists; None if the index is damaged."""
-    found = _frame_at(_Window(read), at)
+def indexed_sections(read: Read, at: int, size: int) -> list[Section] | None:
+    """The sections of a segment that its index lists; None if the index is damaged."""
+    found = _section_at(_Window(read), at)
     if found is None or found.kind != Kind.INDEX or found.end + _TRAILER_BYTES != size:
         return None
     content = read(found.content_at, found.length)
     if zlib.crc32(content) != found.crc:
         return None
     try:
-        frames = msgspec.msgpack.decode(content, type=list[Frame])
-        for frame in frames:
-            msgspec.convert(frame.about, _DESCRIPTIONS.get(frame.kind, Any))
+        sections = msgspec.msgpack.decode(content, type=list[Section])
+        for section in sections:
+            msgspec.convert(section.about, _DESCRIPTIONS.get(section.kind, Any))
     except (msgspec.DecodeError, ValueError):
         return None
-    return frames
+    return sections

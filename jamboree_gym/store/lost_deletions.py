@@ -1,0 +1,65 @@
+"""Deletions that the backup has carried out, and that a failover of Redis may lose.
+
+A replica that takes the place of a failed Redis lacks the newest writes. If a deletion is among
+these, the replica has the log again, although the backup has deleted it. So each round of deletions
+leaves the same mark in both: first in the backup, and in Redis after all else. A Redis that has
+lost a deletion has lost the mark, too. Where the two differ, the tombstones of the backup are
+compared with Redis.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+from collections.abc import Sequence
+from itertools import islice
+
+from jamboree_gym.encoding.batch_format import Head
+from jamboree_gym.store.backups.protocol import BackupStore
+from jamboree_gym.store.redis.store import RedisStore
+from jamboree_gym.store.restore import entry_of
+
+__all__ = ["carry_out", "delete_again"]
+
+log = logging.getLogger(__name__)
+
+LOGS_AT_ONCE = 500
+_MARK = "deletions"  # a setting of the backup
+
+
+def carry_out(store: RedisStore, backup: BackupStore, logs: Sequence[tuple[str, float]]) -> None:
+    """Delete from the backup what was deleted in Redis, given with the births."""
+    if not logs:
+        return
+    before, now = _mark(backup), secrets.token_hex(8)
+    backup.put_setting(_MARK, now.encode())
+    backup.delete(logs)
+    identity = backup.identity()
+    for key, born in logs:
+        store.deletions.forget(key, born, backup=identity)
+    store.backup_state.note_deletions(before, now)
+
+
+def delete_again(store: RedisStore, backup: BackupStore) -> int:
+    """Delete the episodes that a failover of Redis has brought back; return how many.
+
+    Logs of records stay: others may have saved to them since.
+    """
+    mark = _mark(backup)
+    known = store.backup_state.deletions_mark() if mark else ""
+    if mark == known:
+        return 0
+    count = 0
+    tombstones = iter([one for one in backup.deletions() if store.keyspace.is_episode(one[0])])
+    while some := set(islice(tombstones, LOGS_AT_ONCE)):
+        for key, head in store.reader.heads(sorted({key for key, _ in some})).items():
+            if isinstance(head, Head) and (key, head.born) in some:
+                store.delete(key, entry=entry_of(store, key, head), born=head.born)
+                log.warning("%s was deleted, and Redis had it again: it is deleted again", key)
+                count += 1
+    store.backup_state.note_deletions(known, mark)
+    return count
+
+
+def _mark(backup: BackupStore) -> str:
+    return (backup.setting(_MARK) or b"").decode()

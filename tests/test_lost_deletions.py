@@ -1,0 +1,93 @@
+"""What a failover of Redis brings back, and the backup has deleted, does not stay."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from conftest import Server
+from processes import NoteHandler
+from recorded_envs import ACTION, CountingEnv, play
+
+from jamboree_gym import Jamboree
+
+
+@pytest.fixture(params=["MongoDB", "folder"])
+def jam(
+    request: pytest.FixtureRequest, valkey: Server, namespace: str, tmp_path: Path
+) -> Iterator[Jamboree]:
+    """A Jamboree with each kind of backup."""
+    is_folder = request.param == "folder"
+    mongo_url = None if is_folder else request.getfixturevalue("mongo").url
+    backup = (tmp_path / "backup").as_uri() if is_folder else False
+    with Jamboree(valkey.url, mongo_url, namespace=namespace, backup=backup) as opened:
+        yield opened
+
+
+def record(jam: Jamboree) -> str:
+    """An episode that Redis and the backup hold."""
+    env = jam.record(CountingEnv(length=3), run="a")
+    play(env, [ACTION] * 3)
+    jam.backup.flush()
+    return env.episode_id
+
+
+def loses_what_follows(jam: Jamboree) -> Callable[[], None]:
+    """Takes the namespace back to now, as a replica has it that lacks what is newer."""
+    keys = sorted(jam.redis.scan_iter(f"*{jam._connection.keyspace.namespace}*"))
+    kept = {key: jam.redis.dump(key) for key in keys}
+
+    def fail_over() -> None:
+        for key in jam.redis.scan_iter(f"*{jam._connection.keyspace.namespace}*"):
+            jam.redis.delete(key)
+        for key, content in kept.items():
+            jam.redis.restore(key, 0, content)
+
+    return fail_over
+
+
+def test_an_episode_is_deleted_again(jam: Jamboree) -> None:
+    episode, other = record(jam), record(jam)
+    fail_over = loses_what_follows(jam)
+    jam.episode(episode).delete()
+    fail_over()
+    assert set(jam.episodes().ids()) == {episode, other}
+    jam.backup.flush()
+    assert jam.episodes().ids() == [other]
+    assert jam.backup.verify()
+
+
+def test_a_later_deletion_does_not_hide_the_lost_one(jam: Jamboree) -> None:
+    episode, other = record(jam), record(jam)
+    fail_over = loses_what_follows(jam)
+    jam.episode(episode).delete()
+    fail_over()
+    jam.episode(other).delete()
+    jam.backup.flush()
+    assert jam.episodes().ids() == []
+    assert jam.backup.verify()
+
+
+def test_a_log_of_records_stays_as_others_may_have_saved_to_it(jam: Jamboree) -> None:
+    notes = NoteHandler(jam, "notes")
+    notes.save({"n": 1})
+    jam.backup.flush()
+    fail_over = loses_what_follows(jam)
+    notes.delete()
+    fail_over()
+    notes.save({"n": 2})
+    jam.backup.flush()
+    assert [note["n"] for note in notes.many(9)] == [1, 2]
+
+
+def test_tombstones_are_not_looked_for_if_nothing_was_lost(
+    jam: Jamboree, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    episode = record(jam)
+    jam.episode(episode).delete()
+    asked = []
+    backup = jam._connection.backup_store
+    monkeypatch.setattr(type(backup), "deletions", lambda _: asked.append(1) or iter(()))
+    jam.backup.flush()
+    assert not asked
