@@ -117,7 +117,17 @@ _ELSEWHERE = {
     "verify": "episode.verify(), or from jamboree_gym.replay import verify",
     "video": "episode.video(path)",
 }
-_ROOMS = {"backup", "handlers", "integrations", "records", "replay", "runs", "servers", "wrappers"}
+_ROOMS = {
+    "backup",
+    "handlers",
+    "integrations",
+    "multi_agent",
+    "records",
+    "replay",
+    "runs",
+    "servers",
+    "wrappers",
+}
 
 
 # The arguments of wrappers are noted as soon as there can be any: Gymnasium is loaded, and whole.

@@ -20,8 +20,8 @@ from jamboree_gym.delivery.backpressure import WhenFull
 from jamboree_gym.delivery.writer import CLOSE_TIMEOUT_S, WriteMode
 from jamboree_gym.errors import InvalidArgument, MissingExtra, UnsupportedSpace
 from jamboree_gym.handlers.rendered_frames import RecordFrames
-from jamboree_gym.multi_agent.description import api_of
 from jamboree_gym.multi_agent.joint_episode import JointEpisode, joint_episode_of, joint_episodes
+from jamboree_gym.multi_agent.recording.description import api_of
 from jamboree_gym.reading.diff import EpisodeDiff, diff
 from jamboree_gym.reading.episode import Episode, recent_of
 from jamboree_gym.reading.finding.filters import EpisodeFilter
@@ -273,8 +273,8 @@ class Jamboree(HasConnection):
             ):
                 if kept:
                     raise InvalidArgument(
-                        f"{name}= is for single environments: {kind} gives that of all at once, not "
-                        "of the episodes that are recorded"
+                        f"{name}= is for single environments: {kind} gives that of all at once, "
+                        "not of the episodes that are recorded"
                     )
         return _recorder_of(env)(env, self, **options)
 
@@ -382,8 +382,13 @@ class Jamboree(HasConnection):
             >>> won = jam.joint_episodes(run="first", agent="player_1", min_return=1)
 
         Args:
-            run, env_id, tags, min_return, since, forks: As in `episodes`.
+            run: As in `episodes`, like the others.
+            env_id: Name of the environment.
             agent: Only where the episode of this agent matches.
+            tags: Only with these tags, at these values.
+            min_return: Only with at least this return.
+            since: Only those begun at or after this time, epoch seconds.
+            forks: Whether forks in the same run are found, too.
         """
         return joint_episodes(
             self.episodes(

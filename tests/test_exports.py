@@ -77,6 +77,19 @@ PUBLIC = {
     "jamboree_gym.integrations.torchrl": ["tensordicts", "to_replay_buffer", "to_tensordict"],
     "jamboree_gym.wrappers": ["RecentTransactionsObservation", "RecordEpisodes"],
     "jamboree_gym.wrappers.vector": ["RecentTransactionsObservation", "RecordEpisodes"],
+    "jamboree_gym.multi_agent": [
+        "JointEpisode",
+        "JointFork",
+        "JointReport",
+        "RecordAEC",
+        "RecordParallel",
+        "ReplayAEC",
+        "ReplayParallel",
+        "Turn",
+        "fork",
+        "joint_episodes",
+        "verify",
+    ],
     "jamboree_gym.replay": [
         "Change",
         "ForkedEnv",
@@ -126,7 +139,8 @@ def names_of(kind: type) -> list[str]:
 
 def test_a_jamboree_shows_what_a_user_needs() -> None:
     assert names_of(jamboree_gym.Jamboree) == [
-        *("atail", "backup", "close", "diff", "episode", "episodes", "flush", "mongo", "recent"),
+        *("atail", "backup", "close", "diff", "episode", "episodes", "flush"),
+        *("joint_episode", "joint_episodes", "mongo", "recent"),
         *("record", "redis", "run", "runs", "tail", "ui"),
     ]
 

@@ -29,7 +29,7 @@ ROOMS = [
     *("arrays", "records", "environment", "encoding", "tables"),
     *("store", "servers", "journal", "delivery", "connection"),
     *("handlers", "reading", "backup", "recording", "runs"),
-    *("wrappers", "integrations", "replay", "diagnosis", "jamboree", "page", "cli"),
+    *("wrappers", "integrations", "replay", "multi_agent", "diagnosis", "jamboree", "page", "cli"),
 ]
 
 # Each of these costs a user who does not need it tenths of a second, or a server.
@@ -44,8 +44,10 @@ NOT_LOADED_BY_JAMBOREE = {
     "h5py",
     "minari",
     "mujoco",
+    "mpe2",
     "nicegui",
     "pandas",
+    "pettingzoo",
     "polars",
     "pymongo",
     "stable_baselines3",
@@ -385,6 +387,19 @@ MAY_IMPORT_UPWARDS = {
 MAY_IMPORT_LATE = {
     # `jam.record` takes a VecEnv, but the wrapper of one can only be a class where SB3 is.
     ("jamboree_gym.jamboree", "jamboree_gym.integrations.sb3"),
+    # Nor can the recorders of PettingZoo's environments be classes where it is not.
+    ("jamboree_gym.jamboree", "jamboree_gym.multi_agent"),
+    ("jamboree_gym.multi_agent.fork", "jamboree_gym.multi_agent.recording.record_aec.RecordAEC"),
+    (
+        "jamboree_gym.multi_agent.fork",
+        "jamboree_gym.multi_agent.recording.record_parallel.RecordParallel",
+    ),
+    # As with an episode: its methods are done by what stands on it.
+    (
+        "jamboree_gym.multi_agent.joint_episode",
+        "jamboree_gym.multi_agent.verification.verify",
+    ),
+    ("jamboree_gym.multi_agent.joint_episode", "jamboree_gym.multi_agent.fork.fork"),
     # The page needs a web server, which nobody else loads.
     ("jamboree_gym.jamboree", "jamboree_gym.page.serving.PageServer"),
     # What users try first are methods of an episode, and what does them stands on episodes.

@@ -2,6 +2,6 @@
 
 Imports: `errors`, `keys`, `wording`.
 Imported by: `backup`, `connection`, `delivery`, `encoding`, `environment`, `handlers`,
-    `integrations`, `journal`, `page`, `reading`, `recording`, `records`, `replay`, `runs`,
-    `servers`, `store`, `tables`, `wrappers`.
+    `integrations`, `journal`, `multi_agent`, `page`, `reading`, `recording`, `records`, `replay`,
+    `runs`, `servers`, `store`, `tables`, `wrappers`.
 """

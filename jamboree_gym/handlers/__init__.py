@@ -2,5 +2,5 @@
 
 Imports: `arrays`, `checked`, `connection`, `delivery`, `encoding`, `environment`, `errors`,
     `process_life`, `records`, `store`.
-Imported by: `jamboree`, `reading`, `recording`, `replay`, `runs`, `wrappers`.
+Imported by: `jamboree`, `multi_agent`, `reading`, `recording`, `replay`, `runs`, `wrappers`.
 """

@@ -14,8 +14,8 @@ from jamboree_gym.multi_agent.joint_episode import JointEpisode, Turn, joint_epi
 
 if TYPE_CHECKING:
     from jamboree_gym.multi_agent.fork import JointFork, fork
-    from jamboree_gym.multi_agent.record_aec import RecordAEC
-    from jamboree_gym.multi_agent.record_parallel import RecordParallel
+    from jamboree_gym.multi_agent.recording.record_aec import RecordAEC
+    from jamboree_gym.multi_agent.recording.record_parallel import RecordParallel
     from jamboree_gym.multi_agent.replay_envs import ReplayAEC, ReplayParallel
     from jamboree_gym.multi_agent.verification import JointReport, verify
 
@@ -37,8 +37,8 @@ __all__ = [
 _MODULES = {
     "JointFork": "fork",
     "JointReport": "verification",
-    "RecordAEC": "record_aec",
-    "RecordParallel": "record_parallel",
+    "RecordAEC": "recording.record_aec",
+    "RecordParallel": "recording.record_parallel",
     "ReplayAEC": "replay_envs",
     "ReplayParallel": "replay_envs",
     "fork": "fork",

@@ -75,7 +75,8 @@ def fork(
     count = len(joint.turns)
     if turn > count:
         raise ReplayArgument(
-            f"turn={turn}: joint episode {joint.id} has {count:,} turns. Fork it after 0 to {count}."
+            f"turn={turn}: joint episode {joint.id} has {count:,} turns. "
+            f"Fork it after 0 to {count}."
         )
     found = compared(joint, make, turns=turn, trust_entry_point=trust_entry_point)
     env = found.run.env
@@ -111,8 +112,8 @@ def _recorded(
     found: ComparedRun, turn: int, run: str | None, tags: Mapping[str, Any] | None
 ) -> Any:
     """The environment, with a recorder that continues where it is."""
-    from jamboree_gym.multi_agent.record_aec import RecordAEC  # these load PettingZoo
-    from jamboree_gym.multi_agent.record_parallel import RecordParallel
+    from jamboree_gym.multi_agent.recording.record_aec import RecordAEC  # these load PettingZoo
+    from jamboree_gym.multi_agent.recording.record_parallel import RecordParallel
 
     joint = found.joint
     first = joint.summaries[0]

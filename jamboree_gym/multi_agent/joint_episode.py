@@ -245,8 +245,8 @@ class JointEpisode(StaysHere):
         records = self._kept_records
         if not records or "api" not in records[0]:
             raise ReplayError(
-                f"joint episode {self.id} has no turns any more: they were deleted with the episode "
-                "of its first agent; each agent's own episode can still be read"
+                f"joint episode {self.id} has no turns any more: they were deleted with the "
+                "episode of its first agent; each agent's own episode can still be read"
             )
         return records
 

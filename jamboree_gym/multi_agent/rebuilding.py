@@ -16,8 +16,8 @@ import numpy as np
 from jamboree_gym.encoding.info_codec import holds_unrecorded
 from jamboree_gym.environment.arguments import arguments_from_json, unkept
 from jamboree_gym.errors import DecodeError, ReplayError
-from jamboree_gym.multi_agent.description import WRAPPERS, api_of
 from jamboree_gym.multi_agent.joint_episode import JointEpisode
+from jamboree_gym.multi_agent.recording.description import WRAPPERS, api_of
 from jamboree_gym.replay.rebuilding.named_modules import check_arguments
 
 __all__ = ["MakeJointEnv", "layers_recorded", "made_env", "reset_as_recorded"]

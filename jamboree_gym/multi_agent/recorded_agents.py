@@ -61,11 +61,15 @@ class RecordedAgent:
         own = observation.copy() if observation.__class__ is np.ndarray else deepcopy(observation)
         return Look(
             own,
-            float(rows.rewards[row]) if row else 0.0,
+            _reward(rows.rewards[row]) if row else 0.0,
             bool(rows.terminations[row]),
             bool(rows.truncations[row]),
             dict(deepcopy(info)) if info else {},
         )
+
+
+def _reward(value: Any) -> Any:
+    return float(value) if np.ndim(value) == 0 else np.array(value)
 
 
 def recorded_agents(joint: JointEpisode) -> dict[Any, RecordedAgent]:

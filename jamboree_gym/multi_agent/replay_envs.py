@@ -83,7 +83,7 @@ class _Replay:
         """Nothing is open."""
 
 
-class ReplayAEC(_Replay, AECEnv):
+class ReplayAEC(_Replay, AECEnv):  # type: ignore[misc] # it has no types
     """A recorded joint episode as an AEC environment; needs no simulator.
 
     The turns come in the recorded order, and `last` returns the recorded values. An action must be
@@ -178,7 +178,7 @@ def _keep_only(values: dict[Any, Any], names: list[Any], nothing: Any) -> None:
         values.setdefault(name, nothing)
 
 
-class ReplayParallel(_Replay, ParallelEnv):
+class ReplayParallel(_Replay, ParallelEnv):  # type: ignore[misc] # it has no types
     """A recorded joint episode as a Parallel environment; needs no simulator.
 
     Example:

@@ -120,6 +120,11 @@ class ComparedRun:
         except OtherOrder as error:
             self.mismatch = Mismatch(error.what, error.recorded, error.now, step=error.turn)
             self.turn = error.turn
+        except ReplayError:  # a turn fails: because something was different before?
+            self._find_first(is_whole=False)
+            if self.mismatch is None:
+                raise
+            return
         self._find_first(is_whole=self.mismatch is None and turns is None)
         if self.mismatch is None and turns is None:
             self._compare_early()

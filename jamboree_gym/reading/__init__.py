@@ -3,6 +3,6 @@
 Imports: `arrays`, `checked`, `connection`, `delivery`, `encoding`, `environment`, `errors`,
     `handlers`, `journal`, `process_life`, `progress`, `records`, `replay`, `store`, `tables`,
     `wording`.
-Imported by: `backup`, `cli`, `integrations`, `jamboree`, `page`, `recording`, `replay`, `runs`,
-    `wrappers`.
+Imported by: `backup`, `cli`, `integrations`, `jamboree`, `multi_agent`, `page`, `recording`,
+    `replay`, `runs`, `wrappers`.
 """

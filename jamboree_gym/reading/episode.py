@@ -21,6 +21,7 @@ from jamboree_gym.handlers.flags import Flag, FlaggedHandler, FlagHandler
 from jamboree_gym.handlers.follow import EpisodeTail, StepCursor
 from jamboree_gym.handlers.rendered_frames import RenderHandler
 from jamboree_gym.handlers.snapshots import SnapshotHandler
+from jamboree_gym.handlers.turns import JOINT_TAG, TurnHandler
 from jamboree_gym.process_life import StaysHere
 from jamboree_gym.reading.finding.names import id_of
 from jamboree_gym.reading.finding.ordering import by_start
@@ -468,10 +469,20 @@ class Episode(StaysHere, ReadWhenShown):
     def _delete_what_lies_beside(self) -> None:
         """Asks the backup only where the episode has been there: where embedded, that starts it."""
         may_be_backed_up = self._may_be_backed_up()
-        for of_class in (RenderHandler, SnapshotHandler, FlagHandler):
-            handler = self._handler(of_class)
+        beside = (RenderHandler, SnapshotHandler, FlagHandler)
+        handlers: list[DBHandler] = [self._handler(of_class) for of_class in beside]
+        if self._begins_joint_episode():
+            handlers.append(TurnHandler(self._connection, self.id))
+        for handler in handlers:
             if may_be_backed_up or _is_there(handler):
                 handler.delete()
+
+    def _begins_joint_episode(self) -> bool:
+        """Whether the turns of several agents lie beside it."""
+        try:
+            return bool(self._notes()[0].tags.get(JOINT_TAG) == self.id)
+        except (DecodeError, EpisodeNotFound):
+            return False
 
     def _may_be_backed_up(self) -> bool:
         try:

@@ -3,5 +3,5 @@
 Imports: `arrays`, `checked`, `connection`, `delivery`, `encoding`, `environment`, `errors`,
     `handlers`, `journal`, `keys`, `process_life`, `reading`, `records`, `servers`, `store`,
     `tables`.
-Imported by: `integrations`, `jamboree`, `replay`, `wrappers`.
+Imported by: `integrations`, `jamboree`, `multi_agent`, `replay`, `wrappers`.
 """

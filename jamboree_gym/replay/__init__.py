@@ -2,7 +2,7 @@
 
 Imports: `arrays`, `checked`, `connection`, `encoding`, `environment`, `errors`, `handlers`,
     `progress`, `reading`, `recording`, `records`, `wording`, `wrappers`.
-Imported by: `cli`, `page`, `reading`.
+Imported by: `cli`, `multi_agent`, `page`, `reading`.
 """
 
 from jamboree_gym.environment.env_state import Snapshotable

@@ -2,7 +2,7 @@
 
 Imports: `arrays`, `checked`, `connection`, `environment`, `errors`, `handlers`, `process_life`,
     `reading`, `recording`, `records`.
-Imported by: `integrations`, `jamboree`, `replay`.
+Imported by: `integrations`, `jamboree`, `multi_agent`, `replay`.
 """
 
 from jamboree_gym.wrappers.recent import RecentTransactionsObservation

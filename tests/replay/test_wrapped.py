@@ -291,12 +291,14 @@ def test_environments_of_highway_env_happen_again(jam: Jamboree, name: str) -> N
     assert_happen_again(record_three(jam, gym.make(name, config=config), steps=4))
 
 
+@pytest.mark.torch  # SuperSuit is there where torch is: it has no build for Python 3.13
 def test_supersuit_skips_frames_again(jam: Jamboree) -> None:
     supersuit = importlib.import_module("supersuit")
 
     assert_happen_again(record_three(jam, supersuit.frame_skip_v0(pendulum(), (2, 3))))
 
 
+@pytest.mark.torch  # SuperSuit is there where torch is: it has no build for Python 3.13
 def test_what_supersuit_makes_of_a_function_is_named_with_the_line_that_helps(
     jam: Jamboree,
 ) -> None:

@@ -2,5 +2,5 @@
 
 Imports: `arrays`, `checked`, `encoding`, `environment`, `errors`, `handlers`, `reading`,
     `wording`.
-Imported by: `replay`.
+Imported by: `multi_agent`, `replay`.
 """

@@ -2,5 +2,5 @@
 
 Imports: `arrays`, `encoding`, `environment`, `errors`, `handlers`, `reading`, `records`,
     `wrappers`.
-Imported by: `replay`.
+Imported by: `multi_agent`, `replay`.
 """

@@ -2,5 +2,5 @@
 
 Imports: `arrays`, `checked`, `connection`, `encoding`, `environment`, `errors`, `progress`,
     `reading`, `records`.
-Imported by: `cli`, `replay`.
+Imported by: `cli`, `multi_agent`, `replay`.
 """

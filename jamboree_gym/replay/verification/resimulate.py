@@ -167,8 +167,8 @@ class Resimulator:
     def _in_whole_vector(self, whole: WholeEpisode, origin: _Origin) -> Checked:
         if self._check.make is not None or self._check.env_kwargs is not None:
             raise ReplayError(
-                "make= and env_kwargs= are for one environment; this episode is played in its whole "
-                "vector environment\nregister that one with these arguments instead"
+                "make= and env_kwargs= are for one environment; this episode is played in its "
+                "whole vector environment\nregister that one with these arguments instead"
             )
         env = one_of_vector(
             Episode(self._connection, whole.id),

@@ -6,6 +6,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Any, Protocol
 
+import gymnasium as gym
+
 from jamboree_gym.connection import HasConnection
 from jamboree_gym.environment.outcomes import refusal
 from jamboree_gym.errors import (
@@ -17,8 +19,8 @@ from jamboree_gym.errors import (
 )
 from jamboree_gym.handlers.turns import AGENT_TAG, JOINT_TAG, TurnHandler
 from jamboree_gym.multi_agent.agent_names import AgentNames
-from jamboree_gym.multi_agent.agent_recorder import AgentRecorder
-from jamboree_gym.multi_agent.description import (
+from jamboree_gym.multi_agent.recording.agent_recorder import AgentRecorder
+from jamboree_gym.multi_agent.recording.description import (
     describe_agent,
     describe_layers,
     env_name,
@@ -34,6 +36,7 @@ from jamboree_gym.wrappers.returned import checked_info
 __all__ = ["JointRecorder"]
 
 FORMAT_VERSION = 1
+MAX_DESCRIBED = 20  # pairs of spaces
 
 
 class ForkPoint(Protocol):
@@ -87,6 +90,7 @@ class JointRecorder:
         self._options = options
         self._layers = describe_layers(env)
         self._env_id = env_name(env)
+        self._described: list[tuple[tuple[gym.Space[Any], gym.Space[Any]], bytes]] = []
         self._recorders: dict[Any, AgentRecorder] = {}
         self._writing: dict[Any, AgentRecorder] = {}
         self._turns = TurnHandler(jam)
@@ -115,11 +119,22 @@ class JointRecorder:
             spaces,
             self.names.of(agent),
             env_id=self._env_id,
-            provenance=describe_agent(self._layers, self._api, *spaces),
+            provenance=self._provenance_of(spaces),
             options=self._options,
         )
         self._recorders[agent] = recorder
         return recorder
+
+    def _provenance_of(self, spaces: tuple[gym.Space[Any], gym.Space[Any]]) -> bytes:
+        """The same for all agents that share their spaces, which are often many."""
+        same = [
+            one for known, one in self._described if known[0] is spaces[0] and known[1] is spaces[1]
+        ]
+        if same:
+            return same[0]
+        provenance = describe_agent(self._layers, self._api, *spaces)
+        self._described = [*self._described[-MAX_DESCRIBED:], (spaces, provenance)]
+        return provenance
 
     # -- the beginning and the end ----------------------------------------------------------
 

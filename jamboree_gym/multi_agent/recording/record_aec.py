@@ -11,8 +11,8 @@ from pettingzoo.utils.wrappers import BaseWrapper
 from jamboree_gym.checked import checked
 from jamboree_gym.connection import HasConnection
 from jamboree_gym.errors import JamboreeClosed
-from jamboree_gym.multi_agent.joint_recorder import ForkPoint, JointRecorder
 from jamboree_gym.multi_agent.looks import look_now
+from jamboree_gym.multi_agent.recording.joint_recorder import ForkPoint, JointRecorder
 from jamboree_gym.process_life import StaysHere
 from jamboree_gym.recording.episode_handler import EpisodeHandler
 from jamboree_gym.recording.options import RecordOptions
@@ -24,15 +24,15 @@ HAS_MOVED: tuple[()] = ()
 """`returned` of an error after which an AEC environment has moved: `step` returns nothing."""
 
 
-class RecordAEC(StaysHere, BaseWrapper):  # type: ignore[type-arg]
+class RecordAEC(StaysHere, BaseWrapper):  # type: ignore[misc] # it has no types
     """Records every turn of every agent; changes nothing of what the environment does or returns.
 
     Each agent has an episode of its own, with the tags `agent` (its name) and `joint` (the id of
     the whole). A step of it is: what the agent saw at its turn, its action, and what it saw and got
-    at its next turn. An agent looks by `last`; where a turn is taken without it, the recorder looks.
+    at its next turn. An agent looks by `last`; if a turn is taken without it, the recorder looks.
 
     Example:
-        >>> env = jam.record(pettingzoo.make("aec", "classic/TicTacToe-v3"))
+        >>> env = jam.record(pettingzoo.make("aec", "classic/tictactoe-v3"))
         >>> env.reset(seed=1)
         >>> for agent in env.agent_iter():
         ...     observation, reward, terminated, truncated, info = env.last()

@@ -72,15 +72,12 @@ def describe_layers(env: Any) -> list[dict[str, Any]]:
 
     `arguments` has the form of `arguments_as_json`; null where a layer does not remember them.
     """
-    return [
-        {
-            "class": entry_point_of(type(one)),
-            "arguments": None
-            if (known := _arguments_of(one)) is None
-            else arguments_as_json(known),
-        }
-        for one in layers_of(env)
-    ]
+    found = []
+    for one in layers_of(env):
+        known = _arguments_of(one)
+        arguments = None if known is None else arguments_as_json(known)
+        found.append({"class": entry_point_of(type(one)), "arguments": arguments})
+    return found
 
 
 def describe_agent(
@@ -156,10 +153,11 @@ def _arguments_of(layer: Any) -> dict[str, Any] | None:
 
 def _parameters_of(kind: type) -> inspect.Signature | None:
     """The parameters of a constructor without `self`; none if it has none of its own."""
-    if kind.__init__ is object.__init__:
+    init: Any = inspect.getattr_static(kind, "__init__")
+    if init is object.__init__:
         return inspect.Signature()
     try:
-        signature = inspect.signature(kind.__init__)
+        signature = inspect.signature(init)
     except (TypeError, ValueError):
         return None
     return signature.replace(parameters=list(signature.parameters.values())[1:])

@@ -1,0 +1,48 @@
+"""SuperSuit's vector environments, trained by Stable-Baselines3."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+import pytest
+
+from jamboree_gym import Jamboree
+
+pytestmark = [pytest.mark.torch, pytest.mark.once]
+
+
+def team() -> Any:
+    return import_module("mpe2.simple_spread_v3").parallel_env(max_cycles=8)
+
+
+def learn(venv: Any) -> None:
+    from stable_baselines3 import PPO
+
+    PPO("MlpPolicy", venv, n_steps=32, batch_size=96, n_epochs=1).learn(192)
+
+
+@pytest.mark.long
+# SuperSuit does not ask its environments for what SB3 asks it for.
+@pytest.mark.filterwarnings("ignore:The `render_mode` attribute is not defined:UserWarning")
+def test_what_it_vectorises_is_recorded_outside(jam: Jamboree) -> None:
+    import supersuit
+
+    vector = supersuit.pettingzoo_env_to_vec_env_v1(team())
+    venv = jam.record(supersuit.concat_vec_envs_v1(vector, 2, base_class="stable_baselines3"))
+    learn(venv)
+    venv.close()
+    assert sum(one.steps for one in jam.episodes().summaries()) == 192
+    assert {one.vector_index for one in jam.episodes().summaries()} == set(range(6))
+
+
+def test_a_recorded_environment_is_vectorised_and_verified(jam: Jamboree) -> None:
+    import supersuit
+    from supersuit.vector.sb3_vector_wrapper import SB3VecEnvWrapper
+
+    env = jam.record(team())
+    learn(SB3VecEnvWrapper(supersuit.pettingzoo_env_to_vec_env_v1(env)))
+    env.close()
+    joints = jam.joint_episodes()
+    assert sum(one.steps for one in joints) == 192
+    assert all(one.verify() for one in joints)
