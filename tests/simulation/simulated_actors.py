@@ -387,9 +387,13 @@ class _Simulation:
         mine = [one for one in self.ledger.episodes.values() if one.by == process.name]
         was_unasked = self.world.mongo_was_away or self.world.mongo_uncertain_until > 0
         lost = [one for one in mine if one.may_be_lost or one.is_deleted or was_unasked]
-        self.ledger.lose(
-            (), [one.id for one in lost if one.id in str(cause)], "its writer was told"
-        )
+        refused = [
+            key
+            for key, outbox in process.connection.opened.outboxes.items()
+            if outbox.error is not None
+        ]
+        told = " ".join([str(cause), *refused])  # the error names one, and how many records
+        self.ledger.lose((), [one.id for one in lost if one.id in told], "its writer was told")
         return isinstance(cause, (EpisodeNotFound, EpisodeInUse)) and any(
             one.id in str(cause) for one in lost
         )
