@@ -128,6 +128,11 @@ UNHASHABLE: list[Any] = [
     *(pd.NaT, pd.NA, FRAME, FRAME.T, pd.DataFrame(), FRAME["kind"], FRAME["when"]),
     *(FRAME.index, pd.RangeIndex(3), pd.MultiIndex.from_product([[1, 2], ["a", "b"]])),
     *(pd.Series([1.5, 2.5], name=("x", 1)), pd.Categorical(["a", None])),
+    *(
+        pd.Series(["a", None], dtype="string[pyarrow]"),
+        pd.Series(["a", None]),
+        pd.DataFrame({"é": ["b"]}),
+    ),
     pd.Timestamp("2020-01-02T03:04:05+02:00"),
 ]
 ALL = [*HASHABLE, *UNHASHABLE]

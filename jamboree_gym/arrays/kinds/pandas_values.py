@@ -188,12 +188,15 @@ def _column_parts(values: Any) -> list[Any]:
         return ["zoned", np.asarray(plain), _zone_parts(dtype.tz)]
     if _NULLABLE.fullmatch(str(dtype)):
         return ["nullable", np.asarray(array._data), np.asarray(array._mask)]
-    if isinstance(dtype, pd.StringDtype) and dtype.storage == "python":
-        texts = np.array([None if one is pd.NA else one for one in array], object)
-        is_own = dtype.na_value is pd.NA if hasattr(dtype, "na_value") else True
-        if is_own:
-            return ["string", texts]
+    if isinstance(dtype, pd.StringDtype):
+        texts = np.array([None if pd.isna(one) else one for one in array], object)
+        return ["string", texts, dtype.storage, _misses_as_nan(pd, dtype)]
     raise ValueError(f"the dtype {dtype}")
+
+
+def _misses_as_nan(pd: Any, dtype: Any) -> bool:
+    """Whether a missing text is NaN, as in the dtype `str` of pandas 3, and not `pandas.NA`."""
+    return getattr(dtype, "na_value", pd.NA) is not pd.NA
 
 
 def _column(pd: Any, kind: str, *parts: Any) -> Any:
@@ -214,7 +217,9 @@ def _column(pd: Any, kind: str, *parts: Any) -> Any:
         kinds = {"b": pd.arrays.BooleanArray, "f": pd.arrays.FloatingArray}
         return kinds.get(data.dtype.kind, pd.arrays.IntegerArray)(data, mask)
     if kind == "string":
-        return pd.array([pd.NA if one is None else one for one in parts[0]], dtype="string[python]")
+        texts, storage, misses_as_nan = parts
+        missing = {"na_value": np.nan} if misses_as_nan else {}  # pandas 3
+        return pd.array(list(texts), dtype=pd.StringDtype(storage, **missing))
     raise ValueError(f"columns of the kind {kind!r}")
 
 
