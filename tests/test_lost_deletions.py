@@ -39,12 +39,17 @@ def loses_what_follows(jam: Jamboree) -> Callable[[], None]:
     kept = {key: jam.redis.dump(key) for key in keys}
 
     def fail_over() -> None:
-        for key in jam.redis.scan_iter(f"*{jam._connection.keyspace.namespace}*"):
-            jam.redis.delete(key)
+        empty(jam)
         for key, content in kept.items():
             jam.redis.restore(key, 0, content)
 
     return fail_over
+
+
+def empty(jam: Jamboree) -> None:
+    """Takes everything of the namespace out of Redis."""
+    for key in jam.redis.scan_iter(f"*{jam._connection.keyspace.namespace}*"):
+        jam.redis.delete(key)
 
 
 def test_an_episode_is_deleted_again(jam: Jamboree) -> None:
@@ -79,6 +84,29 @@ def test_a_log_of_records_stays_as_others_may_have_saved_to_it(jam: Jamboree) ->
     notes.save({"n": 2})
     jam.backup.flush()
     assert [note["n"] for note in notes.many(9)] == [1, 2]
+
+
+@pytest.mark.parametrize("is_told", [False, True], ids=["waits", "at once"])
+def test_a_deletion_covers_what_the_backup_has_from_before_redis_was_emptied(
+    jam: Jamboree, valkey: Server, namespace: str, is_told: bool
+) -> None:
+    notes = NoteHandler(jam, "notes")
+    notes.save({"n": 1})
+    jam.backup.flush()
+    empty(jam)
+    with Jamboree(valkey.url, namespace=namespace, backup=False) as without_backup:
+        begun_again = NoteHandler(without_backup, "notes")
+        begun_again.save({"n": 2})
+        without_backup.flush()
+        (notes if is_told else begun_again).delete()
+    assert notes.many(9) == []  # also while the deletion waits
+    jam.backup.flush()
+    empty(jam)
+    assert notes.many(9) == []
+    notes.save({"n": 3})
+    jam.backup.flush()
+    assert [note["n"] for note in notes.many(9)] == [3]
+    assert jam.backup.verify()
 
 
 def test_tombstones_are_not_looked_for_if_nothing_was_lost(
