@@ -11,6 +11,7 @@ from processes import NoteHandler
 from recorded_envs import ACTION, CountingEnv, play
 
 from jamboree_gym import Jamboree
+from jamboree_gym.store import restore
 
 
 @pytest.fixture(params=["MongoDB", "folder"])
@@ -107,6 +108,32 @@ def test_a_deletion_covers_what_the_backup_has_from_before_redis_was_emptied(
     jam.backup.flush()
     assert [note["n"] for note in notes.many(9)] == [3]
     assert jam.backup.verify()
+
+
+@pytest.mark.parametrize("page_bytes", [0, 300, restore.PAGE_BYTES])
+def test_the_next_copy_gives_back_what_a_failover_has_lost_of_a_log(
+    valkey: Server,
+    mongo: Server,
+    namespace: str,
+    monkeypatch: pytest.MonkeyPatch,
+    page_bytes: int,
+) -> None:
+    monkeypatch.setattr(restore, "PAGE_BYTES", page_bytes)  # so much of a log is put back at once
+    with Jamboree(valkey.url, mongo.url, namespace=namespace, backup=False) as jam:
+        notes = NoteHandler(jam, "notes")
+        for n in range(3):
+            notes.save({"n": n})
+            jam.flush()
+        fail_over = loses_what_follows(jam)
+        notes.save({"n": 3})
+        jam.backup.flush()
+        fail_over()
+        jam.backup.flush()
+        assert [note["n"] for note in notes.many(9)] == [0, 1, 2, 3]
+        notes.save({"n": 4})
+        jam.backup.flush()
+        assert [note["n"] for note in notes.many(9)] == [0, 1, 2, 3, 4]
+        assert jam.backup.verify()
 
 
 def test_tombstones_are_not_looked_for_if_nothing_was_lost(
