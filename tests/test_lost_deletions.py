@@ -12,6 +12,9 @@ from recorded_envs import ACTION, CountingEnv, play
 
 from jamboree_gym import Jamboree
 from jamboree_gym.store import restore
+from jamboree_gym.store.log import identity
+from jamboree_gym.store.lost_deletions import carry_out
+from jamboree_gym.store.redis.scripts import BORN
 
 
 @pytest.fixture(params=["MongoDB", "folder"])
@@ -108,6 +111,31 @@ def test_a_deletion_covers_what_the_backup_has_from_before_redis_was_emptied(
     jam.backup.flush()
     assert [note["n"] for note in notes.many(9)] == [3]
     assert jam.backup.verify()
+
+
+@pytest.mark.parametrize("is_noted", [False, True], ids=["another was faster", "waits"])
+def test_a_log_that_others_have_begun_since_stays_even_if_their_clock_was_put_back(
+    jam: Jamboree, is_noted: bool
+) -> None:
+    notes = NoteHandler(jam, "notes")
+    notes.save({"n": 1})
+    jam.backup.flush()
+    store, backup, key = (
+        jam._connection.store.redis,
+        jam._connection.backup_store,
+        notes._settled_key(),
+    )
+    head, bucket = store.head(key), store.buckets.of(key)
+    assert head is not None
+    assert backup is not None
+    deleted = head.born + 10.0
+    if is_noted:
+        stored = identity(store.keyspace.in_bucket(key, bucket), deleted)
+        jam.redis.hset(bucket.deleted, stored, BORN.pack(deleted))
+    carry_out(store, backup, [(key, deleted)])
+    jam.backup.flush()
+    empty(jam)
+    assert [note["n"] for note in notes.many(9)] == [1]
 
 
 @pytest.mark.parametrize("page_bytes", [0, 300, restore.PAGE_BYTES])
