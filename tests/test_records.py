@@ -53,7 +53,7 @@ def test_records_are_frozen(kind: type) -> None:
 
 def test_a_record_is_the_same_whether_it_was_made_by_position_or_by_name() -> None:
     values = ("e", "Env-v0", "run", "running", 0, 0.0, 1.0, 0.0, 7)
-    rest = ({"lr": 0.1}, 3, "ab", "parent", 5, "other")
+    rest = ({"lr": 0.1}, 3, "ab", "parent", 5, "other", (0.5, 0.5))
     names = [one.name for one in dataclasses.fields(EpisodeSummary)]
     by_name = EpisodeSummary(**dict(zip(names, values + rest, strict=True)))
     by_position = EpisodeSummary(*values, *rest)

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import enum
 import inspect
 import json
 from typing import Any
@@ -266,15 +265,16 @@ def test_a_space_that_is_none_of_gymnasiums_is_named_and_not_read_back() -> None
         space_from_json(text)
 
 
-class Side(enum.Enum):
+class Side:
     """Keys that cannot be stored."""
 
-    LEFT = 1
+    def __repr__(self) -> str:
+        return "<a side>"
 
 
 def test_a_key_that_could_not_be_stored_is_named() -> None:
-    with pytest.raises(DecodeError, match=r"key <Side\.LEFT: 1> of a Dict space could"):
-        space_from_json(space_to_json(spaces.Dict({Side.LEFT: BOX})))
+    with pytest.raises(DecodeError, match="key <a side> of a Dict space could"):
+        space_from_json(space_to_json(spaces.Dict({Side(): BOX})))
 
 
 VALID = json.loads(space_to_json(BOX))

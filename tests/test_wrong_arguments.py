@@ -76,6 +76,7 @@ TAKEN: dict[str, Collection[str]] = {
     "ChooseAction": {"function", "class"},
     "type[Model]": {"class"},
     **dict.fromkeys(["AnyParent", "Checkpoint", "Connection", "Episode", "EpisodeQuery"], ()),
+    **dict.fromkeys(["JointEpisode"], ()),
     **dict.fromkeys(["EnvSpec", "HasConnection", "MinariDataset", "Predictor", "slice"], ()),
     **dict.fromkeys(["OnMismatch", "ShownFrames", "VecEnv", "WhenFull", "WriteMode"], ()),
     **dict.fromkeys(["Path", "Source", "ReplayBuffer", "VerifyReport"], ()),
@@ -88,6 +89,7 @@ KINDS: dict[str, Collection[str]] = {
 ALIASES = {
     "RecordFrames": "bool | int | Callable[[int], bool] | None",
     "RunNames": "str | Sequence[str]",
+    "MakeAgain": "Callable[[], gym.Env]",
 }
 
 # These types are known to type checkers only: importing them for the check would cost seconds.

@@ -279,10 +279,8 @@ def test_minigrid_happens_again_through_its_own_wrappers(jam: Jamboree) -> None:
     env = ImgObsWrapper(FullyObsWrapper(case.make()))
 
     for episode in record(jam, env, [1, None]):
-        with pytest.raises(ReplayError, match="wrappers="):
-            verify(episode)
-        report = verify(episode, wrappers=[ImgObsWrapper, FullyObsWrapper])
-        assert report, str(report)
+        assert verify(episode)
+        assert verify(episode, wrappers=[ImgObsWrapper, FullyObsWrapper])
 
 
 @pytest.mark.parametrize(("name", "engine"), [("Hopper-v5", "mujoco"), ("LunarLander-v3", "Box2D")])

@@ -10,6 +10,7 @@ import numpy as np
 from jamboree_gym.arrays.kinds.atoms import ATOMS
 from jamboree_gym.arrays.kinds.loaded_class import class_name
 from jamboree_gym.arrays.kinds.stand_ins import stand_in
+from jamboree_gym.checked import checked
 from jamboree_gym.errors import InvalidArgument, InvalidRecord
 
 __all__ = ["Unplain", "build_registered", "register_value", "registered_content", "registrations"]
@@ -41,6 +42,7 @@ _BY_CLASS: dict[type, Registration] = {}
 _BY_NAME: dict[str, Registration] = {}
 
 
+@checked
 def register_value(
     cls: type, to_plain: Callable[[Any], Any], from_plain: Callable[[Any], Any]
 ) -> None:
@@ -62,13 +64,8 @@ def register_value(
     Example:
         >>> register_value(Temperature, lambda one: one.kelvin, Temperature)
     """
-    if not isinstance(cls, type):
-        raise InvalidArgument(f"cls={cls!r:.60}: give a class")
     if cls in _OWN or cls in ATOMS or issubclass(cls, (np.generic, np.ndarray)):
         raise InvalidArgument(f"cls={cls.__name__}: it is kept as it is; give a class of your own")
-    for name, function in (("to_plain", to_plain), ("from_plain", from_plain)):
-        if not callable(function):
-            raise InvalidArgument(f"{name}={function!r:.60}: give a function of one value")
     _BY_CLASS[cls] = _BY_NAME[class_name(cls)] = Registration(cls, to_plain, from_plain)
 
 

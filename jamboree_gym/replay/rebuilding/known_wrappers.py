@@ -6,7 +6,8 @@ Those of other packages are built only if their module is already loaded.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from importlib import import_module
 from typing import Any, Final
 
 import gymnasium as gym
@@ -14,7 +15,7 @@ from gymnasium import wrappers as of_gymnasium
 
 from jamboree_gym.wrappers import RecentTransactionsObservation
 
-__all__ = ["buildable", "loaded_modules", "module_to_import"]
+__all__ = ["buildable", "learn_modules", "load_if_known", "loaded_modules", "module_to_import"]
 
 # Wrappers of Gymnasium that only compute with their arguments. Not among them: ArrayConversion and
 # its kind, whose arguments are modules, and which load torch or jax; RecordVideo, which writes
@@ -42,6 +43,23 @@ _OF_OTHERS: Final = {
     ),
     "supersuit.generic_wrappers.frame_skip": ("frame_skip_gym",),
 }
+
+_LOADED_BY_PARENT: Final = set[str]()
+
+
+def learn_modules(modules: Iterable[str]) -> None:
+    """Say which of the modules the process has loaded that this one works for."""
+    _LOADED_BY_PARENT.update(modules)
+
+
+def load_if_known(entry_point: Any) -> None:
+    """Load the module of a wrapper, where the process that this one works for has loaded it.
+
+    Not before: Stable-Baselines3, for example, brings torch.
+    """
+    module = module_to_import(entry_point)
+    if module in _LOADED_BY_PARENT:
+        import_module(module)
 
 
 def buildable() -> list[Any]:

@@ -20,7 +20,7 @@ from jamboree_gym.environment.arguments import arguments_from_json, unkept
 from jamboree_gym.environment.provenance import spec_of
 from jamboree_gym.environment.references import resolved
 from jamboree_gym.errors import DecodeError, ReplayError
-from jamboree_gym.replay.rebuilding.known_wrappers import buildable, module_to_import
+from jamboree_gym.replay.rebuilding.known_wrappers import buildable, load_if_known, module_to_import
 from jamboree_gym.replay.rebuilding.named_modules import check_arguments
 from jamboree_gym.wrappers import RecentTransactionsObservation
 from jamboree_gym.wrappers.recent_columns import ANNOTATION
@@ -153,6 +153,7 @@ def _wrap(
     """Rebuild a wrapper; its entry point must be exactly the name of a class that may be built."""
     try:
         name, entry_point, kwargs = wrapper["name"], wrapper["entry_point"], wrapper["kwargs"]
+        load_if_known(entry_point)
         known = {_entry_point_of(one): one for one in (*buildable(), *trusted)}.get(entry_point)
         missing = unkept(wrapper)
         if kwargs is not None:

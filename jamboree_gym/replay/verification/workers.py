@@ -12,7 +12,6 @@ import signal
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from importlib import import_module
 from multiprocessing.connection import Connection as Pipe
 from multiprocessing.connection import wait
 from typing import Any
@@ -23,7 +22,7 @@ from jamboree_gym.arrays.kinds.registered import register_value, registrations
 from jamboree_gym.connection import Connection
 from jamboree_gym.environment.references import known_references, learn_references
 from jamboree_gym.errors import JamboreeError, ReplayError
-from jamboree_gym.replay.rebuilding.known_wrappers import loaded_modules
+from jamboree_gym.replay.rebuilding.known_wrappers import learn_modules, loaded_modules
 from jamboree_gym.replay.verification.report import VerifyReport
 from jamboree_gym.replay.verification.resimulate import Check, Checked, Resimulator
 
@@ -199,8 +198,7 @@ def _work(pipe: Pipe, job: bytes) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent too, which ends us
     try:
         options, check, specs, known, modules = pickle.loads(job)
-        for module in modules:  # the parent has loaded them, too
-            import_module(module)
+        learn_modules(modules)
         elsewhere = _registered(specs)
         _learn(*known)
         connection = Connection(**options)
