@@ -12,6 +12,10 @@ from processes import NoteHandler
 from recorded_envs import ACTION, CountingEnv, play
 
 from jamboree_gym import Jamboree
+from jamboree_gym.store import restore
+from jamboree_gym.store.log import identity
+from jamboree_gym.store.lost_deletions import carry_out
+from jamboree_gym.store.redis.scripts import BORN
 
 
 @pytest.fixture(params=["MongoDB", "folder"])
@@ -40,12 +44,17 @@ def loses_what_follows(jam: Jamboree) -> Callable[[], None]:
     kept = {key: jam.redis.dump(key) for key in keys}
 
     def fail_over() -> None:
-        for key in jam.redis.scan_iter(f"*{jam._connection.keyspace.namespace}*"):
-            jam.redis.delete(key)
+        empty(jam)
         for key, content in kept.items():
             jam.redis.restore(key, 0, content)
 
     return fail_over
+
+
+def empty(jam: Jamboree) -> None:
+    """Takes everything of the namespace out of Redis."""
+    for key in jam.redis.scan_iter(f"*{jam._connection.keyspace.namespace}*"):
+        jam.redis.delete(key)
 
 
 def test_an_episode_is_deleted_again(jam: Jamboree) -> None:
@@ -80,6 +89,80 @@ def test_a_log_of_records_stays_as_others_may_have_saved_to_it(jam: Jamboree) ->
     notes.save({"n": 2})
     jam.backup.flush()
     assert [note["n"] for note in notes.many(9)] == [1, 2]
+
+
+@pytest.mark.parametrize("is_told", [False, True], ids=["waits", "at once"])
+def test_a_deletion_covers_what_the_backup_has_from_before_redis_was_emptied(
+    jam: Jamboree, valkey: Server, namespace: str, is_told: bool
+) -> None:
+    notes = NoteHandler(jam, "notes")
+    notes.save({"n": 1})
+    jam.backup.flush()
+    empty(jam)
+    with Jamboree(valkey.url, namespace=namespace, backup=False) as without_backup:
+        begun_again = NoteHandler(without_backup, "notes")
+        begun_again.save({"n": 2})
+        without_backup.flush()
+        (notes if is_told else begun_again).delete()
+    assert notes.many(9) == []  # also while the deletion waits
+    jam.backup.flush()
+    empty(jam)
+    assert notes.many(9) == []
+    notes.save({"n": 3})
+    jam.backup.flush()
+    assert [note["n"] for note in notes.many(9)] == [3]
+    assert jam.backup.verify()
+
+
+@pytest.mark.parametrize("is_noted", [False, True], ids=["another was faster", "waits"])
+def test_a_log_that_others_have_begun_since_stays_even_if_their_clock_was_put_back(
+    jam: Jamboree, is_noted: bool
+) -> None:
+    notes = NoteHandler(jam, "notes")
+    notes.save({"n": 1})
+    jam.backup.flush()
+    store, backup, key = (
+        jam._connection.store.redis,
+        jam._connection.backup_store,
+        notes._settled_key(),
+    )
+    head, bucket = store.head(key), store.buckets.of(key)
+    assert head is not None
+    assert backup is not None
+    deleted = head.born + 10.0
+    if is_noted:
+        stored = identity(store.keyspace.in_bucket(key, bucket), deleted)
+        jam.redis.hset(bucket.deleted, stored, BORN.pack(deleted))
+    carry_out(store, backup, [(key, deleted)])
+    jam.backup.flush()
+    empty(jam)
+    assert [note["n"] for note in notes.many(9)] == [1]
+
+
+@pytest.mark.parametrize("page_bytes", [0, 300, restore.PAGE_BYTES])
+def test_the_next_copy_gives_back_what_a_failover_has_lost_of_a_log(
+    valkey: Server,
+    mongo: Server,
+    namespace: str,
+    monkeypatch: pytest.MonkeyPatch,
+    page_bytes: int,
+) -> None:
+    monkeypatch.setattr(restore, "PAGE_BYTES", page_bytes)  # so much of a log is put back at once
+    with Jamboree(valkey.url, mongo.url, namespace=namespace, backup=False) as jam:
+        notes = NoteHandler(jam, "notes")
+        for n in range(3):
+            notes.save({"n": n})
+            jam.flush()
+        fail_over = loses_what_follows(jam)
+        notes.save({"n": 3})
+        jam.backup.flush()
+        fail_over()
+        jam.backup.flush()
+        assert [note["n"] for note in notes.many(9)] == [0, 1, 2, 3]
+        notes.save({"n": 4})
+        jam.backup.flush()
+        assert [note["n"] for note in notes.many(9)] == [0, 1, 2, 3, 4]
+        assert jam.backup.verify()
 
 
 def test_tombstones_are_not_looked_for_if_nothing_was_lost(

@@ -11,6 +11,7 @@ from jamboree_gym.errors import DecodeError, EpisodeNotFound, JamboreeError
 from jamboree_gym.store.backups.protocol import BackupStore
 from jamboree_gym.store.backups.reader import StoredBatches, stored_logs
 from jamboree_gym.store.backups.records import StoredLog
+from jamboree_gym.store.log import is_deleted
 from jamboree_gym.store.redis.store import RedisStore
 from jamboree_gym.store.restore import entry_of, put_back, refill
 from jamboree_gym.store.urls import backup_name
@@ -46,10 +47,10 @@ class Restorer:
         for first in range(0, len(keys), LOGS_AT_ONCE):
             some = keys[first : first + LOGS_AT_ONCE]
             standing = self._store.restorer.standing(some)
-            deleted = self._store.deletions.noted(some)
+            deleted = self._store.deletions.newest(some)
             for key, kept in stored_logs(self._backup, some):
                 try:
-                    is_gone = isinstance(kept, tuple) and (key, kept[0].born) in deleted
+                    is_gone = isinstance(kept, tuple) and is_deleted(key, kept[0].born, deleted)
                     self.restored += self._restore(key, None if is_gone else kept, standing)
                 except (DecodeError, EpisodeNotFound) as error:
                     self.failures.append(error)

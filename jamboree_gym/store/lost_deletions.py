@@ -10,12 +10,14 @@ compared with Redis.
 from __future__ import annotations
 
 import logging
+import math
 import secrets
 from collections.abc import Sequence
 from itertools import islice
 
 from jamboree_gym.encoding.batch_format import Head
 from jamboree_gym.store.backups.protocol import BackupStore
+from jamboree_gym.store.log import is_deleted
 from jamboree_gym.store.redis.store import RedisStore
 from jamboree_gym.store.restore import entry_of
 
@@ -28,16 +30,40 @@ _MARK = "deletions"  # a setting of the backup
 
 
 def carry_out(store: RedisStore, backup: BackupStore, logs: Sequence[tuple[str, float]]) -> None:
-    """Delete from the backup what was deleted in Redis, given with the births."""
+    """Delete from the backup what was deleted in Redis, given with the births.
+
+    What the backup holds of a log of records from before Redis was emptied is deleted, too.
+    """
     if not logs:
         return
     before, now = _mark(backup), secrets.token_hex(8)
     backup.put_setting(_MARK, now.encode())
-    backup.delete(logs)
+    backup.delete([*logs, *_older(store, backup, logs)])
     identity = backup.identity()
     for key, born in logs:
         store.deletions.forget(key, born, backup=identity)
     store.backup_state.note_deletions(before, now)
+
+
+def _older(
+    store: RedisStore, backup: BackupStore, logs: Sequence[tuple[str, float]]
+) -> list[tuple[str, float]]:
+    """Older logs of the same keys in the backup; episodes have none.
+
+    If a clock was put back, a log that was begun after the deletion seems older. It is in Redis, or
+    the deletion has been carried out before, as each copy does first.
+    """
+    newest = dict(sorted(one for one in logs if not store.keyspace.is_episode(one[0])))
+    births = {key: backup.birth(key) for key in newest}
+    older = {key: born for key, born in births.items() if born and -math.inf < born < newest[key]}
+    if not older:
+        return []
+    waiting, heads = store.deletions.newest(older), store.reader.heads(sorted(older))
+    return [
+        (key, born)
+        for key, born in older.items()
+        if is_deleted(key, newest[key], waiting) and getattr(heads.get(key), "born", None) != born
+    ]
 
 
 def delete_again(store: RedisStore, backup: BackupStore) -> int:

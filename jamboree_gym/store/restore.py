@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from jamboree_gym.encoding.batch_format import CODEC_STEPS, Head
 from jamboree_gym.encoding.summary_codec import decode_episode_note, encode_summary
+from jamboree_gym.errors import DecodeError
 from jamboree_gym.store.backups.reader import StoredBatches, checked_chain
 from jamboree_gym.store.log import BackupIdentity, IndexEntry
 from jamboree_gym.store.redis.store import RedisStore
@@ -63,17 +64,39 @@ def put_back(
         StoreFull: Redis has no memory left.
     """
     batches, size, where = list[bytes](), 0, f"{backup_name(backup.where)}: {key}"
+    newest, common = None, b""
     for batch in checked_chain(blobs, head, where=where):
         size += len(batch.blob)
         if size <= PAGE_BYTES:
             batches.append(batch.blob)
+            continue
+        if newest is None:
+            newest = _newest_batch(store, key)
+            common = newest if newest in batches else b""
+        common = newest if newest == batch.blob else common
     is_whole = size <= PAGE_BYTES
     back = replace(head, acked=head.count, held=0 if is_whole else head.count)
     entry = entry_of(store, key, head) or run_entry(store, key, head)
     there = batches if is_whole else ()
     return store.restorer.restore(
-        key, back, there, entry, standing=standing, backup=backup, instead_of=instead_of
+        key,
+        back,
+        there,
+        entry,
+        standing=standing,
+        backup=backup,
+        instead_of=instead_of,
+        newest=common,
     )
+
+
+def _newest_batch(store: RedisStore, key: str) -> bytes:
+    """The newest batch that Redis holds of a log; empty if there is none, or it is damaged."""
+    try:
+        found = store.last(key, 1)
+    except DecodeError:
+        return b""
+    return found.batches[-1].blob if found is not None and found.batches else b""
 
 
 def refill(

@@ -150,6 +150,18 @@ class Ledger:
         for episode in self.episodes.values():
             episode.is_back = False
 
+    def meet_power_cut(self, journals_of: Collection[str]) -> None:
+        """A power cut has met the journals of these processes.
+
+        On the disk they may lack that a note was delivered. So it is delivered again, even if its
+        log was deleted meanwhile.
+        """
+        self.unsynced |= set(journals_of)
+        for name in self.deleted_notes():
+            if name[1] in journals_of:
+                self.notes[name].is_deleted = False
+                self.notes[name].may_be_lost = "it was deleted, and its journal may not know"
+
     def process_ends(self, by: str, stored: set[Name]) -> None:
         """A process is dead: what was neither in its journal nor stored is gone."""
         for name, note in self.notes.items():
@@ -162,8 +174,16 @@ class Ledger:
 
     # -- what has to hold -------------------------------------------------------------------------
 
-    def check_notes(self, log: str, read: Sequence[Any], required: set[Name], when: str) -> None:
-        """Check what was read of a log."""
+    def check_notes(
+        self,
+        log: str,
+        read: Sequence[Any],
+        required: set[Name],
+        when: str,
+        *,
+        deleted: Collection[Name],
+    ) -> None:
+        """Check what was read of a log; `deleted` are those deleted before the read began."""
         names = [(log, one["by"], one["n"]) for one in read]
         if [one["index"] for one in read] != list(range(len(read))):
             self.violated(f"{when}: the indices of {log!r} are {[one['index'] for one in read]}")
@@ -181,7 +201,7 @@ class Ledger:
             seen.add(name)
             if name not in self.notes:
                 self.violated(f"{when}: nobody has saved note {_words(name)}")
-            elif self.notes[name].is_deleted:
+            elif name in deleted and self.notes[name].is_deleted:
                 self.violated(f"{when}: note {_words(name)} was deleted, and is back")
             if newest.get(name[1], 0) > name[2]:
                 self.violated(f"{when}: note {_words(name)} comes after {newest[name[1]]}")
@@ -196,6 +216,10 @@ class Ledger:
             for name, one in self.notes.items()
             if name[0] == log and one.is_promised and not one.may_be_lost and not one.is_deleted
         }
+
+    def deleted_notes(self) -> set[Name]:
+        """Whose deletion has ended: a read that begins now must not see them."""
+        return {name for name, note in self.notes.items() if note.is_deleted}
 
     def deleted_episodes(self) -> set[str]:
         """Whose deletion has ended: a read that begins now must not see them."""

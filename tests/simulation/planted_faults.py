@@ -77,7 +77,7 @@ FAULTS = (
     PlantedFault(
         "a deletion is forgotten before MongoDB has done it",
         "store/lost_deletions.py",
-        "    backup.delete(logs)\n",
+        "    backup.delete([*logs, *_older(store, backup, logs)])\n",
         "    backup.clear_deleted(logs)\n",
     ),
     PlantedFault(
@@ -89,7 +89,7 @@ FAULTS = (
     PlantedFault(
         "a reader restores what is noted as deleted",
         "store/read_through.py",
-        "elif (key, stored.head.born) not in deleted:",
+        "elif not is_deleted(key, stored.head.born, deleted):",
         "elif stored is not None:",
     ),
     PlantedFault(

@@ -457,20 +457,18 @@ class _Simulation:
     def _read_notes(self, running: Running, number: int) -> None:
         process, log = running.process, LOGS[number % 4 == 0]
         self.world.tell(f"{process.name} reads {log!r}")
+        deleted = self.ledger.deleted_notes()
         with self._reading(running, log) as required:
             if number % 3:
                 read = self._handler(process, log).many(10**6)
             else:
                 read = self._handler(process, log).between(0.0, math.inf)
-        self._check_read(running, log, read, required)
-
-    _read_own = _read_notes
-
-    def _check_read(self, running: Running, log: str, read: Any, required: Any) -> None:
-        before = len(self.ledger.violations)
-        self.ledger.check_notes(log, read, required, f"{running.process.name} reads")
+        before, when = len(self.ledger.violations), f"{process.name} reads"
+        self.ledger.check_notes(log, read, required, when, deleted=deleted)
         for what in self.ledger.violations[before:]:
             self.world.tell(f"VIOLATION: {what}")
+
+    _read_own = _read_notes
 
     def _read_episodes(self, running: Running, number: int) -> None:
         jam = running.process.jam
@@ -719,7 +717,7 @@ class _Simulation:
         self.has_failed_over |= bool(loses)
         self._changed(lambda: loses and self.world.redis.fail_over(number % 10 / 10), "power cut")
         redis, mongo = self.stored_in_redis(), self.stored_in_mongo()
-        self.ledger.unsynced |= self.world.torn
+        self.ledger.meet_power_cut(self.world.torn)
         self.ledger.lose(set(self.ledger.notes) - redis.names - mongo.names, (), "power cut")
         for id, episode in self.ledger.episodes.items():
             rows = max(redis.episodes.get(id, 0), mongo.episodes.get(id, 0))
@@ -888,7 +886,8 @@ class _Simulation:
         found: dict[str, Any] = {}
         for log in LOGS:
             read = NoteHandler(jam, log).many(10**6)
-            self.ledger.check_notes(log, read, self.ledger.required_notes(log), when)
+            required, deleted = self.ledger.required_notes(log), self.ledger.deleted_notes()
+            self.ledger.check_notes(log, read, required, when, deleted=deleted)
             found[log] = [(one["by"], one["n"], one["index"]) for one in read]
         statuses = {one.id: (one.status, one.steps) for one in jam.episodes().summaries()}
         for id, rows in self._rows_of(running.process, list(statuses)):

@@ -237,6 +237,10 @@ class Deletions(BucketPart):
             for one, born in as_named(deleted).items()
         }
 
+    def newest(self, keys: Iterable[str] | None = None) -> dict[str, float]:
+        """The newest birth of each log of `noted`, for `is_deleted`."""
+        return dict(sorted(self.noted(keys)))
+
     def forget(self, key: str, born: float, *, backup: BackupIdentity) -> None:
         """This backup has forgotten a log; those that were the backup before may come back."""
         bucket = self._buckets.of(key)

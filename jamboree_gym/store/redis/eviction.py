@@ -242,16 +242,18 @@ class Restorer(BucketPart):
         standing: str,
         backup: BackupIdentity,
         instead_of: bytes = b"",
+        newest: bytes = b"",
     ) -> bool:
         """Put a log back as it was; arguments and result are those of `put_back`.
 
         `head.held` says which of its batches are not among these; `entry` is where it is listed.
+        `newest` is the newest batch of Redis, if the backup holds it, too.
         """
         bucket = self._buckets.of(key)
         summaries = bucket.summaries(entry.run if entry else "")
         listings = (summaries, bucket.runs, bucket.deletions, bucket.unbacked)
         keys = (*self._logs(bucket, [key]), *listings, bucket.epoch, bucket.backup)
-        content = (instead_of, head.encode(), *backup, *batches)
+        content = (instead_of, head.encode(), *backup, newest, *batches)
         listed = listing_arguments(entry, newest_in_runs([entry]))
         arguments = (part_of(standing, bucket), *listed, *content)
         return bool(self._link.script(scripts.RESTORE, keys, arguments))

@@ -3,13 +3,13 @@
 -- KEYS: log, summaries, runs, deletions, unbacked, epoch, backup.
 -- ARGV: the answer of standing.lua before MongoDB was asked, summary field ('' = none), summary,
 -- run ('' = none), time of the run, damaged head ('' = none), head, identity of the MongoDB, where it is,
--- batches...
+-- newest batch here that MongoDB holds, too ('' = unknown), batches...
 -- Answer: 1 when the log was put back; 0 when Redis already holds as much or more, or when anything
 -- was deleted meanwhile, or Redis was emptied.
 --
 -- A log with that damaged head is replaced if MongoDB has acknowledged all of it, and no batch
--- reaches beyond what is put back. A log that holds less is replaced if its newest batch is among
--- those that are put back. Batches of a MongoDB that does not acknowledge stay unacknowledged.
+-- reaches beyond what is put back. A log that holds less is replaced if MongoDB holds its newest
+-- batch, too: it is the one that is named, or among those that are put back. Batches of a MongoDB that does not acknowledge stay unacknowledged.
 --
 -- A full server refuses this script, replace.lua and refill.lua. The first line sees to that:
 -- without it the first DEL would let all later commands through.
@@ -29,12 +29,12 @@ if head and head.err then return head end
 if head then
   if head.count > count or head.revision >= revision then return 0 end
   local newest, is_among = redis.call('LINDEX', KEYS[1], -1), redis.call('LLEN', KEYS[1]) == 1
-  for i = 10, #ARGV do is_among = is_among or ARGV[i] == newest end
+  for i = 10, #ARGV do is_among = is_among or ARGV[i] == newest end -- 10: the one that is named
   if not is_among and redis.call('ZSCORE', KEYS[5], KEYS[1]) then return 0 end
   redis.call('DEL', KEYS[1])
 end
 redis.call('RPUSH', KEYS[1], ARGV[7])
-for i = 10, #ARGV do redis.call('RPUSH', KEYS[1], ARGV[i]) end
+for i = 11, #ARGV do redis.call('RPUSH', KEYS[1], ARGV[i]) end
 if ARGV[8] ~= '' and not redis.call('HGET', KEYS[7], 'mongo') then
   redis.call('HSET', KEYS[7], 'mongo', ARGV[8], 'mongo_at', ARGV[9])
 end
