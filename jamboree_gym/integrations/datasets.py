@@ -35,6 +35,10 @@ __all__ = ["from_datasets", "to_datasets"]
 _FILES: Final = "train-*.parquet"
 _NEEDED: Final = ("episode_id", "index", "timestamp", "reward", "terminated", "truncated")
 _ROLES: Final = ("observation", "next_observation", "action")
+_NEEDS_NEWER: Final = (
+    "\nSome episodes lack arrays that others have: install 'pyarrow>=26', or export each kind of "
+    "episodes into a folder of its own"
+)
 _UNREADABLE = (pa.ArrowException, OSError, LookupError, TypeError, ValueError)
 
 
@@ -219,7 +223,8 @@ def _table(path: Path, columns: list[str] | None = None) -> pa.Table:
         if not lacking:
             return pq.read_table(path, columns=columns)
     except _UNREADABLE as error:
-        raise DecodeError(f"{path} cannot be read: {error}") from error
+        advice = _NEEDS_NEWER if "Expected all lists to be of size" in str(error) else ""
+        raise DecodeError(f"{path} cannot be read: {error}{advice}") from error
     raise DecodeError(
         f"{path} has no column {', '.join(lacking)}, which an episode needs\n"
         "import a folder that to_datasets has written"

@@ -66,8 +66,10 @@ def recorded(jam: Jamboree) -> list[Episode]:
             env.annotate(value=float(step))
         env.step(ACTION * step)
     env.close()
-    for length in (4, 1):
-        env = jam.record(CountingEnv(length=length), run="odd")
+    for length in (STEPS, 1):
+        scripted = ScriptedEnv(OBSERVATIONS)
+        scripted.length, scripted.observation_space = length, SPACE
+        env = jam.record(scripted, run="odd")
         play(env, [ACTION] * length)
         env.close()
     jam.flush()
@@ -251,6 +253,21 @@ def test_rows_that_are_missing_are_named(
 
     with pytest.raises(DecodeError, match="some of its steps are missing"):
         read(other)
+
+
+def test_arrays_that_some_episodes_lack_need_a_new_pyarrow(
+    jam: Jamboree, other: Jamboree, recorded: list[Episode], tmp_path: Path
+) -> None:
+    """Before 26, it cannot read a column of arrays in which one is missing."""
+    env = jam.record(CountingEnv(length=2), run="odd")
+    play(env, [ACTION] * 2)
+    env.close()
+    jam.flush()
+    if int(pa.__version__.partition(".")[0]) >= 26:
+        assert len(through_datasets(jam, tmp_path)(other)) == 4
+    else:
+        with pytest.raises(DecodeError, match=r"\n.*install 'pyarrow>=26', or export"):
+            through_datasets(jam, tmp_path)(other)
 
 
 def test_a_file_of_others_says_what_it_lacks(other: Jamboree, tmp_path: Path) -> None:
