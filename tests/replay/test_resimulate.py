@@ -649,9 +649,12 @@ def test_rendered_observations_are_rendered_again(jam: Jamboree) -> None:
 # -- not possible -----------------------------------------------------------------------------
 
 
-def test_an_environment_without_spec_cannot_be_made_again(jam: Jamboree) -> None:
-    with pytest.raises(ReplayError, match="not made by gymnasium"):
-        verify(record(jam, CountingEnv()))
+def test_an_environment_without_spec_is_made_by_what_is_handed_over(jam: Jamboree) -> None:
+    episode = record(jam, CountingEnv())
+
+    with pytest.raises(ReplayError, match=r"not made by gymnasium.*\nsay how .*make=lambda"):
+        verify(episode)
+    assert verify(episode, make=CountingEnv)
 
 
 def test_an_environment_that_is_not_registered_here_is_named(jam: Jamboree) -> None:

@@ -88,7 +88,10 @@ def rebuild_env(
     try:
         spec, reason = provenance["env_spec"], provenance["spec_error"]
         if spec is None:
-            raise ReplayError(f"the environment cannot be made again: {reason}")
+            raise ReplayError(
+                f"the environment cannot be made again: {reason}\n"
+                "say how to make it: verify(..., make=lambda: ...)"
+            )
         name, layers = str(spec["id"]), layers_of(provenance)
         limit = spec["max_episode_steps"] if layers.limits is None else None
         registered = gym.registry[name].kwargs if name in gym.registry else None
