@@ -54,7 +54,8 @@ class ConfiguredEnv(CountingEnv):
 
     def __init__(self, config: Any = None, client: Any = None) -> None:
         super().__init__()
-        self.config = fingerprint(config if not hasattr(config, "to_json") else config.to_json())
+        is_frame = hasattr(config, "to_json")
+        self.config = fingerprint(config.to_json(date_format="iso") if is_frame else config)
         if ConfiguredEnv.first is None:
             ConfiguredEnv.first = self.config
 

@@ -12,7 +12,7 @@ import typer
 from jamboree_gym.cli.typed_values import named_values
 from jamboree_gym.errors import InvalidArgument
 
-__all__ = ["MakeOption", "handed_over"]
+__all__ = ["MakeOption", "handed_over", "named"]
 
 MakeOption = Annotated[
     str | None,
@@ -31,13 +31,18 @@ def handed_over(make: str | None, arguments: Sequence[str] | None) -> dict[str, 
         InvalidArgument: The function cannot be imported, or an argument is not `name=value`.
     """
     handed = named_values("--arg", arguments)
-    return {"make": None if make is None else _function(make), "env_kwargs": handed or None}
+    return {"make": None if make is None else named("--make", make), "env_kwargs": handed or None}
 
 
-def _function(name: str) -> Any:
+def named(option: str, name: str) -> Any:
+    """What the user names by `module:name`; the module is imported.
+
+    Raises:
+        InvalidArgument: The text does not have this form, or that cannot be imported.
+    """
     module, colon, path = name.partition(":")
     if not (module and colon and path):
-        raise InvalidArgument(f"--make {name}: give module:function")
+        raise InvalidArgument(f"{option} {name}: give module:function")
     if "" not in sys.path:
         sys.path.insert(0, "")  # as `python -m` does: find modules in the working directory
     try:
@@ -45,5 +50,5 @@ def _function(name: str) -> Any:
         for part in path.split("."):
             found = getattr(found, part)
     except Exception as error:
-        raise InvalidArgument(f"--make {name}: {type(error).__name__}: {error}") from error
+        raise InvalidArgument(f"{option} {name}: {type(error).__name__}: {error}") from error
     return found

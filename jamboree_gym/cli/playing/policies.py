@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import importlib
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from jamboree_gym.cli.playing.handed import named
 from jamboree_gym.errors import InvalidArgument
 
 if TYPE_CHECKING:
@@ -62,14 +61,7 @@ def _loaded(path: Path, algorithm: str) -> Any:
 
 
 def _imported(module: str, name: str) -> Callable[[Any], Any]:
-    if "" not in sys.path:
-        sys.path.insert(0, "")  # as `python -m` does: find modules in the working directory
-    try:
-        found: Any = importlib.import_module(module)
-        for part in name.split("."):
-            found = getattr(found, part)
-    except Exception as error:
-        raise InvalidArgument(f"--policy {module}:{name}: {error}") from error
+    found = named("--policy", f"{module}:{name}")
     if not (callable(found) or hasattr(found, "predict")):
         raise InvalidArgument(f"--policy {module}:{name} cannot be called with an observation")
     policy: Callable[[Any], Any] = found
