@@ -281,11 +281,8 @@ def namespace() -> str:
 
 @pytest.fixture
 def jam(valkey: Server, mongo: Server, namespace: str) -> Iterator[Jamboree]:
-    """A Jamboree in a namespace of its own. It copies to MongoDB only when the test says so.
-
-    A copier that works just then gives Redis back what a test deletes there.
-    """
-    with Jamboree(valkey.url, mongo.url, namespace=namespace, backup=False) as opened:
+    """A Jamboree in a namespace of its own."""
+    with Jamboree(valkey.url, mongo.url, namespace=namespace) as opened:
         yield opened
 
 
