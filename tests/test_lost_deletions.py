@@ -202,6 +202,22 @@ def test_the_next_copy_gives_back_what_a_failover_has_lost_of_a_log(
         assert jam.backup.verify()
 
 
+def test_restore_gives_back_what_a_failover_has_lost_of_a_log_that_was_copied(
+    jam: Jamboree,
+) -> None:
+    notes = NoteHandler(jam, "notes")
+    notes.save({"n": 0})
+    jam.backup.flush()
+    fail_over = loses_what_follows(jam)
+    notes.save({"n": 1})
+    jam.backup.flush()
+    fail_over()
+    assert "notes" in str(jam.backup.verify())
+    jam.backup.restore()
+    assert [note["n"] for note in notes.many(9)] == [0, 1]
+    assert jam.backup.verify()
+
+
 def sent(jam: Jamboree, episode: str) -> Append:
     """What stores an episode as it is in Redis."""
     store, key = jam._connection.redis_store, jam._connection.keyspace.episode(episode)
