@@ -22,7 +22,6 @@ from jamboree_gym.environment.provenance import class_name, rng_state_of
 from jamboree_gym.environment.reward_spaces import check_held_rewards
 from jamboree_gym.environment.sent_specs import fetch_specs, spec_of_parent
 from jamboree_gym.errors import InvalidArgument, InvalidRecord
-from jamboree_gym.process_life import StaysHere
 from jamboree_gym.recording.batch_packing import copied_batch
 from jamboree_gym.recording.episode_handler import EpisodeHandler
 from jamboree_gym.recording.options import RecordOptions
@@ -43,7 +42,7 @@ _OF_ENDS_ALONE = frozenset({*_OF_ENDS, *(f"_{name}" for name in _OF_ENDS)})
 _RESETS_NEXT_STEP = "gymnasium.envs.functional_jax_env.FunctionalJaxVectorEnv"
 
 
-class RecordEpisodes(RecordedSubEnvs, StaysHere, VectorWrapper):
+class RecordEpisodes(RecordedSubEnvs, VectorWrapper):
     """Records every episode of every sub-environment; changes nothing of what is returned.
 
     In every autoreset mode, the recorded episodes are the same as if each sub-environment were
@@ -75,8 +74,6 @@ class RecordEpisodes(RecordedSubEnvs, StaysHere, VectorWrapper):
         InvalidRecord: A tag cannot be stored.
         InvalidArgument: The environment does not declare its autoreset mode.
     """
-
-    _instead = "copy or pickle the environment below it (`envs.env`), and record the copy"
 
     @checked
     def __init__(

@@ -13,7 +13,6 @@ from jamboree_gym.connection import HasConnection
 from jamboree_gym.errors import JamboreeClosed
 from jamboree_gym.multi_agent.looks import look_now
 from jamboree_gym.multi_agent.recording.joint_recorder import ForkPoint, JointRecorder
-from jamboree_gym.process_life import StaysHere
 from jamboree_gym.recording.episode_handler import EpisodeHandler
 from jamboree_gym.recording.options import RecordOptions
 from jamboree_gym.recording.recorder import closed_environment
@@ -24,7 +23,7 @@ HAS_MOVED: tuple[()] = ()
 """`returned` of an error after which an AEC environment has moved: `step` returns nothing."""
 
 
-class RecordAEC(StaysHere, BaseWrapper):  # type: ignore[misc] # it has no types
+class RecordAEC(BaseWrapper):  # type: ignore[misc] # it has no types
     """Records every turn of every agent; changes nothing of what the environment does or returns.
 
     Each agent has an episode of its own, with the tags `agent` (its name) and `joint` (the id of
@@ -53,8 +52,6 @@ class RecordAEC(StaysHere, BaseWrapper):  # type: ignore[misc] # it has no types
         InvalidRecord: A tag cannot be stored; names it.
         InvalidArgument: An argument is invalid; names it.
     """
-
-    _instead = "copy or pickle the environment below it (`env.env`), and record the copy"
 
     @checked
     def __init__(

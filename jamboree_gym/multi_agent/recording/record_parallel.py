@@ -14,7 +14,6 @@ from jamboree_gym.environment.outcomes import raise_refused
 from jamboree_gym.errors import JamboreeClosed
 from jamboree_gym.multi_agent.looks import beginnings, others_of, outcomes
 from jamboree_gym.multi_agent.recording.joint_recorder import ForkPoint, JointRecorder
-from jamboree_gym.process_life import StaysHere
 from jamboree_gym.recording.episode_handler import EpisodeHandler
 from jamboree_gym.recording.options import RecordOptions
 from jamboree_gym.recording.recorder import closed_environment
@@ -22,7 +21,7 @@ from jamboree_gym.recording.recorder import closed_environment
 __all__ = ["RecordParallel"]
 
 
-class RecordParallel(StaysHere, BaseParallelWrapper):  # type: ignore[misc] # it has no types
+class RecordParallel(BaseParallelWrapper):  # type: ignore[misc] # it has no types
     """Records every step of every agent; changes nothing of what the environment does or returns.
 
     Each agent has an episode of its own, with the tags `agent` (its name) and `joint` (the id of
@@ -47,8 +46,6 @@ class RecordParallel(StaysHere, BaseParallelWrapper):  # type: ignore[misc] # it
     Raises:
         UnsupportedSpace, InvalidRecord, InvalidArgument: As `RecordAEC`.
     """
-
-    _instead = "copy or pickle the environment below it (`env.env`), and record the copy"
 
     @checked
     def __init__(
