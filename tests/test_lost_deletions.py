@@ -85,6 +85,13 @@ def test_a_later_deletion_does_not_hide_the_lost_one(jam: Jamboree) -> None:
     assert jam.backup.verify()
 
 
+def held(jam: Jamboree, notes: NoteHandler) -> int:
+    """How many of three records Redis has."""
+    head = jam._connection.redis_store.head(notes._settled_key())
+    assert head is not None
+    return 3 - head.held
+
+
 def test_a_log_of_records_stays_as_others_may_have_saved_to_it(jam: Jamboree) -> None:
     notes = NoteHandler(jam, "notes")
     notes.save({"n": 1})
@@ -95,6 +102,30 @@ def test_a_log_of_records_stays_as_others_may_have_saved_to_it(jam: Jamboree) ->
     notes.save({"n": 2})
     jam.backup.flush()
     assert [note["n"] for note in notes.many(9)] == [1, 2]
+    assert jam.backup.verify()
+    empty(jam)
+    assert [note["n"] for note in notes.many(9)] == [1, 2]
+
+
+def test_of_a_log_of_records_only_what_redis_had_evicted_stays_deleted(jam: Jamboree) -> None:
+    notes = NoteHandler(jam, "notes")
+    for n in range(3):
+        notes.save({"n": n})
+        jam.backup.flush()
+    jam.backup.retain(max_age_s=0.0)
+    jam.backup.trim()
+    jam.backup.retain()
+    left = held(jam, notes)
+    assert left < 3
+    fail_over = loses_what_follows(jam)
+    notes.delete()
+    fail_over()
+    notes.save({"n": 3})
+    for _ in range(2):
+        jam.backup.flush()
+        assert [note["n"] for note in notes.many(9)] == [0, 1, 2, 3][-left - 1 :]
+        assert jam.backup.verify()
+        empty(jam)
 
 
 @pytest.mark.parametrize("is_told", [False, True], ids=["waits", "at once"])
@@ -169,6 +200,22 @@ def test_the_next_copy_gives_back_what_a_failover_has_lost_of_a_log(
         jam.backup.flush()
         assert [note["n"] for note in notes.many(9)] == [0, 1, 2, 3, 4]
         assert jam.backup.verify()
+
+
+def test_restore_gives_back_what_a_failover_has_lost_of_a_log_that_was_copied(
+    jam: Jamboree,
+) -> None:
+    notes = NoteHandler(jam, "notes")
+    notes.save({"n": 0})
+    jam.backup.flush()
+    fail_over = loses_what_follows(jam)
+    notes.save({"n": 1})
+    jam.backup.flush()
+    fail_over()
+    assert "notes" in str(jam.backup.verify())
+    jam.backup.restore()
+    assert [note["n"] for note in notes.many(9)] == [0, 1]
+    assert jam.backup.verify()
 
 
 def sent(jam: Jamboree, episode: str) -> Append:

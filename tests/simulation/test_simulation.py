@@ -101,6 +101,28 @@ FAILED = {
         Step("writer-4", "reset", 0, (Fault(0, "answer lost"), Fault(2, "stopped", 14))),
         Step("world", "empty_redis", 0),
     ),
+    "Redis had acknowledged a record, and the lease was renewed before the outbox knew it": (
+        Step("writer-1", "save", 1),
+        Step("writer-1", "step", 0),
+        Step("keeper", "trim", 1),
+        Step(
+            "writer-1",
+            "deliver",
+            0,
+            (
+                Fault(5, "meanwhile", step=Step("world", "empty_redis", 0)),
+                Fault(0, "answer lost", of="append"),
+            ),
+        ),
+    ),
+    "a log of records was saved to after a failover had lost its deletion, and was not copied": (
+        Step("writer-4", "save_many", 1),
+        Step("keeper", "take_turn", 0),
+        Step("world", "fail_over", 6),
+        Step("keeper", "delete_notes", 0),
+        Step("writer-2", "save", 1),
+        Step("world", "fail_over", 0),
+    ),
 }
 
 
