@@ -12,8 +12,9 @@ from collections.abc import Callable
 import pytest
 from backed_up import Load, check_that_all_is_kept_once, is_complete
 from conftest import Server, StartFollower
-from processes import NoteHandler, read_line, run_python, start_python, wait_until
+from processes import NoteHandler, read_line, run_python, wait_until
 from recorded_envs import ACTION, CountingEnv, play
+from warm import start_warm
 
 from jamboree_gym import Jamboree
 from jamboree_gym.backup import follow
@@ -220,7 +221,9 @@ def test_it_is_copied_unless_said_otherwise(
         monkeypatch.setenv("JAMBOREE_BACKUP", environment)
     jam = open_jamboree(mongo_url=mongo.url)
     NoteHandler(jam, "kept").save({"n": 1})
-    wait_until(lambda: jam.backup.status().follower and is_complete(jam))
+    wait_until(backup_threads)
+    if environment is None:
+        wait_until(lambda: jam.backup.status().follower and is_complete(jam))
 
 
 @pytest.mark.parametrize("wrong", ["yes", 1, 0.0])
@@ -254,7 +257,7 @@ def test_of_several_processes_one_copies_and_another_when_it_is_killed(
     open_jamboree: OpenJamboree, mongo: Server, caplog: pytest.LogCaptureFixture
 ) -> None:
     jam = open_jamboree(mongo_url=mongo.url, backup=True)
-    other = start_python(
+    other = start_warm(
         RECORD,
         f"unix://{jam._connection.store.where}",
         mongo.url,
@@ -322,7 +325,7 @@ def test_a_process_takes_over_from_a_thread_and_a_thread_from_one_that_is_killed
     ],
 )
 def test_who_may_replace_whom(jam: Jamboree, theirs: str, kind: str, is_taken: bool) -> None:
-    dead = start_python("")
+    dead = start_warm("")
     dead.communicate()
     theirs = theirs.format(here=platform.node(), alive=os.getppid(), dead=dead.pid)
     if theirs:

@@ -36,6 +36,7 @@ from jamboree_gym.encoding.batch_format import (
 )
 from jamboree_gym.errors import EpisodeNotFound, UnsavedRecords
 from jamboree_gym.keys import digest
+from jamboree_gym.store import read_through
 from jamboree_gym.store.log import Append, AppendResult
 from jamboree_gym.store.mongo import client as mongo_client
 from jamboree_gym.store.mongo.store import MongoStore
@@ -524,8 +525,12 @@ def test_nothing_is_acknowledged_of_which_less_is_there(open_jam: Open) -> None:
 
 @pytest.mark.parametrize("is_emptied_again", [True, False])
 def test_a_reader_that_was_late_does_not_bring_a_deleted_episode_back(
-    open_jam: Open, in_the_gap: Callable[..., None], is_emptied_again: bool
+    open_jam: Open,
+    in_the_gap: Callable[..., None],
+    monkeypatch: pytest.MonkeyPatch,
+    is_emptied_again: bool,
 ) -> None:
+    monkeypatch.setattr(read_through, "ABSENT_S", 0.1)
     jam, other = open_jam(), open_jam()
     episode = record(jam)
     jam.backup.flush()
@@ -541,7 +546,7 @@ def test_a_reader_that_was_late_does_not_bring_a_deleted_episode_back(
     with suppress(EpisodeNotFound):  # or it was quicker than the deletion
         reader.episode(episode).data()
 
-    time.sleep(1.1)  # what MongoDB did not hold is asked for again after a second
+    time.sleep(0.2)  # what MongoDB did not hold is asked for again
     with pytest.raises(EpisodeNotFound):
         open_jam().episode(episode).data()
     assert open_jam().episodes(run="a", wait=True).ids() == []

@@ -18,7 +18,7 @@ pytestmark = pytest.mark.once
 
 SIMULATE = Path(__file__).parent / "simulate.py"
 SEED = "JAMBOREE_SIMULATED_SEED"
-SECONDS = float(os.environ.get("JAMBOREE_SIMULATED_SECONDS") or (100 if IS_LONG else 10))
+SECONDS = float(os.environ.get("JAMBOREE_SIMULATED_SECONDS") or (100 if IS_LONG else 5))
 
 
 @pytest.mark.faults
