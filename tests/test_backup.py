@@ -929,15 +929,16 @@ def test_a_wrong_password_is_an_error_that_does_not_repeat_it(
 def test_a_flush_goes_on_where_a_lost_mongodb_ended_it(
     own_mongo: Server, open_jamboree: OpenJamboree, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(mongo_client, "CONNECT_TIMEOUT_S", 1.0)
     jam = open_jamboree(mongo_url=own_mongo.url)
     notes(jam, 3)
     jam.backup.flush()
     own_mongo.kill()
     notes(jam, 2, name="m")
+    jam.flush()
+    monkeypatch.setattr(mongo_client, "CONNECT_TIMEOUT_S", 0.2)
 
     with pytest.raises(StoreUnavailable):
-        jam.backup.flush()
+        open_jamboree(mongo_url=own_mongo.url).backup.flush()
     assert jam.backup.status().pending_records == 2
 
     own_mongo.start()
