@@ -15,8 +15,8 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
 from filelock import FileLock
-from processes import run_python
 from recorded_envs import ACTION, CountingEnv, ScriptedEnv, play
+from warm import run_warm
 
 from jamboree_gym import Jamboree
 from jamboree_gym.errors import ColumnConflict, ExportError
@@ -155,7 +155,7 @@ def test_a_killed_one_leaves_whole_parts_and_is_gone_on_with(jam: Jamboree, tmp_
         counted(jam, steps)
     jam.flush()
     url = f"unix://{jam._connection.store.where}"
-    assert run_python(KILLED, url, jam._connection.keyspace.namespace, tmp_path).returncode == -9
+    assert run_warm(KILLED, url, jam._connection.keyspace.namespace, tmp_path).returncode == -9
 
     left = parts(tmp_path)
     assert 0 < len(left) < 5
