@@ -8,10 +8,11 @@ https://github.com/google-research/rlds.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sized
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from jamboree_gym.arrays.packing import Arrays
 from jamboree_gym.arrays.trees import check_leaf, leaves_of, map_leaves
@@ -149,13 +150,21 @@ def _found(episode: Mapping[str, Any], position: int) -> FoundEpisode:
             _text(episode.get("episode_id", position)),
             as_tree([step["observation"] for step in steps]),
             map_leaves(lambda part: part[:-1], as_tree(actions)),
-            np.array([step["reward"] for step in steps[:-1]], np.float64).reshape(-1),
+            _rewards([step["reward"] for step in steps[:-1]]),
             ends[0],
             ends[1],
             env_id=_text(episode.get("env_id", "")),
         )
     except (AttributeError, LookupError, TypeError, ValueError) as error:
         raise DecodeError(f"{where} cannot be read: {error}") from error
+
+
+def _rewards(values: Sequence[Any]) -> npt.NDArray[Any]:
+    """(T,), or (T, ...) where a reward is several numbers."""
+    rewards = np.array(values)
+    if rewards.size == len(values):
+        return rewards.astype(np.float64).reshape(-1)
+    return rewards
 
 
 def _name_left_out(step: Mapping[str, Any]) -> None:
