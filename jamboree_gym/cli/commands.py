@@ -53,6 +53,7 @@ __all__ = [
     "StoreOptions",
     "TrustOption",
     "USAGE",
+    "WeightsOption",
     "YesOption",
     "add_command",
     "check_home",
@@ -105,6 +106,13 @@ TrustOption = Annotated[
     typer.Option(
         "--trust-entry-point",
         help="Import and call what the store names. Who can write to it can then run code here.",
+    ),
+]
+WeightsOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="W,W",
+        help="Where a reward is several numbers: the weight of each in the return, 0.7,0.3.",
     ),
 ]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import uuid
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from recorded_envs import ACTION, CountingEnv
 from recorded_envs import play as play_actions
 from recorded_store import Store
 
+from jamboree_gym.errors import InvalidArgument
 from jamboree_gym.reading.finding.pruning import prunable
 from jamboree_gym.records import EpisodeSummary
 
@@ -39,6 +41,18 @@ def test_the_best_and_the_newest_of_each_run_stay() -> None:
     assert ids(prunable(found, found, keep_best=1)) == "bcd"
     assert ids(prunable(found, found, keep_last=1)) == "abc"
     assert ids(prunable(found, found, keep_best=2, keep_last=1)) == "b"
+
+
+def test_the_best_of_several_returns_is_not_guessed() -> None:
+    several = [
+        summary("a", value=math.nan, returns=(1.0, 2.0)),
+        summary("b", value=math.nan, returns=(2.0, 1.0)),
+    ]
+    with pytest.raises(InvalidArgument, match=r"keep_best=1.* has 2 returns\n.*--weights 1,1"):
+        prunable(several, several, keep_best=1)
+    assert ids(prunable(several, several, keep_last=1)) == "b"
+    weighed = [replace(one, episode_return=sum(one.returns)) for one in several]
+    assert ids(prunable(weighed, weighed, keep_best=1)) == "b"
 
 
 def test_what_is_running_stays_and_what_a_fork_that_stays_was_made_of() -> None:

@@ -26,6 +26,7 @@ __all__ = [
     "Stage",
     "Weighing",
     "check_one_return",
+    "several_returns",
 ]
 
 EpisodeTest = Callable[[EpisodeSummary], Any]
@@ -55,11 +56,17 @@ def check_one_return(found: Found, what: str) -> None:
     """
     for one in found:
         if one.returns is not None and not one.is_weighted and one.steps:
-            count = len(one.returns)
-            raise InvalidArgument(
-                f"{what}: episode {one.id!r} of run {one.run!r} has {count} returns. Say "
-                f"before how to add them up: .weighted({[1.0] * count}); or take one, as return_0"
-            )
+            raise several_returns(one, what)
+
+
+def several_returns(episode: StoredSummary | EpisodeSummary, what: str) -> InvalidArgument:
+    """Why an episode has no one return, and what to do; `what` needs it."""
+    count = len(episode.returns or ())
+    return InvalidArgument(
+        f"{what}: episode {episode.id!r} of run {episode.run!r} has {count} returns\n"
+        f"say before how to add them up: .weighted({[1.0] * count}), in a shell --weights "
+        f"{','.join(['1'] * count)}; or take one, as return_0"
+    )
 
 
 @dataclass(frozen=True, slots=True)
