@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 import threading
@@ -49,7 +50,7 @@ from jamboree_gym.wording import mask_password
 if TYPE_CHECKING:
     from types import TracebackType
 
-__all__ = ["Connection", "HasConnection"]
+__all__ = ["Connection", "HasConnection", "say_beside"]
 
 LONGEST_FLUSH_INTERVAL_S = 3600
 LONGEST_BACKUP_INTERVAL_S = 3600
@@ -59,6 +60,8 @@ BACKUP_VARIABLE = "JAMBOREE_BACKUP"
 BACKUP_URL_VARIABLE = "JAMBOREE_BACKUP_URL"
 MONGO_URL_VARIABLE = "JAMBOREE_MONGO_URL"
 WORKER_EXIT_PRIORITY = 100  # before whatever else a worker process tidies up
+
+log = logging.getLogger(__name__)
 
 
 class HasConnection(StaysHere, ABC):
@@ -83,8 +86,20 @@ class HasConnection(StaysHere, ABC):
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Close."""
-        self._connection.close()
+        """Close. An error of the caller goes on; what could not be saved is said beside it."""
+        try:
+            self._connection.close()
+        except JamboreeError as failure:
+            if error is None:
+                raise
+            say_beside(error, failure)
+
+
+def say_beside(error: BaseException, failure: JamboreeError) -> None:
+    """Tell of a failure in a note and in the log, as another error is on its way already."""
+    said = "\n".join([str(failure), *getattr(failure, "__notes__", ())])
+    error.add_note(said)
+    log.error("%s", said)
 
 
 class Connection(HasConnection):
@@ -410,7 +425,7 @@ class Connection(HasConnection):
 
     def dead(self, writers: Collection[str]) -> set[str]:
         """Which of these writers hold no lease; one of this process is never among them."""
-        elsewhere = writers_here.not_among(writers)
+        elsewhere = set(writers) - writers_here
         return elsewhere - self.store.leases.living(elsewhere) if elsewhere else set()
 
     def delete_log(self, key: str, *, entry: IndexEntry | None = None) -> None:

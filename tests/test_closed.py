@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from conftest import Server
 from gymnasium.vector import SyncVectorEnv
+from processes import NoteHandler
 from recorded_envs import ACTION, CountingEnv
 
 from jamboree_gym import (
@@ -19,6 +21,8 @@ from jamboree_gym import (
     JamboreeClosed,
     NotReset,
 )
+from jamboree_gym import jamboree as jamboree_module
+from jamboree_gym.connection import Connection
 from jamboree_gym.replay import fork, verify
 
 OpenJamboree = Callable[..., Jamboree]
@@ -209,3 +213,65 @@ def test_a_handler_class_of_records_is_none_of_episodes(jam: Jamboree) -> None:
 def test_what_is_no_environment_is_named(jam: Jamboree) -> None:
     with pytest.raises(TypeError, match=r"^env: str cannot be recorded"):
         jam.record("CartPole-v1")  # type: ignore[call-overload]
+
+
+@pytest.mark.faults
+def test_an_error_in_a_with_block_is_not_replaced_by_what_could_not_be_saved(
+    own_valkey: Server, namespace: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(Connection.close, "__defaults__", (0.1,))
+
+    def work() -> None:
+        with Jamboree(own_valkey.url, namespace=namespace, home=tmp_path) as jam:
+            NoteHandler(jam, "lost").save({"n": 1})
+            own_valkey.kill()
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError) as caught:
+        work()
+    (note,) = caught.value.__notes__
+    assert "1 records are not in Redis" in note
+    assert f"It stays in {tmp_path / 'journal'}" in note
+
+
+class CutOffBackup:
+    """A Ctrl-C comes while the backup makes its last copy."""
+
+    def begin(self) -> None:
+        """Something was delivered."""
+
+    def close(self, timeout_s: float) -> None:
+        """Wait for it."""
+        raise KeyboardInterrupt
+
+
+def test_a_ctrl_c_while_it_is_closed_leaves_nothing_open(open_jamboree: OpenJamboree) -> None:
+    jam = open_jamboree()
+    opened = jam._connection.opened
+    opened.backup = CutOffBackup()
+    jam.record(CountingEnv()).reset()
+    thread = opened.lease._thread
+    assert thread is not None
+
+    with pytest.raises(KeyboardInterrupt):
+        jam.close()
+
+    assert not thread.is_alive()
+    with pytest.raises(JamboreeClosed):
+        opened.store.redis.time()
+
+
+def test_a_ctrl_c_while_it_is_opened_leaves_nothing_open(
+    valkey: Server, namespace: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[Connection] = []
+
+    def wait(connection: Connection) -> int:
+        made.append(connection)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(jamboree_module, "deliver_dead_journals", wait)
+    with pytest.raises(KeyboardInterrupt):
+        Jamboree(valkey.url, namespace=namespace)
+    with pytest.raises(JamboreeClosed):
+        made[0].check_open()
