@@ -498,7 +498,7 @@ class Connection(HasConnection):
 
     def dead(self, writers: Collection[str]) -> set[str]:
         """Which of these writers hold no lease; one of this process is never among them."""
-        elsewhere = writers_here.not_among(writers)
+        elsewhere = set(writers) - writers_here
         return elsewhere - self.store.leases.living(elsewhere) if elsewhere else set()
 
     def delete_log(self, key: str, *, entry: IndexEntry | None = None) -> None:
