@@ -31,6 +31,7 @@ from jamboree_gym.errors import (
     InvalidRecord,
     JamboreeClosed,
     JamboreeError,
+    closing_after,
 )
 from jamboree_gym.journal.journal import Journal, JournalOwner
 from jamboree_gym.keys import Keyspace
@@ -83,8 +84,9 @@ class HasConnection(StaysHere, ABC):
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Close."""
-        self._connection.close()
+        """Close. After an error in the block, what `close` raises is a note of that error."""
+        with closing_after(error):
+            self._connection.close()
 
 
 class Connection(HasConnection):

@@ -10,6 +10,7 @@ import pytest
 from conftest import Server
 from gymnasium.vector import SyncVectorEnv
 from recorded_envs import ACTION, CountingEnv
+from stored import at
 
 from jamboree_gym import (
     DBHandler,
@@ -209,3 +210,19 @@ def test_a_handler_class_of_records_is_none_of_episodes(jam: Jamboree) -> None:
 def test_what_is_no_environment_is_named(jam: Jamboree) -> None:
     with pytest.raises(TypeError, match=r"^env: str cannot be recorded"):
         jam.record("CartPole-v1")  # type: ignore[call-overload]
+
+
+def test_an_error_in_the_block_is_not_hidden_by_what_cannot_be_saved_at_its_end(
+    open_jamboree: OpenJamboree,
+) -> None:
+    jam = open_jamboree()
+    env = jam.record(CountingEnv())
+    env.reset()
+    jam.flush()
+    jam.redis.delete(at(jam, jam._connection.keyspace.episode(env.episode_id)))
+    env.step(ACTION)
+    with pytest.raises(ZeroDivisionError) as raised, jam:
+        _ = 1 / 0
+    (note,) = raised.value.__notes__
+    assert "UnsavedRecords at its close: 1 records are not in Redis" in note
+    assert "the next Jamboree of this store delivers it" in note

@@ -422,7 +422,7 @@ def test_tail_gives_every_step_once_and_ends_with_the_episode(open_jamboree: Ope
     thread.start()
     for _ in range(300):
         env.step(ACTION)
-    thread.join(10)
+    thread.join(60)
 
     assert not thread.is_alive()
     assert [step.index for step in seen] == list(range(300))
@@ -455,11 +455,11 @@ def test_tail_follows_another_process(valkey: Server, jam: Jamboree, namespace: 
     process = start_python(WRITER, valkey.url, namespace)
     episode = jam.episode(read_line(process).strip())
 
-    steps = list(episode.tail(timeout_s=20))
+    steps = list(episode.tail(timeout_s=60))
 
     assert [step.index for step in steps] == list(range(200))
     assert episode.status == "terminated"
-    assert process.communicate(timeout=20)[1] == ""
+    assert process.communicate(timeout=60)[1] == ""
 
 
 def test_the_end_is_seen_by_a_reader_that_settles_at_the_same_moment(jam: Jamboree) -> None:

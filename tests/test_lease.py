@@ -390,7 +390,7 @@ def round_trips(jam: Jamboree, call: Callable[[], object]) -> list[str]:
         watcher.start()
         call()
         jam.redis.echo("watched")
-        assert done.wait(20)
+        assert done.wait(60)
         watcher.join()
     return commands[:-1]
 

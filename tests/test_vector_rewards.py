@@ -387,8 +387,22 @@ def test_an_episode_is_verified_forked_and_replayed(jam: Jamboree, dtype: str) -
         child.step(1)
     (forked,) = jam.episodes(run="r", forks=True).where(parent=episode)
     assert forked.data().rewards.shape == (1, 3)
-    with pytest.raises(InvalidArgument, match=r"a reward of episode .* has shape \(3,\)"):
-        what_if(episode, 1, lambda observation: 0, n=1)
+
+
+def test_what_if_adds_up_the_numbers_of_a_reward_by_weights(jam: Jamboree) -> None:
+    env, rewards = played(jam, gym.make("test/Treasures-v0"), 5)
+    episode = jam.episode(env.episode_id)
+    for weights in (None, [1.0], [1, 2, 3, 4]):
+        with pytest.raises(InvalidArgument, match=r"has 3 numbers.*\n.*weights=\[1.0, 1.0, 1.0\]"):
+            what_if(episode, 1, lambda _: 0, n=1, weights=weights)
+    for weights in ([1, 0.5, 0], [0, 0, 2]):
+        report = what_if(
+            episode, 1, lambda _: 0, n=1, weights=weights, same_noise=True, record=True
+        )
+        expected = sum(float(np.dot(weights, reward)) for reward in rewards[1:])
+        assert report.recorded_return == report.returns[0] == pytest.approx(expected)
+        child = jam.episode(report.children[0])
+        assert is_same(child.data().rewards, episode.data().rewards[1:])
 
 
 def test_several_episodes_are_replayed_together(jam: Jamboree) -> None:

@@ -179,7 +179,7 @@ def run_warm(source: str, *arguments: object) -> subprocess.CompletedProcess[str
     """As `processes.run_python`, only sooner: the package has been imported."""
     process = start_warm(source, *arguments)
     try:
-        out, err = process.communicate(timeout=WAIT_TIMEOUT_S * 2)
+        out, err = process.communicate(timeout=WAIT_TIMEOUT_S)
     except subprocess.TimeoutExpired:
         process.kill()
         raise

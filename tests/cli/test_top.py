@@ -38,7 +38,7 @@ class Terminal:
 
     def until(self, text: bytes) -> None:
         """Read until a text comes."""
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 60
         while text not in self.seen:
             assert time.monotonic() < deadline, self.seen
             self.seen += os.read(self.ours, 65536)

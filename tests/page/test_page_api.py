@@ -631,10 +631,11 @@ def test_a_lost_mongodb_is_said_where_it_is_needed(
 
 
 def test_a_lost_folder_of_the_backup_is_not_taken_for_a_lost_redis(
-    valkey: Server, namespace: str, tmp_path: Path
+    valkey: Server, namespace: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = tmp_path / "backup"
-    with Jamboree(valkey.url, backup=folder.as_uri(), namespace=namespace) as jam:
+    monkeypatch.setenv("JAMBOREE_BACKUP_URL", folder.as_uri())  # nothing copies by itself
+    with Jamboree(valkey.url, namespace=namespace) as jam:
         (id,) = play(jam.record(gym.make("CartPole-v1"), run="kept"), 1)
         jam.backup.flush()
         for key in jam.redis.keys(f"*:episode:{{{id}}}"):

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from jamboree_gym.cli.commands import (
+    EnvArgumentsOption,
     JsonOption,
     ModulesOption,
     StoreOptions,
@@ -16,11 +17,13 @@ from jamboree_gym.cli.commands import (
 )
 from jamboree_gym.cli.episode_ids import EpisodeArgument, named_episode
 from jamboree_gym.cli.output import as_plain, print_json, print_lines, print_text
+from jamboree_gym.cli.playing.handed import MakeOption, handed_over
 from jamboree_gym.cli.playing.policies import (
     AlgorithmOption,
     policy_of_checkpoint,
     policy_of_text,
 )
+from jamboree_gym.cli.typed_values import weights_of
 from jamboree_gym.errors import InvalidArgument
 
 __all__ = ["what_if"]
@@ -48,11 +51,20 @@ def what_if(
     draw: Annotated[
         bool, typer.Option("--draw", help="Draw the actions of a model, not its best ones.")
     ] = False,
+    weights: Annotated[
+        str | None,
+        typer.Option(
+            metavar="W,W",
+            help="Where a reward is several numbers: the weight of each in the return, 0.7,0.3.",
+        ),
+    ] = None,
     record: Annotated[
         bool, typer.Option("--record", help="Record each continuation, as a fork.")
     ] = False,
     algorithm: AlgorithmOption = "ppo",
     modules: ModulesOption = None,
+    arguments: EnvArgumentsOption = None,
+    make: MakeOption = None,
     trust_entry_point: TrustOption = False,
     json: JsonOption = False,
 ) -> None:
@@ -65,6 +77,7 @@ def what_if(
     if (policy is None) == (checkpoint is None):
         raise InvalidArgument("say which policy: --policy, or --checkpoint with its number")
     import_modules(modules)
+    rebuilt = {"trust_entry_point": trust_entry_point, **handed_over(make, arguments)}
     from jamboree_gym.replay import what_if as continuations
 
     with store.open() as jam, progress_bar("continuing") as progress:
@@ -83,8 +96,9 @@ def what_if(
             seed=seed,
             max_steps=max_steps,
             deterministic=not draw,
+            weights=None if weights is None else weights_of(weights),
             record=record,
-            trust_entry_point=trust_entry_point,
+            **rebuilt,
             progress=progress,
         )
     if json:

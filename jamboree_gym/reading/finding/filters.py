@@ -13,6 +13,7 @@ import numpy as np
 from jamboree_gym.arrays.difference import UNTYPED, differences
 from jamboree_gym.arrays.values import check_text
 from jamboree_gym.encoding.summary_codec import StoredSummary
+from jamboree_gym.environment.outcomes import weighted_sum
 from jamboree_gym.errors import InvalidArgument
 from jamboree_gym.reading.finding.names import RunNames, run_names
 from jamboree_gym.records import EpisodeStatus, EpisodeSummary
@@ -78,9 +79,8 @@ class Weighing:
                     f"weighted({list(self.weights)}): episode {one.id!r} of run {one.run!r} has "
                     f"{len(one.returns)} returns: give a weight for each, or ask for fewer episodes"
                 )
-            pairs = zip(self.weights, one.returns, strict=True)
-            weighed = [weight * value for weight, value in pairs if weight]
-            one.episode_return, one.is_weighted = sum(weighed, 0.0), True
+            one.episode_return = weighted_sum(self.weights, one.returns)
+            one.is_weighted = True
         return found
 
 

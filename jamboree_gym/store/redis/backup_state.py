@@ -245,7 +245,7 @@ class Deletions(BucketPart):
         """This backup has forgotten a log; those that were the backup before may come back."""
         bucket = self._buckets.of(key)
         stored = identity(self._keyspace.in_bucket(key, bucket), born)
-        keys = (bucket.deleted, bucket.backup)
+        keys = (bucket.deleted, bucket.backup, bucket.carried_out)
         self._link.script(scripts.FORGET_DELETION, keys, (stored, BORN.pack(born), backup.id))
 
     def assign_new_birth(self, key: str, head: Head, *, epoch: str) -> bool:
