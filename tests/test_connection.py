@@ -19,6 +19,7 @@ import redis
 from conftest import Server, StartRedis, free_port
 from processes import NoteHandler, run_python, wait_until
 from recorded_envs import ACTION, CountingEnv, play
+from warm import run_warm
 
 from jamboree_gym import Jamboree
 from jamboree_gym.errors import (
@@ -106,7 +107,7 @@ def test_the_url_can_come_from_the_environment(valkey: Server, namespace: str) -
         "os.environ['JAMBOREE_REDIS_URL'] = sys.argv[1]\n"
         "with Jamboree(namespace=sys.argv[2]) as jam: print(jam)"
     )
-    ended = run_python(source, valkey.url, namespace)
+    ended = run_warm(source, valkey.url, namespace)
     where = valkey.url.removeprefix("unix://")
     assert ended.stdout == f"<Jamboree {namespace!r} on {where}, write='buffered'>\n"
 

@@ -36,6 +36,7 @@ from jamboree_gym.encoding.batch_format import (
 )
 from jamboree_gym.errors import EpisodeNotFound, UnsavedRecords
 from jamboree_gym.keys import digest
+from jamboree_gym.store import read_through
 from jamboree_gym.store.log import Append, AppendResult
 from jamboree_gym.store.mongo import client as mongo_client
 from jamboree_gym.store.mongo.store import MongoStore
@@ -418,19 +419,20 @@ def test_records_that_were_saved_meanwhile_move_behind_those_that_a_backup_broug
 def test_records_begun_anew_while_mongodb_was_away_move_behind_those_that_it_holds(
     own_valkey: Server, own_mongo: Server, namespace: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(mongo_client, "CONNECT_TIMEOUT_S", 0.3)
     options: Any = {"namespace": namespace, "backup": False}
     with Jamboree(own_valkey.url, own_mongo.url, **options) as jam:
         notes = NoteHandler(jam, "n")
         notes.save_many({"n": n} for n in range(300))
         jam.backup.flush()
     own_mongo.kill()
-    with Jamboree(own_valkey.url, own_mongo.url, write="sync", **options) as jam:
-        jam.redis.flushall()
-        notes = NoteHandler(jam, "n")
-        notes.save_many({"n": n} for n in range(300, 305))
-        assert numbers(jam) == list(range(300, 305))
-        own_mongo.start()
+    with monkeypatch.context() as hasty:
+        hasty.setattr(mongo_client, "CONNECT_TIMEOUT_S", 0.2)
+        with Jamboree(own_valkey.url, own_mongo.url, write="sync", **options) as jam:
+            jam.redis.flushall()
+            notes = NoteHandler(jam, "n")
+            notes.save_many({"n": n} for n in range(300, 305))
+            assert numbers(jam) == list(range(300, 305))
+            own_mongo.start()
     with Jamboree(own_valkey.url, own_mongo.url, **options) as jam:
         assert jam.backup.flush() == 5
         assert jam.backup.verify()
@@ -524,8 +526,12 @@ def test_nothing_is_acknowledged_of_which_less_is_there(open_jam: Open) -> None:
 
 @pytest.mark.parametrize("is_emptied_again", [True, False])
 def test_a_reader_that_was_late_does_not_bring_a_deleted_episode_back(
-    open_jam: Open, in_the_gap: Callable[..., None], is_emptied_again: bool
+    open_jam: Open,
+    in_the_gap: Callable[..., None],
+    monkeypatch: pytest.MonkeyPatch,
+    is_emptied_again: bool,
 ) -> None:
+    monkeypatch.setattr(read_through, "ABSENT_S", 0.1)
     jam, other = open_jam(), open_jam()
     episode = record(jam)
     jam.backup.flush()
@@ -541,7 +547,7 @@ def test_a_reader_that_was_late_does_not_bring_a_deleted_episode_back(
     with suppress(EpisodeNotFound):  # or it was quicker than the deletion
         reader.episode(episode).data()
 
-    time.sleep(1.1)  # what MongoDB did not hold is asked for again after a second
+    time.sleep(0.2)  # what MongoDB did not hold is asked for again
     with pytest.raises(EpisodeNotFound):
         open_jam().episode(episode).data()
     assert open_jam().episodes(run="a", wait=True).ids() == []

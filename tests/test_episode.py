@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 from conftest import Server
 from forged import forge_provenance
-from processes import read_line, start_python, wait_until
+from processes import read_line, wait_until
 from recorded_envs import ACTION, CountingEnv, DiscreteEnv, ScriptedEnv, play
 from stored import at
+from warm import start_warm
 
 from jamboree_gym import EpisodeHandler, Jamboree
 from jamboree_gym.errors import DecodeError, EpisodeNotFound, InvalidRecord, UnknownKey
@@ -452,7 +453,7 @@ with Jamboree(sys.argv[1], namespace=sys.argv[2]) as jam:
 
 
 def test_tail_follows_another_process(valkey: Server, jam: Jamboree, namespace: str) -> None:
-    process = start_python(WRITER, valkey.url, namespace)
+    process = start_warm(WRITER, valkey.url, namespace)
     episode = jam.episode(read_line(process).strip())
 
     steps = list(episode.tail(timeout_s=60))

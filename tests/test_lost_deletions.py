@@ -151,6 +151,29 @@ def test_a_deletion_covers_what_the_backup_has_from_before_redis_was_emptied(
     assert jam.backup.verify()
 
 
+def test_a_deletion_covers_a_log_that_began_at_time_zero(
+    jam: Jamboree, valkey: Server, namespace: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As with a simulated clock."""
+    now = 0.0
+    with Jamboree(valkey.url, namespace=namespace, clock=lambda: now) as simulated:
+        notes = NoteHandler(simulated, "notes")
+        notes.save({"n": 1})
+        jam.backup.flush()
+        empty(jam)
+        now = 5.0
+        monkeypatch.delenv("JAMBOREE_BACKUP_URL", raising=False)
+        monkeypatch.delenv("JAMBOREE_MONGO_URL", raising=False)
+        with Jamboree(valkey.url, namespace=namespace, clock=lambda: now) as without_backup:
+            begun_again = NoteHandler(without_backup, "notes")
+            begun_again.save({"n": 2})
+            without_backup.flush()
+        notes.delete()
+        jam.backup.flush()
+        empty(jam)
+        assert notes.many(9) == []
+
+
 @pytest.mark.parametrize("is_noted", [False, True], ids=["another was faster", "waits"])
 def test_a_log_that_others_have_begun_since_stays_even_if_their_clock_was_put_back(
     jam: Jamboree, is_noted: bool

@@ -285,7 +285,7 @@ def test_a_query_adds_returns_up_only_as_it_is_told(asked: Jamboree) -> None:
     ],
 )
 def test_a_question_for_one_return_says_how_to_choose(asked: Jamboree, ask: Any) -> None:
-    with pytest.raises(InvalidArgument, match=r"2 returns.*\.weighted\(\[1.0, 1.0\]\)") as caught:
+    with pytest.raises(InvalidArgument, match=r"2 returns\n.*\.weighted\(\[1.0, 1.0\]\)") as caught:
         ask(asked.episodes()).ids()
     assert "several" in str(caught.value)
     assert len(ask(asked.episodes(run="one")).ids()) in (0, 1)
@@ -300,10 +300,17 @@ def test_weights_of_another_number_are_refused(asked: Jamboree) -> None:
 def test_runs_and_tables_for_people_show_each_return(asked: Jamboree) -> None:
     run = asked.run("several")
     assert run.summary.mean_return is None
+    each = run.summary.mean_returns
+    assert each is not None
+    assert len(each) == 2
+    assert run.summary.shown_return == f"({each[0]:.4g}, {each[1]:.4g})"
+    assert f"returns of the last 10: {run.summary.shown_return}" in str(run.report())
+    assert run.summary.shown_return in str(asked.runs())
     assert "return" not in " ".join(run.report().warnings)
     assert "(4, -8)" in run.episodes._as_text()
     assert "return (4, -8)" in str(run.episodes.last().summary)
     assert asked.run("one").summary.mean_return == 2.0
+    assert asked.run("one").summary.mean_returns is None
 
 
 # -- the stored form ----------------------------------------------------------------------------

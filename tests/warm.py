@@ -93,6 +93,10 @@ class WarmProcess:
         """Kill it as `kill -9` does."""
         self.send_signal(signal.SIGKILL)
 
+    def terminate(self) -> None:
+        """Tell it to end."""
+        self.send_signal(signal.SIGTERM)
+
     def communicate(
         self, input: str | None = None, timeout: float | None = None
     ) -> tuple[str, str]:

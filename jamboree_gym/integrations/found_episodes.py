@@ -145,11 +145,8 @@ def _new_episode(
     origin = {"from": source, "episode": found.id}
     provenance = describe_imported(None, observation_space, action_space, source=origin)
     annotation = _layout(dict(found.annotations)) if found.annotated is not None else None
-    schema = StepSchema(
-        _layout(found.observations),
-        _layout(found.actions),
-        reward=layout_of_rewards(found.rewards),
-    )
+    rewards = layout_of_rewards(found.rewards)
+    schema = StepSchema(_layout(found.observations), _layout(found.actions), reward=rewards)
     if isinstance(annotation, Group):
         schema = replace(schema, annotation=annotation)
     started_at = found.started_at

@@ -336,6 +336,7 @@ def _run_row(run: RunSummary, listing: Listing) -> dict[str, Any]:
         "steps": run.steps,
         "steps_per_s": run.steps_per_s,
         "mean_return": run.mean_return,
+        "mean_returns": run.mean_returns,
         "began_at": run.began_at,
         "last_step_at": run.last_step_at,
         "checkpoints": run.checkpoints,

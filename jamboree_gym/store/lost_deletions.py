@@ -55,7 +55,11 @@ def _older(
     """
     newest = dict(sorted(one for one in logs if not store.keyspace.is_episode(one[0])))
     births = {key: backup.birth(key) for key in newest}
-    older = {key: born for key, born in births.items() if born and -math.inf < born < newest[key]}
+    older = {
+        key: born
+        for key, born in births.items()
+        if born is not None and -math.inf < born < newest[key]
+    }
     if not older:
         return []
     waiting, heads = store.deletions.newest(older), store.reader.heads(sorted(older))

@@ -16,7 +16,7 @@ import pytest
 from conftest import Server
 from gymnasium import spaces
 from line_env import SPACE, Line, play
-from processes import read_line, start_python, wait_until
+from processes import read_line, wait_until
 from warm import start_warm
 
 from jamboree_gym import Jamboree
@@ -152,7 +152,7 @@ with Jamboree(sys.argv[1], namespace=sys.argv[2]) as jam:
 def test_an_interrupted_episode_is_there_and_goes_on_if_its_process_does(
     jam: Jamboree, valkey: Server
 ) -> None:
-    actor = start_python(
+    actor = start_warm(
         STOPPED, valkey.url, jam._connection.keyspace.namespace, Path(__file__).parent
     )
     assert actor.stdin is not None

@@ -65,6 +65,23 @@ def test_a_ctrl_c_while_a_turn_is_recorded_leaves_no_gap(jam: Jamboree, in_turn:
         assert set(np.diff(seen)) <= {2.0}
 
 
+def test_a_ctrl_c_while_a_reset_is_recorded_leaves_nothing_behind(jam: Jamboree) -> None:
+    class CutOffReset(CutOffAEC):
+        in_turn = True
+
+        def reset(self, seed: int | None = None, options: Any = None) -> None:
+            super().reset(seed, options)
+            self.is_due = True
+
+    env = jam.record(CutOffReset())
+    with pytest.raises(KeyboardInterrupt):
+        env.reset(seed=1)
+    play_turns(env, 2, begin=False)
+    jam.flush()
+
+    assert jam.episodes().ids() == []
+
+
 def test_what_follows_a_turn_that_failed_is_not_said_to_follow_it(jam: Jamboree) -> None:
     env = jam.record(CountingAEC())
     env.reset(seed=1)

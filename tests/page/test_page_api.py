@@ -24,6 +24,7 @@ from jamboree_gym.page.pictures import Simulations
 from jamboree_gym.page.serving import PageServer
 from jamboree_gym.page.surprises import value_errors
 from jamboree_gym.replay import ReplayEnv
+from jamboree_gym.store.mongo import client as mongo_client
 
 
 @pytest.fixture(scope="module")
@@ -584,8 +585,9 @@ def test_a_tab_is_told_how_an_episode_grows(
     ):
         assert next(found)[1]["steps"] == 1
         env.step(1)
-        _, change = next(found)
-        assert change["steps"] == 2
+        change: dict = {}
+        while change.get("steps") != 2:
+            _, change = next(found)
         env.close()
         while change.get("status") != "abandoned":
             _, change = next(found)
@@ -615,19 +617,23 @@ def test_a_lost_redis_is_said_and_comes_back(
 
 
 def test_a_lost_mongodb_is_said_where_it_is_needed(
-    valkey: Server, own_mongo: Server, namespace: str
+    valkey: Server, own_mongo: Server, namespace: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with Jamboree(valkey.url, own_mongo.url, namespace=namespace, backup=False) as jam:
         (id,) = play(jam.record(gym.make("CartPole-v1"), run="kept"), 1)
         jam.backup.flush()
         for key in jam.redis.keys(f"*:episode:{{{id}}}"):
             jam.redis.delete(key)  # as an eviction does
-        own_mongo.kill()
-        with PageServer(jam, port=0).start() as page:
-            answer = Asker(page)("/api/columns", {"id": id})
-            assert answer.status == 503
-            assert "MongoDB does not answer" in answer.json["error"]
-            assert Asker(page)("/api/runs").status == 200  # Redis alone knows this
+    own_mongo.kill()
+    monkeypatch.setattr(mongo_client, "CONNECT_TIMEOUT_S", 0.2)
+    with (
+        Jamboree(valkey.url, own_mongo.url, namespace=namespace, backup=False) as jam,
+        PageServer(jam, port=0).start() as page,
+    ):
+        answer = Asker(page)("/api/columns", {"id": id})
+        assert answer.status == 503
+        assert "MongoDB does not answer" in answer.json["error"]
+        assert Asker(page)("/api/runs").status == 200  # Redis alone knows this
 
 
 def test_a_lost_folder_of_the_backup_is_not_taken_for_a_lost_redis(

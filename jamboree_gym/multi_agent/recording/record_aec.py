@@ -68,12 +68,12 @@ class RecordAEC(JointWrapper, BaseWrapper):  # type: ignore[misc] # it has no ty
         origin = recorder.origin(seed, options)
         try:
             self.env.reset(seed=seed, options=options)
+            self._has_looked = False
+            self._waiting = {}
+            recorder.begin(origin, seed)
         except BaseException:
             recorder.break_off()
             raise
-        self._has_looked = False
-        self._waiting = {}
-        recorder.begin(origin, seed)
         recorder.raise_errors(HAS_MOVED)
 
     def _begin_there(self, waiting: list[Any]) -> None:

@@ -88,10 +88,13 @@ def rebuild_env(
     try:
         spec, reason = provenance["env_spec"], provenance["spec_error"]
         if spec is None:
-            raise ReplayError(
-                f"the environment cannot be made again: {reason}\n"
+            advice = (
                 "say how to make it: verify(..., make=lambda: ...) (in a shell: --make "
                 "module:function)"
+            )
+            text, _, own_advice = str(reason).partition("\n")
+            raise ReplayError(
+                f"the environment cannot be made again: {text}\n{own_advice or advice}"
             )
         name, layers = str(spec["id"]), layers_of(provenance)
         limit = spec["max_episode_steps"] if layers.limits is None else None
