@@ -96,7 +96,7 @@ class UnknownKey(JamboreeError, LookupError):
 
 
 class NotCopyable(JamboreeError, TypeError):
-    """Copied or pickled was what holds connections of this process; says what to do instead."""
+    """Copied or pickled was what cannot go there, as a password; says what to do instead."""
 
 
 class NotReset(UnknownKey, AttributeError):

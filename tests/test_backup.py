@@ -350,6 +350,18 @@ def test_a_document_with_another_kind_of_field_is_damage_that_is_named(
     assert jam.redis.lrange(at(jam, key), 1, -1) in ([], rows)
 
 
+def test_a_document_without_a_count_does_not_keep_others_from_being_copied(jam: Jamboree) -> None:
+    key = jam._connection.keyspace.episode(record_in_two_parts(jam))
+    jam.mongo["logs"].update_one({"_id": key}, {"$unset": {"count": ""}})
+    jam.redis.zadd(beside(jam, key, "unbacked"), {at(jam, key): 1})
+    NoteHandler(jam, "others").save({"n": 1})
+
+    with pytest.raises(BackupMismatch, match="damaged"):
+        jam.backup.flush()
+    assert list(jam.backup.verify().different) == [key]
+    assert jam._connection.backup_store.records() == 1
+
+
 @pytest.mark.parametrize("harm", [*HARMS, flip_in_redis, lose_head])
 def test_verify_names_the_one_log_that_was_harmed(
     jam: Jamboree, harm: Callable[[Jamboree, str], None]

@@ -21,7 +21,8 @@ from recorded_envs import ACTION, CountingEnv, play
 from stored import at
 
 from jamboree_gym import Jamboree
-from jamboree_gym.backup import follow, waiting
+from jamboree_gym.backup import Backup, follow, waiting
+from jamboree_gym.backup.__main__ import main
 from jamboree_gym.backup.copy import LogCopier
 from jamboree_gym.backup.waiting import StopSignal
 from jamboree_gym.errors import StoreUnavailable
@@ -376,3 +377,13 @@ def test_the_mark_of_a_backup_that_cannot_reach_mongodb_names_no_password(
     assert PASSWORD not in error
     with pytest.raises(StoreUnavailable):
         jam.backup.flush()
+
+
+def test_a_ctrl_c_ends_a_single_copy(
+    jam: Jamboree, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(Backup, "flush", lambda _: signal.raise_signal(signal.SIGINT))
+    urls = ["--redis-url", f"unix://{jam._connection.store.where}"]
+    urls += ["--backup-url", str(jam._connection.backup_url)]
+    assert main([*urls, "--namespace", jam._connection.keyspace.namespace]) == 130
+    assert capsys.readouterr().out == ""

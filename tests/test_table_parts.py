@@ -124,6 +124,20 @@ def test_called_again_it_adds_what_is_new_and_rewrites_nothing(
     assert {done for done, _ in seen} <= {1, 2}  # the first one was there from the beginning
 
 
+def test_a_part_that_was_removed_is_written_again_and_no_other_is_replaced(
+    jam: Jamboree, tmp_path: Path
+) -> None:
+    for steps in (5, 7, 9):
+        counted(jam, steps)
+        jam.episodes().to_parquet(tmp_path)
+    (tmp_path / "part-00001.parquet").unlink()
+    jam.episodes().to_parquet(tmp_path)
+
+    ids = read(tmp_path)["episode_id"].to_pylist()
+    assert sorted(set(ids)) == sorted(jam.episodes().ids())
+    assert len(ids) == 5 + 7 + 9
+
+
 def test_an_episode_that_goes_on_is_left_for_the_next_call(jam: Jamboree, tmp_path: Path) -> None:
     env = jam.record(CountingEnv(length=10))
     play(env, [ACTION] * 3)
