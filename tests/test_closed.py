@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from conftest import Server
 from gymnasium.vector import SyncVectorEnv
-from processes import NoteHandler
 from recorded_envs import ACTION, CountingEnv
+from stored import at
 
 from jamboree_gym import (
     DBHandler,
@@ -215,23 +214,20 @@ def test_what_is_no_environment_is_named(jam: Jamboree) -> None:
         jam.record("CartPole-v1")  # type: ignore[call-overload]
 
 
-@pytest.mark.faults
-def test_an_error_in_a_with_block_is_not_replaced_by_what_could_not_be_saved(
-    own_valkey: Server, namespace: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+def test_an_error_in_the_block_is_not_hidden_by_what_cannot_be_saved_at_its_end(
+    open_jamboree: OpenJamboree,
 ) -> None:
-    monkeypatch.setattr(Connection.close, "__defaults__", (0.1,))
-
-    def work() -> None:
-        with Jamboree(own_valkey.url, namespace=namespace, home=tmp_path) as jam:
-            NoteHandler(jam, "lost").save({"n": 1})
-            own_valkey.kill()
-            raise ZeroDivisionError
-
-    with pytest.raises(ZeroDivisionError) as caught:
-        work()
-    (note,) = caught.value.__notes__
-    assert "1 records are not in Redis" in note
-    assert f"It stays in {tmp_path / 'journal'}" in note
+    jam = open_jamboree()
+    env = jam.record(CountingEnv())
+    env.reset()
+    jam.flush()
+    jam.redis.delete(at(jam, jam._connection.keyspace.episode(env.episode_id)))
+    env.step(ACTION)
+    with pytest.raises(ZeroDivisionError) as raised, jam:
+        _ = 1 / 0
+    (note,) = raised.value.__notes__
+    assert "UnsavedRecords at its close: 1 records are not in Redis" in note
+    assert "the next Jamboree of this store delivers it" in note
 
 
 class CutOffBackup:

@@ -20,7 +20,7 @@ from gymnasium import spaces
 from jamboree_gym.arrays.layout import ENCODED, Group, Layout, Leaf, has_column
 from jamboree_gym.arrays.packing import Arrays, filler, rows_of, unstack, variable_bytes
 from jamboree_gym.arrays.step_schema import ONE_NUMBER, SchemaChanges, StepSchema, schema_at
-from jamboree_gym.connection import Connection, say_beside
+from jamboree_gym.connection import Connection
 from jamboree_gym.delivery.outbox import MAX_APPEND_BYTES
 from jamboree_gym.delivery.row_writer import ROW_OVERHEAD_BYTES, rows_per_batch
 from jamboree_gym.encoding.info_codec import InfoEncoder
@@ -31,7 +31,7 @@ from jamboree_gym.errors import (
     EpisodeInUse,
     EpisodeNotFound,
     InvalidRecord,
-    JamboreeError,
+    closing_after,
 )
 from jamboree_gym.recording.part_appends import appends_of
 from jamboree_gym.records import EpisodeOrigin, EpisodeStatus, EpisodeSummary
@@ -190,12 +190,8 @@ class EpisodeImporter:
 
     def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
         """Bring the last ones to Redis; after an error too, they are whole."""
-        try:
+        with closing_after(error):
             self.flush()
-        except JamboreeError as failure:
-            if error is None:
-                raise
-            say_beside(error, failure)
 
 
 def _appends(key: str, episode: NewEpisode, infos: InfoEncoder) -> Iterator[Append]:

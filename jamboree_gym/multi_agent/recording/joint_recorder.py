@@ -381,6 +381,17 @@ class JointRecorder:
         errors[0].returned = returned
         raise errors[0]
 
+    def __getstate__(self) -> dict[str, Any]:
+        """What is pickled and copied: the joint episode stays with this recorder."""
+        return {**vars(self), "_jam": (type(self._jam), self._jam._connection)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Record there: the next reset begins a joint episode."""
+        kind, connection = state["_jam"]
+        vars(self).update(state, _jam=kind._on(connection))
+        self.after_fork_in_child()
+        follow_forks(self)
+
     def after_fork_in_child(self) -> None:
         """The joint episode stays with the parent process; here, the next reset begins one."""
         self._writing = {}

@@ -10,7 +10,6 @@ from jamboree_gym.checked import checked
 from jamboree_gym.connection import HasConnection
 from jamboree_gym.errors import JamboreeClosed
 from jamboree_gym.multi_agent.recording.joint_recorder import ForkPoint, JointRecorder
-from jamboree_gym.process_life import StaysHere
 from jamboree_gym.recording.episode_handler import EpisodeHandler
 from jamboree_gym.recording.options import RecordOptions
 from jamboree_gym.recording.recorder import closed_environment
@@ -18,14 +17,13 @@ from jamboree_gym.recording.recorder import closed_environment
 __all__ = ["JointWrapper"]
 
 
-class JointWrapper(StaysHere):
+class JointWrapper:
     """Base of both; the classes describe the arguments.
 
     Attributes:
         env: The environment below.
     """
 
-    _instead = "copy or pickle the environment below it (`env.env`), and record the copy"
     _api: ClassVar[Literal["aec", "parallel"]]
 
     env: Any

@@ -74,6 +74,11 @@ def one_of_vector(
                 f"the episode was recorded above {wrappers[0]}, which cannot be rebuilt: record "
                 "below it"
             )
+        if mode is None:
+            raise ReplayError(
+                f"{vector['class']} does not say which steps reset, so it cannot be played again\n"
+                "set envs.metadata['autoreset_mode'] before you record it"
+            )
         ignored = _MODES[mode]
         parts = _parts(episode, int(size), ignored)
         env = _made(spec, int(size), trust_entry_point=trust_entry_point)
