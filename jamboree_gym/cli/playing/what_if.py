@@ -12,6 +12,7 @@ from jamboree_gym.cli.commands import (
     ModulesOption,
     StoreOptions,
     TrustOption,
+    WeightsOption,
     import_modules,
     progress_bar,
 )
@@ -51,13 +52,7 @@ def what_if(
     draw: Annotated[
         bool, typer.Option("--draw", help="Draw the actions of a model, not its best ones.")
     ] = False,
-    weights: Annotated[
-        str | None,
-        typer.Option(
-            metavar="W,W",
-            help="Where a reward is several numbers: the weight of each in the return, 0.7,0.3.",
-        ),
-    ] = None,
+    weights: WeightsOption = None,
     record: Annotated[
         bool, typer.Option("--record", help="Record each continuation, as a fork.")
     ] = False,
