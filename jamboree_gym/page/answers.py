@@ -378,19 +378,17 @@ def _session(one: RunSession) -> dict[str, Any]:
 
 
 def _outliers(listing: Listing) -> dict[str, Any]:
-    """The best, the worst and the longest episode; None if there is none that is over."""
+    """The best, the worst and the longest episode that is over; None if there is no such one."""
     over = listing.is_own & np.isin(listing.status, ("terminated", "truncated"))
     rows = over.nonzero()[0]
     returns = listing.numbers("episode_return")[rows]
-    steps = listing.numbers("steps")[rows]
-    if not len(rows) or np.isnan(returns).all():
-        return dict.fromkeys(("best", "worst", "longest"))
-    places = {
-        "best": np.nanargmax(returns),
-        "worst": np.nanargmin(returns),
-        "longest": steps.argmax(),
-    }
-    return {name: _episode_row(listing.found[rows[place]]) for name, place in places.items()}
+    places = {}
+    if len(rows):
+        places["longest"] = listing.numbers("steps")[rows].argmax()
+    if not np.isnan(returns).all():
+        places |= {"best": np.nanargmax(returns), "worst": np.nanargmin(returns)}
+    found = {name: _episode_row(listing.found[rows[place]]) for name, place in places.items()}
+    return dict.fromkeys(("best", "worst", "longest")) | found
 
 
 def _marks(history: Sequence[RunSession], listing: Listing) -> list[dict[str, Any]]:
