@@ -26,7 +26,9 @@ def jam(open_jamboree: Callable[..., Jamboree]) -> Jamboree:
     from pettingzoo.classic.tictactoe import tictactoe
 
     opened = open_jamboree(backup=False)
-    env = opened.record(ScriptedEnv(rewards=REWARDS), run="several")
+    scripted = ScriptedEnv(rewards=REWARDS)
+    scripted.length = len(REWARDS)
+    env = opened.record(scripted, run="several")
     for steps in (3, 2):
         env.reset(seed=steps)
         for _ in range(steps):
