@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter, OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from operator import eq
 from typing import Any, Final
@@ -15,6 +15,7 @@ import pyarrow.types as kinds
 
 from jamboree_gym.encoding.summary_codec import StoredSummary
 from jamboree_gym.errors import EpisodeNotFound, InvalidArgument
+from jamboree_gym.handlers.turns import AGENT_TAG, JOINT_TAG
 from jamboree_gym.jamboree import Jamboree
 from jamboree_gym.page.columns import picture_leaves
 from jamboree_gym.page.curves import curve_of, histogram_of, spark_of
@@ -320,6 +321,12 @@ def _is_same_run(one: dict[str, Any], other: dict[str, Any]) -> bool:
 # -- as plain values ------------------------------------------------------------------------
 
 
+def _tags_of_run(tags: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of its newest episode, without what only holds for that one of several agents."""
+    of_one_agent = (AGENT_TAG, JOINT_TAG) if JOINT_TAG in tags else ()
+    return {name: value for name, value in tags.items() if name not in of_one_agent}
+
+
 def _fits(run: RunSummary, env: str, tag: str) -> bool:
     name, _, value = tag.partition("=")
     return (not env or any(env.lower() in one.lower() for one in run.env_ids)) and (
@@ -340,7 +347,7 @@ def _run_row(run: RunSummary, listing: Listing) -> dict[str, Any]:
         "began_at": run.began_at,
         "last_step_at": run.last_step_at,
         "checkpoints": run.checkpoints,
-        "tags": without_paths(dict(run.tags)),
+        "tags": without_paths(_tags_of_run(run.tags)),
         "spark": spark_of(listing.finished),
     }
 
