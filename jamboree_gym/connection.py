@@ -31,6 +31,7 @@ from jamboree_gym.errors import (
     InvalidRecord,
     JamboreeClosed,
     JamboreeError,
+    closing_after,
 )
 from jamboree_gym.journal.journal import Journal, JournalOwner
 from jamboree_gym.keys import Keyspace
@@ -94,8 +95,9 @@ class HasConnection(ABC):
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Close."""
-        self._connection.close()
+        """Close. After an error in the block, what `close` raises is a note of that error."""
+        with closing_after(error):
+            self._connection.close()
 
 
 class Connection(HasConnection):
@@ -496,7 +498,7 @@ class Connection(HasConnection):
 
     def dead(self, writers: Collection[str]) -> set[str]:
         """Which of these writers hold no lease; one of this process is never among them."""
-        elsewhere = writers_here.not_among(writers)
+        elsewhere = set(writers) - writers_here
         return elsewhere - self.store.leases.living(elsewhere) if elsewhere else set()
 
     def delete_log(self, key: str, *, entry: IndexEntry | None = None) -> None:

@@ -137,7 +137,11 @@ class Jamboree(HasConnection):
             backup_interval_s=backup_interval_s,
             clock=clock,
         )
-        deliver_dead_journals(self.__connection)
+        try:
+            deliver_dead_journals(self.__connection)
+        except BaseException:  # a Ctrl-C, for example: it may wait for another process
+            self.__connection.close()
+            raise
 
     @property
     def _connection(self) -> Connection:

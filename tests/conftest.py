@@ -22,8 +22,8 @@ import hypothesis
 import pytest
 import redis
 from lengths import IS_LONG
-from processes import PATHS
 from pymongo import MongoClient
+from warm import start_warm
 
 from jamboree_gym import Jamboree, connection
 from jamboree_gym.environment import provenance
@@ -317,12 +317,18 @@ def open_jamboree(valkey: Server, namespace: str) -> Iterator[Callable[..., Jamb
         jam.close()
 
 
+FOLLOW = """
+import sys
+from jamboree_gym.backup.__main__ import main
+
+sys.exit(main())
+"""
 StartFollower = Callable[[Jamboree], subprocess.Popen[str]]
 
 
 @pytest.fixture
 def start_follower() -> Iterator[StartFollower]:
-    """Starts `python -m jamboree_gym.backup --follow` for a Jamboree's namespace."""
+    """Starts what `python -m jamboree_gym.backup --follow` runs, for a Jamboree's namespace."""
     started: list[subprocess.Popen[str]] = []
 
     def start(jam: Jamboree) -> subprocess.Popen[str]:
@@ -332,15 +338,9 @@ def start_follower() -> Iterator[StartFollower]:
             "--mongo-url",
             str(jam._connection.backup_url),
         )
-        command = [sys.executable, "-m", "jamboree_gym.backup", "--follow", *urls]
-        process = subprocess.Popen(
-            [*command, "--interval-s", "0.1", "--namespace", jam._connection.keyspace.namespace],
-            env=os.environ | {"PYTHONPATH": os.pathsep.join(PATHS)},
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        started.append(process)
-        return process
+        names = ("--interval-s", 0.1, "--namespace", jam._connection.keyspace.namespace)
+        started.append(start_warm(FOLLOW, "--follow", *urls, *names))
+        return started[-1]
 
     yield start
     for process in started:

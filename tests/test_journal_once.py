@@ -145,7 +145,7 @@ def test_a_process_killed_while_it_takes_a_block_loses_no_record(
     start_child: StartChild, open_jamboree: OpenJamboree, taken: int
 ) -> None:
     child = start_child(KILLED_AT_A_BLOCK, taken)
-    assert child.process.wait(20) == -signal.SIGKILL, child.process.communicate()[1]
+    assert child.process.wait(60) == -signal.SIGKILL, child.process.communicate()[1]
     assert child.returned > 0
     assert records(open_jamboree()) == list(range(child.returned))
 
@@ -176,7 +176,7 @@ def test_a_process_killed_while_a_thread_takes_the_first_block_of_a_file_loses_n
     start_child: StartChild, open_jamboree: OpenJamboree
 ) -> None:
     child = start_child(KILLED_IN_ANOTHERS_FILE)
-    assert child.process.wait(20) == -signal.SIGKILL, child.process.communicate()[1]
+    assert child.process.wait(60) == -signal.SIGKILL, child.process.communicate()[1]
     jam = open_jamboree()
     assert numbers(jam, "before") == list(range(5))
     assert numbers(jam, "another's") == list(range(50))

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from functools import wraps
+from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
@@ -53,11 +54,13 @@ __all__ = [
     "StoreOptions",
     "TrustOption",
     "USAGE",
+    "WeightsOption",
     "YesOption",
     "add_command",
     "check_home",
     "confirm",
     "import_modules",
+    "imported",
     "progress_bar",
 ]
 
@@ -105,6 +108,13 @@ TrustOption = Annotated[
     typer.Option(
         "--trust-entry-point",
         help="Import and call what the store names. Who can write to it can then run code here.",
+    ),
+]
+WeightsOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="W,W",
+        help="Where a reward is several numbers: the weight of each in the return, 0.7,0.3.",
     ),
 ]
 
@@ -400,10 +410,21 @@ def import_modules(modules: Sequence[str] | None) -> None:
     Raises:
         InvalidArgument: A module cannot be imported; says why.
     """
-    if modules and "" not in sys.path:
-        sys.path.insert(0, "")  # as `python -m` does: find modules in the working directory
     for name in modules or ():
-        try:
-            importlib.import_module(name)
-        except Exception as error:
-            raise InvalidArgument(f"--import {name}: {type(error).__name__}: {error}") from error
+        imported("--import", name)
+
+
+def imported(option: str, name: str) -> Any:
+    """The module `name`, or what is in it under `path` of `name:path`.
+
+    Raises:
+        InvalidArgument: It cannot be imported; says why.
+    """
+    if "" not in sys.path:
+        sys.path.insert(0, "")  # as `python -m` does: find modules in the working directory
+    module, _, path = name.partition(":")
+    try:
+        found: Any = importlib.import_module(module)
+        return attrgetter(path)(found) if path else found
+    except (Exception, SystemExit) as error:  # a script that ends itself
+        raise InvalidArgument(f"{option} {name}: {type(error).__name__}: {error}") from error

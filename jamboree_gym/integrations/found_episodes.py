@@ -21,7 +21,12 @@ from jamboree_gym.environment.spaces import AnyText
 from jamboree_gym.errors import InvalidArgument, InvalidRecord
 from jamboree_gym.keys import digest
 from jamboree_gym.progress import Progress, teller
-from jamboree_gym.recording.importer import EpisodeImporter, NewEpisode, episode_id_of
+from jamboree_gym.recording.importer import (
+    EpisodeImporter,
+    NewEpisode,
+    episode_id_of,
+    layout_of_rewards,
+)
 from jamboree_gym.records import EpisodeOrigin, EpisodeStatus, EpisodeSummary
 
 __all__ = ["FoundEpisode", "as_tree", "is_annotated", "store_found"]
@@ -37,7 +42,7 @@ class FoundEpisode:
         id: What the file calls it.
         observations: (T + 1, ...), the reset's first.
         actions: (T, ...).
-        rewards: (T,).
+        rewards: (T,), or (T, ...) where a reward is several numbers.
         terminations: bool (T,).
         truncations: bool (T,).
         status: How it ended, where the last step is no end.
@@ -140,7 +145,8 @@ def _new_episode(
     origin = {"from": source, "episode": found.id}
     provenance = describe_imported(None, observation_space, action_space, source=origin)
     annotation = _layout(dict(found.annotations)) if found.annotated is not None else None
-    schema = StepSchema(_layout(found.observations), _layout(found.actions))
+    rewards = layout_of_rewards(found.rewards)
+    schema = StepSchema(_layout(found.observations), _layout(found.actions), reward=rewards)
     if isinstance(annotation, Group):
         schema = replace(schema, annotation=annotation)
     started_at = found.started_at
@@ -197,7 +203,7 @@ def is_annotated(annotations: Mapping[str, Arrays], steps: int) -> npt.NDArray[n
     if not annotations:
         return None
     said = [
-        ~np.isnan(values.reshape(steps, -1)).all(axis=1)
+        ~np.isnan(values).all(axis=tuple(range(1, values.ndim)))
         for _, values in leaves_of(dict(annotations), "annotation")
         if values.dtype.kind == "f"
     ]

@@ -42,7 +42,8 @@ from jamboree_gym.delivery import lease
 offset = [0.0]
 lease.RENEW_S = 0.2
 url, namespace = sys.argv[1:]
-jam = Jamboree(url, namespace=namespace, clock=lambda: time.time() + offset[0])
+clock = lambda: time.time() + offset[0]
+jam = Jamboree(url, namespace=namespace, clock=clock, flush_interval_s=0.1)
 long, short = jam.record(CountingEnv(length=10**9)), jam.record(CountingEnv(length=3))
 notes = NoteHandler(jam, "clock")
 long.reset()

@@ -135,6 +135,20 @@ def test_values_come_back_with_their_dtypes(
             assert is_same(here.timestamps[1:], there.timestamps[1:])
 
 
+def test_an_episode_without_steps_comes_back_from_hdf5_also_of_an_agent_that_annotates(
+    jam: Jamboree, other: Jamboree, tmp_path: Path
+) -> None:
+    env = jam.record(CountingEnv())
+    env.reset()
+    env.annotate(value=0.5, q_values=np.ones(2))
+    env.step(ACTION)
+    env.reset()
+    env.close()
+    ids = through_hdf5(jam, tmp_path)(other)
+    assert [len(other.episode(id)) for id in ids] == [1, 0]
+    assert other.episode(ids[0]).data().annotations["q_values"].tolist() == [[1.0, 1.0]]
+
+
 def test_hdf5_keeps_more_than_the_values(
     jam: Jamboree, other: Jamboree, recorded: list[Episode], tmp_path: Path
 ) -> None:

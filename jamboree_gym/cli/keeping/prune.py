@@ -51,13 +51,18 @@ def prune(
     age_s = amount("--older-than", older_than, SECONDS)
     if not (chosen.are_given or age_s is not None or keep_best or keep_last):
         raise InvalidArgument("say what goes: --older-than, --run, --where, or what stays")
+    from jamboree_gym.reading.finding.filters import check_one_return
     from jamboree_gym.reading.finding.pruning import prunable
+    from jamboree_gym.reading.query import found_by
 
     with store.open() as jam:
         query = chosen.query(jam)
         if age_s is not None:
             query = query.where(until=time.time() - age_s)
-        found = query.summaries()
+        _, stored = found_by(query, is_complete=False)
+        if keep_best:
+            check_one_return(stored, f"--keep-best {keep_best}")
+        found = [one.decoded() for one in stored]
         every = jam.episodes(forks=True).summaries()
         going = prunable(found, every, keep_best=keep_best, keep_last=keep_last)
         steps = sum(one.steps for one in going)

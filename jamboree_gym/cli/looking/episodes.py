@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -114,7 +115,9 @@ def show(
     for line in _origin(provenance):
         print_text(line)
     for name, curve in _reward_curves(rewards).items():
-        print_text(f"{name} {sparkline(curve)} {min(curve):.4g} to {max(curve):.4g}")
+        finite = [one for one in curve if math.isfinite(one)]
+        span = f"{min(finite):.4g} to {max(finite):.4g}" if finite else "no finite number"
+        print_text(f"{name} {sparkline(curve)} {span}")
     for step in first:
         print_text(repr(step))
     if summary.steps > len(first) + len(last):

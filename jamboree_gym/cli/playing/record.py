@@ -71,7 +71,7 @@ def record(
     try:
         if seed is not None:
             made.action_space.seed(seed)
-        choose = _chooser(policy_of_text(policy, made.action_space, algorithm=algorithm))
+        choose = _chooser(policy_of_text(policy, made.action_space, algorithm=algorithm), seed)
         with store.open(is_new=True) as jam, progress_bar("recording") as progress:
             recorded = jam.record(made, run=run, tags={"policy": policy, **tags})
             for number in range(episodes):
@@ -146,7 +146,9 @@ def _made(env_id: str, arguments: dict[str, Any]) -> gym.Env[Any, Any]:
         raise InvalidArgument(f"{env_id} cannot be made: {error}") from error
 
 
-def _chooser(policy: Any) -> Any:
+def _chooser(policy: Any, seed: int | None) -> Any:
+    if seed is not None and hasattr(policy, "set_random_seed"):
+        policy.set_random_seed(seed)  # a model draws its actions
     predict = getattr(policy, "predict", None)
     return policy if predict is None else lambda observation: predict(observation)[0]
 

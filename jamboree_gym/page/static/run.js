@@ -1,7 +1,7 @@
 // One run: its curves, what stands out, and all of its episodes.
 import { html, useEffect, useMemo, useRef, useState } from "./vendor.js";
 import { ask, watch } from "./api.js";
-import { ago, brief, count, duration, number, returned, short, time } from "./format.js";
+import { ago, brief, count, duration, meanReturn, number, returned, short, time } from "./format.js";
 import { RunCurves, axisOf } from "./curves.js";
 import { PART, VirtualTable } from "./list.js";
 import { Choice, Empty, Loading, Problem, Stat, State, TextField, Values, useAnswer } from "./parts.js";
@@ -34,7 +34,7 @@ function About({ name, run, values }) {
       <${Stat} name="episodes" value=${count(run.episodes)} />
       <${Stat} name="steps" value=${short(run.steps)} title=${count(run.steps)} />
       <${Stat} name="steps/s" value=${run.state === "running" ? count(Math.round(run.steps_per_s)) : "–"} />
-      <${Stat} name="mean return" value=${number(run.mean_return)} title="of the newest ten episodes that reached their end" />
+      <${Stat} name="mean return" value=${meanReturn(run)} title="of the newest ten episodes that reached their end" />
       <${Stat} name="last seen" value=${ago(run.last_step_at)} title=${time(run.last_step_at)} />
       <${Stat} name="began" value=${time(run.began_at)} />
     </dl>

@@ -88,9 +88,13 @@ def rebuild_env(
     try:
         spec, reason = provenance["env_spec"], provenance["spec_error"]
         if spec is None:
+            advice = (
+                "say how to make it: verify(..., make=lambda: ...) (in a shell: --make "
+                "module:function)"
+            )
+            text, _, own_advice = str(reason).partition("\n")
             raise ReplayError(
-                f"the environment cannot be made again: {reason}\n"
-                "say how to make it: verify(..., make=lambda: ...)"
+                f"the environment cannot be made again: {text}\n{own_advice or advice}"
             )
         name, layers = str(spec["id"]), layers_of(provenance)
         limit = spec["max_episode_steps"] if layers.limits is None else None
@@ -104,7 +108,8 @@ def rebuild_env(
         name_of_it = missing.removeprefix("argument ").partition("=")[0]
         raise ReplayError(
             f"the environment cannot be made again: {missing}\n"
-            f"hand it over: env_kwargs={{{name_of_it!a}: ...}}, or make=..."
+            f"hand it over: env_kwargs={{{name_of_it!a}: ...}}, or make=... (in a shell: --arg, or "
+            "--make module:function)"
         )
     for argument in (*handed, "render_mode"):
         options.pop(argument, None)

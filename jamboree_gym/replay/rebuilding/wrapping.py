@@ -169,7 +169,7 @@ def _wrap(
             raise ReplayError(
                 f"the wrapper {name} cannot be rebuilt: {missing}\n"
                 f"say it: wrappers=[functools.partial({name}, ...)], or verify(..., make=lambda: "
-                "...) with all that makes the environment"
+                "...) with all that makes the environment (in a shell: --make module:function)"
             )
         module = None if known is not None else module_to_import(entry_point)
         if module is not None:
@@ -180,7 +180,9 @@ def _wrap(
         if known is None:
             raise ReplayError(
                 f"the episode was recorded through {entry_point}, which cannot be rebuilt: hand "
-                f"its class to it (wrappers=[{name}]) if it is yours"
+                f"its class to it (wrappers=[{name}])\n"
+                "or say how to make all of it: verify(..., make=lambda: ...) (in a shell: --make "
+                "module:function)"
             )
         if known is RecentTransactionsObservation:
             _check_shows_only_the_episode(kwargs)
