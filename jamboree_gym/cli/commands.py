@@ -130,13 +130,6 @@ TrustOption = Annotated[
         help="Import and call what the store names. Who can write to it can then run code here.",
     ),
 ]
-WeightsOption = Annotated[
-    str | None,
-    typer.Option(
-        metavar="W,W",
-        help="Where a reward is several numbers: the weight of each in the return, 0.7,0.3.",
-    ),
-]
 
 
 @dataclass(frozen=True, slots=True)
