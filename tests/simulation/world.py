@@ -264,8 +264,7 @@ class World:
             for owner, name, value in replaced:
                 exits.enter_context(mock.patch.object(owner, name, value))
             exits.enter_context(_told_to(self))
-            names = opened.writers_here._names
-            exits.callback(lambda: setattr(opened.writers_here, "_names", names))
+            exits.callback(_set_writers_here, opened.writers_here)
             buckets._epoch_names.after_fork_in_child()
             try:
                 yield
@@ -361,7 +360,7 @@ class World:
         """While this lasts, it is the one that runs."""
         now = Running(process, step, pausable)
         self.stack.append(now)
-        opened.writers_here._names = process.names_here
+        _set_writers_here(process.names_here)
         # Not while it opens: a lock that it is just taking would have no owner.
         line = step.line if process.jam is not None else 0
         tracer = _KilledAt(line, lambda: self._kill_in_journal(process)) if line else None
@@ -513,7 +512,7 @@ class World:
 
     def _set_names_here(self) -> None:
         if self.stack:
-            opened.writers_here._names = self.stack[-1].process.names_here
+            _set_writers_here(self.stack[-1].process.names_here)
 
     def kill(self, process: Process) -> None:
         """Kill it; what it has begun ends at its next round trip at the latest."""
@@ -569,6 +568,11 @@ class World:
             with suppress(redis.RedisError, PyMongoError):  # nobody hears of it
                 self.arrives(one.what, one.execute)
                 self.tell(f"{one.what} arrives late, and is executed")
+
+
+def _set_writers_here(names: set[str]) -> None:
+    """From now on the process that runs has these writers."""
+    opened.writers_here = connection.writers_here = names
 
 
 def _close_files(paths: Iterable[Path]) -> None:
