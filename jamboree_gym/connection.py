@@ -539,13 +539,22 @@ class Connection(HasConnection):
             self._close_callbacks.remove(callback)
 
     def _call_close_callbacks(self) -> None:
-        while not self._closed and self._close_callbacks:
-            with suppress(JamboreeError):  # what is not saved, the writer will say
-                self._close_callbacks.pop()()
+        """Call each of them, whatever another one raises."""
+        if not self._closed and self._close_callbacks:
+            try:
+                with suppress(JamboreeError):  # what is not saved, the writer will say
+                    self._close_callbacks.pop()()
+            finally:
+                self._call_close_callbacks()
 
     def close(self, timeout_s: float = CLOSE_TIMEOUT_S) -> None:
         """As `Jamboree.close`."""
-        self._call_close_callbacks()
+        try:
+            self._call_close_callbacks()
+        finally:
+            self._close(timeout_s)
+
+    def _close(self, timeout_s: float) -> None:
         with self._lock:
             if self._closed:
                 return

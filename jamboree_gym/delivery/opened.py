@@ -120,7 +120,7 @@ class Opened:
                 if url is None or not is_folder(url):
                     check_threads()
                 url = url or self.join_servers().backup_url()
-                known_at = self.store.redis.backup_state.mongo_at
+                known_at = self.store.redis.backup_state.backup_place
                 check_is_not_gone(url, self.namespace, known_at)
                 self.backup_store = open_backup(url, self.namespace)
             return self.backup_store

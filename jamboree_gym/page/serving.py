@@ -118,6 +118,7 @@ class PageServer:
             if not self._thread.is_alive():
                 break
             waited.wait(0.01)
+        self.close()
         raise JamboreeError("the page did not start: the lines above say why")
 
     def open(self) -> None:

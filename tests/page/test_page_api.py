@@ -21,6 +21,7 @@ from served_page import DISCOUNT, SURPRISE, Asker, ImageEnv, play, record_some
 
 from jamboree_gym import Episode, Jamboree
 from jamboree_gym.page import app, pictures
+from jamboree_gym.page.answers import Answers
 from jamboree_gym.page.columns import columns_of
 from jamboree_gym.page.curves import histogram_of
 from jamboree_gym.page.pictures import Simulations
@@ -243,8 +244,13 @@ def test_an_episode_without_a_return_is_the_last_also_after_an_infinite_one(
     for sort, order in (("episode_return", [1, 2, 3, 0]), ("-episode_return", [3, 2, 1, 0])):
         found = ask.api("episodes", run="infinite", sort=sort)["episodes"]
         assert [one["number"] - 1 for one in found] == order
-    for one in episodes:
+    outliers = ask.api("run", run="infinite")["outliers"]
+    assert [outliers[name]["id"] for name in ("best", "worst")] == [episodes[3].id, episodes[1].id]
+    for one in episodes[1:]:
         one.delete()
+    kept = Answers(jam).run("infinite")["outliers"]
+    assert (kept["best"], kept["worst"], kept["longest"]["id"]) == (None, None, episodes[0].id)
+    episodes[0].delete()
 
 
 @pytest.mark.parametrize(

@@ -92,9 +92,9 @@ def rebuild_env(
                 "say how to make it: verify(..., make=lambda: ...) (in a shell: --make "
                 "module:function)"
             )
-            text, _, own_advice = str(reason).partition("\n")
+            text, *own_advice = str(reason).split("\n")
             raise ReplayError(
-                f"the environment cannot be made again: {text}\n{own_advice or advice}"
+                f"the environment cannot be made again: {text}\n{[*own_advice, advice][0]}"
             )
         name, layers = str(spec["id"]), layers_of(provenance)
         limit = spec["max_episode_steps"] if layers.limits is None else None
