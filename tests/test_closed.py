@@ -278,7 +278,6 @@ def test_a_callback_that_fails_at_the_close_keeps_nothing_open(
     open_jamboree: OpenJamboree,
 ) -> None:
     jam, called = open_jamboree(), list[int]()
-    NoteHandler(jam, "notes").save({"n": 1})
 
     def fail() -> None:
         raise OSError("no space left")
