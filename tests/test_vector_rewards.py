@@ -25,9 +25,9 @@ from nested import is_same
 
 from jamboree_gym import EpisodeSummary, Jamboree
 from jamboree_gym.encoding.summary_codec import decode_summaries, encode_summary
-from jamboree_gym.errors import InvalidArgument, InvalidRecord
+from jamboree_gym.errors import InvalidArgument, InvalidRecord, ReplayError
 from jamboree_gym.journal.segments import KIND_VECTOR, read_blocks
-from jamboree_gym.replay import ReplayEnv, fork, verify, what_if
+from jamboree_gym.replay import ReplayEnv, ReplayVectorEnv, fork, verify, what_if
 
 OpenJamboree = Callable[..., Jamboree]
 HOUR_S = 3600.0
@@ -410,6 +410,23 @@ def test_what_if_adds_up_the_numbers_of_a_reward_by_weights(jam: Jamboree) -> No
         assert report.recorded_return == report.returns[0] == pytest.approx(expected)
         child = jam.episode(report.children[0])
         assert is_same(child.data().rewards, episode.data().rewards[1:])
+
+
+def test_several_episodes_are_replayed_together(jam: Jamboree) -> None:
+    expected = [played(jam, gym.make("test/Treasures-v0"), steps, "r")[1] for steps in (5, 2)]
+    played(jam, gym.make("test/Treasures-v0"), 0, "r")  # without a step: it has no reward
+    envs = ReplayVectorEnv(jam.episodes(run="r"))
+    envs.reset()
+
+    for number in range(5):
+        _, rewards, *_ = envs.step(envs.recorded_actions)
+        for got, of_episode in zip(rewards, [*expected, []], strict=True):
+            wanted = of_episode[number] if number < len(of_episode) else np.zeros(3)
+            assert is_same(got, wanted)
+
+    played(jam, GivenRewards(), 1, "r")
+    with pytest.raises(ReplayError, match=r"have different shapes: \(2,\), \(3,\)"):
+        ReplayVectorEnv(jam.episodes(run="r"))
 
 
 def test_a_difference_names_the_number_of_the_reward(

@@ -23,6 +23,7 @@ from jamboree_gym.integrations.found_episodes import FoundEpisode, as_tree, stor
 from jamboree_gym.progress import Progress, reported
 from jamboree_gym.reading.episode_parts import EpisodePart, episode_parts
 from jamboree_gym.reading.query import EpisodeQuery, found_by
+from jamboree_gym.recording.importer import layout_of_rewards
 
 __all__ = ["from_rlds", "to_rlds"]
 
@@ -150,7 +151,7 @@ def _found(episode: Mapping[str, Any], position: int) -> FoundEpisode:
             _text(episode.get("episode_id", position)),
             as_tree([step["observation"] for step in steps]),
             map_leaves(lambda part: part[:-1], as_tree(actions)),
-            _rewards([step["reward"] for step in steps[:-1]]),
+            _rewards(steps[:-1]),
             ends[0],
             ends[1],
             env_id=_text(episode.get("env_id", "")),
@@ -159,12 +160,12 @@ def _found(episode: Mapping[str, Any], position: int) -> FoundEpisode:
         raise DecodeError(f"{where} cannot be read: {error}") from error
 
 
-def _rewards(values: Sequence[Any]) -> npt.NDArray[Any]:
-    """(T,), or (T, ...) where a reward is several numbers."""
-    rewards = np.array(values)
-    if rewards.size == len(values):
-        return rewards.astype(np.float64).reshape(-1)
-    return rewards
+def _rewards(steps: Sequence[Mapping[str, Any]]) -> npt.NDArray[Any]:
+    """float64 (T,), or (T, ...) where a reward is several numbers."""
+    rewards = np.array([step["reward"] for step in steps])
+    if layout_of_rewards(rewards).shape:
+        return rewards
+    return rewards.astype(np.float64).reshape(-1)
 
 
 def _name_left_out(step: Mapping[str, Any]) -> None:

@@ -10,6 +10,8 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from jamboree_gym.tables.histogram import histogram
+
 __all__ = ["Finished", "MAX_POINTS", "curve_of", "histogram_of", "spark_of"]
 
 MAX_POINTS: Final = 800
@@ -87,7 +89,7 @@ def histogram_of(values: Sequence[float] | Numbers) -> dict[str, Any]:
     if not len(finite):
         return {"edges": (), "counts": ()}
     distinct = len(np.unique(finite[:10_000]))
-    counts, edges = np.histogram(finite, bins=max(1, min(BINS, distinct)))
+    counts, edges = histogram(finite, min(BINS, distinct))
     return {"edges": edges, "counts": counts}
 
 

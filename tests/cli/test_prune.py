@@ -7,9 +7,10 @@ import uuid
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 from conftest import Server
-from recorded_envs import ACTION, CountingEnv
+from recorded_envs import ACTION, CountingEnv, ScriptedEnv
 from recorded_envs import play as play_actions
 from recorded_store import Store
 
@@ -85,6 +86,23 @@ def test_it_says_how_much_and_wants_a_yes(store: Store) -> None:
     (done,) = store.objects(*arguments, "--yes")
     assert (done["steps"], done["stay"], done["deleted"]) == (3, 1, True)
     assert [line[4] for line in store.lines("ls")] == ["3"]
+
+
+def test_the_best_of_several_returns_are_kept_only_as_weights_say(
+    valkey: Server, mongo: Server
+) -> None:
+    made = Store(valkey.url, mongo.url, f"test-{uuid.uuid4().hex[:12]}")
+    with made.open() as jam:
+        for gained in (1.0, 3.0, 2.0):
+            env = jam.record(ScriptedEnv(rewards=[np.array([gained, -gained])]), run="r")
+            play_actions(env, [ACTION])
+            env.close()
+    arguments = ("prune", "--run", "r", "--keep-best", 1, "--yes")
+    refused = made.run(*arguments)
+    assert (refused.exit_code, len(made.lines("ls"))) == (2, 3)
+    assert "--keep-best 1: episode " in refused.stderr
+    assert made.run(*arguments, "--weights", "1,0").exit_code == 0
+    assert [one["returns"] for one in made.objects("ls")] == [[3.0, -3.0]]
 
 
 def test_it_takes_what_is_old(store: Store) -> None:

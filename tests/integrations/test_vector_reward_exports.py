@@ -12,6 +12,7 @@ import polars
 import pytest
 from gymnasium import spaces
 from nested import is_same
+from test_imports import WAYS
 
 from jamboree_gym import Jamboree
 from jamboree_gym.errors import BufferMismatch, ExportError
@@ -108,6 +109,19 @@ def test_they_are_in_files(recorded: Jamboree, tmp_path: Path) -> None:
     folder = to_lerobot(episodes, tmp_path / "lerobot", fps=10)
     frames = polars.read_parquet(folder / "data" / "**" / "*.parquet")
     assert np.array(frames["next.reward"].to_list(), np.float32).tolist() == expected.tolist()
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_they_are_imported_again(
+    way: str, recorded: Jamboree, open_jamboree: Any, namespace: str, tmp_path: Path
+) -> None:
+    other = open_jamboree(namespace=f"{namespace}-other")
+    ids = WAYS[way](recorded, tmp_path / "files")(other, run="back")
+
+    for before, id in zip(recorded.episodes(run="r"), ids, strict=True):
+        after = other.episode(id)
+        assert is_same(after.data().rewards, before.data().rewards)
+        assert after.summary.returns == before.summary.returns
 
 
 def test_rlds_has_them_as_arrays(recorded: Jamboree) -> None:

@@ -80,8 +80,7 @@ def what_if(
         if checkpoint is not None:
             chosen = policy_of_checkpoint(jam, parent.summary.run, checkpoint)
         else:
-            with parent.fork(step, record=False, **rebuilt) as env:
-                space = env.action_space
+            space = parent.action_space
             space.seed(seed)
             chosen = policy_of_text(str(policy), space, algorithm=algorithm)
         found = continuations(
@@ -108,10 +107,11 @@ def _histogram(returns: Any) -> str:
     """How often the returns are between the lowest and the highest."""
     import numpy as np
 
+    from jamboree_gym.tables.histogram import histogram
     from jamboree_gym.tables.text_table import number, sparkline
 
     finite = returns[np.isfinite(returns)]
     if not len(finite):
         return "no return is a finite number"
-    counts, _ = np.histogram(finite, min(BINS, max(1, len(finite))))
+    counts, _ = histogram(finite, min(BINS, len(finite)))
     return f"returns {number(finite.min())} {sparkline(counts.tolist())} {number(finite.max())}"

@@ -10,6 +10,7 @@ from typing import Any, Final, cast, get_args
 
 import numpy as np
 
+from jamboree_gym.arrays.difference import UNTYPED, differences
 from jamboree_gym.arrays.values import check_text
 from jamboree_gym.encoding.summary_codec import StoredSummary
 from jamboree_gym.environment.outcomes import weighted_sum
@@ -216,7 +217,10 @@ class EpisodeFilter:
 
 
 def _eq(tag: Any, wanted: Any) -> bool:
-    """Whether two values are equal; works for arrays, too."""
+    """Whether two values are equal; works for arrays, and for what holds arrays, too."""
     if isinstance(tag, np.ndarray) or isinstance(wanted, np.ndarray):
         return np.array_equal(tag, wanted)
-    return bool(tag == wanted)
+    try:
+        return bool(tag == wanted)
+    except ValueError:  # of arrays within them: one answer for each element
+        return not any(differences("tag", tag, wanted, UNTYPED))
