@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self, get_args
+from typing import TYPE_CHECKING, Any, Self, SupportsIndex, get_args
 
 from msgspec import structs
 
@@ -31,11 +31,21 @@ from jamboree_gym.errors import (
     InvalidRecord,
     JamboreeClosed,
     JamboreeError,
+    closing_after,
 )
 from jamboree_gym.journal.journal import Journal, JournalOwner
 from jamboree_gym.keys import Keyspace
-from jamboree_gym.process_life import AtExit, StaysHere, follow_forks
+from jamboree_gym.process_life import AtExit, follow_forks
 from jamboree_gym.records import EpisodeSummary
+from jamboree_gym.servers.address import (
+    BACKUP_URL_VARIABLE,
+    EMBEDDED_URL,
+    MONGO_URL_VARIABLE,
+    REDIS_URL_VARIABLE,
+    Address,
+    HomeAddress,
+    UrlAddress,
+)
 from jamboree_gym.servers.home import default_home
 from jamboree_gym.servers.journal_delivery import JOURNAL_DIRECTORY
 from jamboree_gym.store.backups.opening import check_backup_url
@@ -56,21 +66,23 @@ LONGEST_BACKUP_INTERVAL_S = 3600
 SETTLE_TIMEOUT_S = 10.0
 UNSET = "then the embedded server is used"
 BACKUP_VARIABLE = "JAMBOREE_BACKUP"
-BACKUP_URL_VARIABLE = "JAMBOREE_BACKUP_URL"
-MONGO_URL_VARIABLE = "JAMBOREE_MONGO_URL"
 WORKER_EXIT_PRIORITY = 100  # before whatever else a worker process tidies up
 
 
-class HasConnection(StaysHere, ABC):
+class HasConnection(ABC):
     """A `Jamboree`, as the rooms below it see it: what recorders and handlers take."""
 
     _in_messages = "a Jamboree"
-    _instead = "open one in the other process, with the same arguments"
 
     @property
     @abstractmethod
     def _connection(self) -> Connection:
         """The servers, the writer and the outboxes."""
+
+    @classmethod
+    @abstractmethod
+    def _on(cls, connection: Connection) -> Self:
+        """One that uses a connection which is open already."""
 
     def __enter__(self) -> Self:
         """Use as a context manager: `close` at the end."""
@@ -83,8 +95,9 @@ class HasConnection(StaysHere, ABC):
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Close."""
-        self._connection.close()
+        """Close. After an error in the block, what `close` raises is a note of that error."""
+        with closing_after(error):
+            self._connection.close()
 
 
 class Connection(HasConnection):
@@ -128,6 +141,7 @@ class Connection(HasConnection):
                 "max_pending_bytes must be 1 or more, and namespace a text, not empty"
             )
         self.keyspace = Keyspace(check_text("namespace", namespace, InvalidArgument))
+        self._origin = os.urandom(8).hex()
         self.write_mode = write
         self.backup_interval_s = backup_interval_s
         self.clock = clock
@@ -139,7 +153,7 @@ class Connection(HasConnection):
             time.strftime("%Y%m%d-%H%M%S-", time.localtime(clock())) + self.writer_id.hex()[:4]
         )
         self._home = None if home is None else Path(home).absolute()
-        self.redis_url = _url(redis_url, "JAMBOREE_REDIS_URL")
+        self.redis_url = _url(redis_url, REDIS_URL_VARIABLE)
         self.backup_url = _backup_url(backup, mongo_url)
         self.opened = Opened(self.redis_url, self.backup_url, self._home, namespace)
         self._lock = threading.RLock()
@@ -158,6 +172,7 @@ class Connection(HasConnection):
         self._place = Place(self.redis_store.where, database, namespace)
         self._begin_to_write()
         follow_forks(self)
+        _arrivals.add(self._origin, self)
         _peers.add(self, self._place)
         closer.prepare()
         # A script that ends without `close` saves all the same.
@@ -204,6 +219,11 @@ class Connection(HasConnection):
     def _connection(self) -> Connection:
         return self
 
+    @classmethod
+    def _on(cls, connection: Connection) -> Self:
+        assert isinstance(connection, cls)
+        return connection
+
     @property
     def _lease(self) -> Lease:
         return self.opened.lease
@@ -229,6 +249,74 @@ class Connection(HasConnection):
             "home": self._home,
             "namespace": self.keyspace.namespace,
         }
+
+    # -- in another process, or a copy ------------------------------------------------------
+
+    def address(self) -> Address:
+        """What of it can go to another process: no password.
+
+        What was saved before is delivered first, so that it can be read there.
+
+        Raises:
+            JamboreeClosed: It is closed.
+            NotCopyable: `multiprocessing` starts a process now, which would not know a password.
+        """
+        self.check_open()
+        with suppress(JamboreeError):  # flush and close will say so
+            self.settle_all()
+        address = Address(
+            origin=self._origin,
+            redis=UrlAddress.of(self.redis_url, REDIS_URL_VARIABLE),
+            backup=UrlAddress.of(self.backup_url, BACKUP_URL_VARIABLE, MONGO_URL_VARIABLE),
+            servers=HomeAddress.of(self._home) if self.redis_url is None else None,
+            home=self._home,
+            options={
+                "new_backup": self._new_backup,
+                "namespace": self.keyspace.namespace,
+                "write": self.write_mode,
+                "flush_interval_s": self._flush_interval_s,
+                "max_pending_bytes": self._max_pending_bytes,
+                "when_full": self._when_full,
+                "backup": self._new_backup is not None,
+                "backup_interval_s": self.backup_interval_s,
+                "clock": self.clock,
+            },
+        )
+        address.check_worker()
+        return address
+
+    @classmethod
+    def at(cls, address: Address) -> Connection:
+        """One more connection to where an address says.
+
+        Raises:
+            NotCopyable: This process does not know a password, or does not have the servers.
+            StoreUnavailable: As `Jamboree`, like its other errors.
+        """
+        known = _arrivals.open_here(address.origin)
+        where = known._where() if known is not None else address.urls()
+        return cls(**where, **address.options)
+
+    def _where(self) -> dict[str, Any]:
+        """The arguments that say where it records."""
+        return {
+            "redis_url": self.redis_url or EMBEDDED_URL,
+            "mongo_url": self.backup_url or EMBEDDED_URL,
+            "home": self._home,
+        }
+
+    def __reduce_ex__(self, protocol: SupportsIndex) -> tuple[Any, ...]:
+        """It is pickled as its address; all that comes from it uses one connection there."""
+        return _arrived, (self.address(),)
+
+    def __copy__(self) -> Self:
+        """A copy of what uses it, in this process, uses it too."""
+        self.check_open()
+        return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        """As `__copy__`."""
+        return self.__copy__()
 
     @property
     def backup_store(self) -> BackupStore:
@@ -410,7 +498,7 @@ class Connection(HasConnection):
 
     def dead(self, writers: Collection[str]) -> set[str]:
         """Which of these writers hold no lease; one of this process is never among them."""
-        elsewhere = writers_here.not_among(writers)
+        elsewhere = set(writers) - writers_here
         return elsewhere - self.store.leases.living(elsewhere) if elsewhere else set()
 
     def delete_log(self, key: str, *, entry: IndexEntry | None = None) -> None:
@@ -451,13 +539,22 @@ class Connection(HasConnection):
             self._close_callbacks.remove(callback)
 
     def _call_close_callbacks(self) -> None:
-        while not self._closed and self._close_callbacks:
-            with suppress(JamboreeError):  # what is not saved, the writer will say
-                self._close_callbacks.pop()()
+        """Call each of them, whatever another one raises."""
+        if not self._closed and self._close_callbacks:
+            try:
+                with suppress(JamboreeError):  # what is not saved, the writer will say
+                    self._close_callbacks.pop()()
+            finally:
+                self._call_close_callbacks()
 
     def close(self, timeout_s: float = CLOSE_TIMEOUT_S) -> None:
         """As `Jamboree.close`."""
-        self._call_close_callbacks()
+        try:
+            self._call_close_callbacks()
+        finally:
+            self._close(timeout_s)
+
+    def _close(self, timeout_s: float) -> None:
         with self._lock:
             if self._closed:
                 return
@@ -491,8 +588,50 @@ class Connection(HasConnection):
         return f"<Jamboree {space!r} on {self.store.where}, {state}>"
 
 
+class _Arrivals:
+    """The connections of this process by their origin, and those that were opened on arrival.
+
+    What was opened for something that arrived stays open until the process ends: nobody else
+    could close it.
+    """
+
+    def __init__(self) -> None:
+        self._open: weakref.WeakValueDictionary[str, Connection] = weakref.WeakValueDictionary()
+        self._arrived: dict[str, Connection] = {}
+        self.after_fork_in_child()
+
+    def after_fork_in_child(self) -> None:
+        """The thread that held the lock is not in this process."""
+        self._lock = threading.RLock()
+
+    def add(self, origin: str, connection: Connection) -> None:
+        """It is open."""
+        self._open[origin] = connection
+
+    def open_here(self, origin: str) -> Connection | None:
+        """The open connection of that origin, if this process has one."""
+        known = self._open.get(origin)
+        return None if known is None or known._closed else known
+
+    def connection_at(self, address: Address) -> Connection:
+        """The one connection of this process for all that comes from an origin."""
+        with self._lock:
+            known = self.open_here(address.origin)
+            if known is None:
+                known = Connection.at(address)
+                known._origin = address.origin
+                self._open[address.origin] = self._arrived[address.origin] = known
+            return known
+
+
+def _arrived(address: Address) -> Connection:
+    return _arrivals.connection_at(address)
+
+
 def _url(given: str | None, variable: str) -> str | None:
     """The URL that was given, or else that of the environment; None = the embedded server."""
+    if given == EMBEDDED_URL:
+        return None
     url = os.environ.get(variable) if given is None else given
     if url == "" and given is None:  # a secret that was not set: no reason to open another store
         raise InvalidArgument(f"{variable} is empty: set it to a URL, or unset it ({UNSET})")
@@ -509,7 +648,7 @@ def _backup_url(backup: bool | str | None, mongo_url: str | None) -> str | None:
             raise InvalidArgument("backup= and mongo_url= name two backups: give one of them")
         return backup
     if mongo_url is not None:
-        return mongo_url
+        return None if mongo_url == EMBEDDED_URL else mongo_url
     urls = {name: _url(None, name) for name in (BACKUP_URL_VARIABLE, MONGO_URL_VARIABLE)}
     found = {url for url in urls.values() if url is not None}
     if len(found) > 1:
@@ -537,3 +676,5 @@ def _backs_up(backup: bool | str | None) -> bool:
 
 _peers = Peers["Connection"]()
 follow_forks(_peers)
+_arrivals = _Arrivals()
+follow_forks(_arrivals)

@@ -5,6 +5,8 @@ Messages say what happened, where (host and key, never a password) and what to d
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 __all__ = [
@@ -94,7 +96,7 @@ class UnknownKey(JamboreeError, LookupError):
 
 
 class NotCopyable(JamboreeError, TypeError):
-    """Copied or pickled was what holds connections of this process; says what to do instead."""
+    """Copied or pickled was what cannot go there, as a password; says what to do instead."""
 
 
 class NotReset(UnknownKey, AttributeError):
@@ -167,3 +169,15 @@ class UnsavedRecords(JamboreeError):
     def __init__(self, message: str, *, unsaved: int) -> None:
         super().__init__(message)
         self.unsaved = unsaved
+
+
+@contextmanager
+def closing_after(error: BaseException | None) -> Iterator[None]:
+    """Close something in a block; what that raises becomes a note of an `error` before it."""
+    try:
+        yield
+    except JamboreeError as second:
+        if error is None:
+            raise
+        notes = getattr(second, "__notes__", [])
+        error.add_note("\n".join([f"{type(second).__name__} at its close: {second}", *notes]))

@@ -7,7 +7,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypedDict, Unpack, overload
+from typing import TYPE_CHECKING, Any, Self, SupportsIndex, TypedDict, Unpack, overload
 
 import gymnasium as gym
 from gymnasium.vector import VectorEnv
@@ -33,6 +33,7 @@ from jamboree_gym.recording.recovery import deliver_dead_journals
 from jamboree_gym.records import StepData, Transitions
 from jamboree_gym.runs.run import Run
 from jamboree_gym.runs.run_query import RunQuery
+from jamboree_gym.servers.address import Address
 from jamboree_gym.store.mongo.store import MongoStore
 from jamboree_gym.store.urls import backup_name
 from jamboree_gym.wrappers.record import RecordEpisodes
@@ -136,11 +137,27 @@ class Jamboree(HasConnection):
             backup_interval_s=backup_interval_s,
             clock=clock,
         )
-        deliver_dead_journals(self.__connection)
+        try:
+            deliver_dead_journals(self.__connection)
+        except BaseException:  # a Ctrl-C, for example: it may wait for another process
+            self.__connection.close()
+            raise
 
     @property
     def _connection(self) -> Connection:
         return self.__connection
+
+    @classmethod
+    def _on(cls, connection: Connection) -> Self:
+        jam = cls.__new__(cls)
+        jam.__connection = connection
+        return jam
+
+    def __reduce_ex__(self, protocol: SupportsIndex) -> tuple[Any, ...]:
+        """A copy opens the same store anew; it is closed by whoever has it."""
+        of_base = {"_Jamboree__connection", "backup"}
+        own = {name: value for name, value in vars(self).items() if name not in of_base}
+        return _opened_anew, (type(self), self._connection.address()), own or None
 
     def _open(self) -> Connection:
         """The connection, for a call that needs it open.
@@ -545,6 +562,13 @@ class Jamboree(HasConnection):
             DecodeError: Stored bytes are damaged; names key and index.
         """
         return diff(*(self.episode(id_of(self._open(), one)) for one in (a, b)))
+
+
+def _opened_anew(kind: type[Jamboree], address: Address) -> Jamboree:
+    """A Jamboree that was pickled or copied."""
+    connection = Connection.at(address)
+    deliver_dead_journals(connection)
+    return kind._on(connection)
 
 
 def page_server(jam: Jamboree, **options: Any) -> PageServer:

@@ -213,6 +213,8 @@ class BucketKeys:
         coverage: Whether the listings hold what the backup does: `all`, or `part` to save memory.
             Absent where Redis was emptied, and where it has not been compared yet.
         deleted: Hash: identity of a deleted log -> its birth, until the backup has deleted it, too.
+        carried_out: Sorted set: identity of a deleted log -> when the backup has deleted it, too
+            (epoch seconds). The newest 1,000, for an hour after the last.
         deletions: Number of deletions: what was read from the backup before one is not put back.
         backup: Hash: which backup acknowledges, and how much was evicted.
     """
@@ -226,6 +228,7 @@ class BucketKeys:
         self.epoch = f"{tag}:epoch"
         self.coverage = f"{tag}:coverage"
         self.deleted = f"{tag}:deleted"
+        self.carried_out = f"{tag}:carried-out"
         self.deletions = f"{tag}:deletions"
         self.backup = f"{tag}:backup"
 

@@ -1,7 +1,8 @@
 """What happens to the objects of this process when it forks or ends, and when they are copied.
 
 The one place that asks Python for it. An object that holds locks, threads or connections says so
-with `follow_forks` and is a `StaysHere`; one that has something to finish keeps an `AtExit`.
+with `follow_forks`, one that cannot be copied is a `StaysHere`; one that has something to finish
+keeps an `AtExit`.
 """
 
 from __future__ import annotations

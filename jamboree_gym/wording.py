@@ -49,11 +49,11 @@ def mask_password(url: str) -> str:
     login, at, hosts = rest.rpartition("@")
     user, has_password, _ = login.partition(":")
     shown = f"{user}:***" if has_password else login
-    hosts = re.sub(r"(?i)([?&][^=&]*password=)[^&]*", r"\1***", hosts)
+    hosts = re.sub(r"(?i)([?&][^=&]*password=|aws_session_token:)[^&]*", r"\1***", hosts)
     return f"{scheme}{colon}{shown}{at}{hosts}"
 
 
 def without_passwords(text: str) -> str:
     """Any text, without the passwords of URLs in it."""
     text = re.sub(r"(:/+[^:@/]*:?).*@", r"\1***@", text, flags=re.DOTALL)
-    return re.sub(r"(?i)(password=)[^&\s]*", r"\1***", text)
+    return re.sub(r"(?i)(password=|aws_session_token:)[^&\s]*", r"\1***", text)

@@ -22,8 +22,8 @@ import hypothesis
 import pytest
 import redis
 from lengths import IS_LONG
-from processes import PATHS
 from pymongo import MongoClient
+from warm import start_warm
 
 from jamboree_gym import Jamboree, connection
 from jamboree_gym.environment import provenance
@@ -31,8 +31,12 @@ from jamboree_gym.environment import provenance
 pytest_plugins = ["left_out", "slices", "page_tabs"]
 pytest.register_assert_rewrite("contract", "backup_contract")  # its tests are in no test_ module
 
-# These cannot be installed beside what the other tests need: `.ci/run` has a phase for each.
-IN_AN_ENVIRONMENT_OF_ITS_OWN = {"mo_gymnasium": "replay/test_mo_gymnasium.py", "ray": "trainers"}
+# These cannot be installed beside what the others need, or are large: `.ci/run` has their phases.
+IN_AN_ENVIRONMENT_OF_ITS_OWN = {
+    "flax": "replay/test_jax.py",
+    "mo_gymnasium": "replay/test_mo_gymnasium.py",
+    "ray": "trainers",
+}
 collect_ignore = [
     tests for library, tests in IN_AN_ENVIRONMENT_OF_ITS_OWN.items() if not find_spec(library)
 ]
@@ -320,12 +324,18 @@ def open_jamboree(valkey: Server, namespace: str) -> Iterator[Callable[..., Jamb
         jam.close()
 
 
+FOLLOW = """
+import sys
+from jamboree_gym.backup.__main__ import main
+
+sys.exit(main())
+"""
 StartFollower = Callable[[Jamboree], subprocess.Popen[str]]
 
 
 @pytest.fixture
 def start_follower() -> Iterator[StartFollower]:
-    """Starts `python -m jamboree_gym.backup --follow` for a Jamboree's namespace."""
+    """Starts what `python -m jamboree_gym.backup --follow` runs, for a Jamboree's namespace."""
     started: list[subprocess.Popen[str]] = []
 
     def start(jam: Jamboree) -> subprocess.Popen[str]:
@@ -335,15 +345,9 @@ def start_follower() -> Iterator[StartFollower]:
             "--mongo-url",
             str(jam._connection.backup_url),
         )
-        command = [sys.executable, "-m", "jamboree_gym.backup", "--follow", *urls]
-        process = subprocess.Popen(
-            [*command, "--interval-s", "0.1", "--namespace", jam._connection.keyspace.namespace],
-            env=os.environ | {"PYTHONPATH": os.pathsep.join(PATHS)},
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        started.append(process)
-        return process
+        names = ("--interval-s", 0.1, "--namespace", jam._connection.keyspace.namespace)
+        started.append(start_warm(FOLLOW, "--follow", *urls, *names))
+        return started[-1]
 
     yield start
     for process in started:

@@ -6,7 +6,7 @@ import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from processes import start_python
+from warm import start_warm
 
 from jamboree_gym import Jamboree
 
@@ -33,7 +33,7 @@ def hasty_follower(jam: Jamboree) -> Iterator[subprocess.Popen[str]]:
         "--interval-s",
         "0.1",
     )
-    process = start_python(
+    process = start_warm(
         FOLLOW, "--follow", *urls, "--namespace", jam._connection.keyspace.namespace
     )
     try:

@@ -48,6 +48,12 @@ def chromium() -> str | None:
 
 NEEDS = (
     Need(
+        "array_api",
+        "tests of wrappers between arrays and tensors",
+        "pip install array-api-compat",
+        lambda: is_installed("array_api_compat"),
+    ),
+    Need(
         "browser",
         "tests of the page in a browser",
         "no chromium on PATH, or no playwright: apt-get install chromium",

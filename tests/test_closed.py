@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 from conftest import Server
 from gymnasium.vector import SyncVectorEnv
+from processes import NoteHandler
 from recorded_envs import ACTION, CountingEnv
+from stored import at
 
 from jamboree_gym import (
     DBHandler,
@@ -19,6 +21,8 @@ from jamboree_gym import (
     JamboreeClosed,
     NotReset,
 )
+from jamboree_gym import jamboree as jamboree_module
+from jamboree_gym.connection import Connection
 from jamboree_gym.replay import fork, verify
 
 OpenJamboree = Callable[..., Jamboree]
@@ -209,3 +213,80 @@ def test_a_handler_class_of_records_is_none_of_episodes(jam: Jamboree) -> None:
 def test_what_is_no_environment_is_named(jam: Jamboree) -> None:
     with pytest.raises(TypeError, match=r"^env: str cannot be recorded"):
         jam.record("CartPole-v1")  # type: ignore[call-overload]
+
+
+def test_an_error_in_the_block_is_not_hidden_by_what_cannot_be_saved_at_its_end(
+    open_jamboree: OpenJamboree,
+) -> None:
+    jam = open_jamboree()
+    env = jam.record(CountingEnv())
+    env.reset()
+    jam.flush()
+    jam.redis.delete(at(jam, jam._connection.keyspace.episode(env.episode_id)))
+    env.step(ACTION)
+    with pytest.raises(ZeroDivisionError) as raised, jam:
+        _ = 1 / 0
+    (note,) = raised.value.__notes__
+    assert "UnsavedRecords at its close: 1 records are not in Redis" in note
+    assert "the next Jamboree of this store delivers it" in note
+
+
+class CutOffBackup:
+    """A Ctrl-C comes while the backup makes its last copy."""
+
+    def begin(self) -> None:
+        """Something was delivered."""
+
+    def close(self, timeout_s: float) -> None:
+        """Wait for it."""
+        raise KeyboardInterrupt
+
+
+def test_a_ctrl_c_while_it_is_closed_leaves_nothing_open(open_jamboree: OpenJamboree) -> None:
+    jam = open_jamboree()
+    opened = jam._connection.opened
+    opened.backup = CutOffBackup()
+    jam.record(CountingEnv()).reset()
+    thread = opened.lease._thread
+    assert thread is not None
+
+    with pytest.raises(KeyboardInterrupt):
+        jam.close()
+
+    assert not thread.is_alive()
+    with pytest.raises(JamboreeClosed):
+        opened.store.redis.time()
+
+
+def test_a_ctrl_c_while_it_is_opened_leaves_nothing_open(
+    valkey: Server, namespace: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[Connection] = []
+
+    def wait(connection: Connection) -> int:
+        made.append(connection)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(jamboree_module, "deliver_dead_journals", wait)
+    with pytest.raises(KeyboardInterrupt):
+        Jamboree(valkey.url, namespace=namespace)
+    with pytest.raises(JamboreeClosed):
+        made[0].check_open()
+
+
+def test_a_callback_that_fails_at_the_close_keeps_nothing_open(
+    open_jamboree: OpenJamboree,
+) -> None:
+    jam, called = open_jamboree(), list[int]()
+    NoteHandler(jam, "notes").save({"n": 1})
+
+    def fail() -> None:
+        raise OSError("no space left")
+
+    jam._connection.add_close_callback(lambda: called.append(1))
+    jam._connection.add_close_callback(fail)
+    with pytest.raises(OSError, match="no space left"):
+        jam.close()
+    assert called == [1]
+    with pytest.raises(JamboreeClosed):
+        jam.flush()

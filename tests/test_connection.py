@@ -19,6 +19,7 @@ import redis
 from conftest import Server, StartRedis, free_port
 from processes import NoteHandler, run_python, wait_until
 from recorded_envs import ACTION, CountingEnv, play
+from warm import run_warm
 
 from jamboree_gym import Jamboree
 from jamboree_gym.errors import (
@@ -50,20 +51,17 @@ def all_text_of(error: BaseException) -> str:
 # -- where to -----------------------------------------------------------------------------------
 
 
-@pytest.mark.timeout(5)
 def test_a_port_that_nobody_listens_on_is_named() -> None:
     port = free_port()
     with pytest.raises(StoreUnavailable, match=rf"Redis at 127.0.0.1:{port} cannot be reached"):
         Jamboree(f"redis://127.0.0.1:{port}/0")
 
 
-@pytest.mark.timeout(5)
 def test_a_host_that_does_not_exist_is_named() -> None:
     with pytest.raises(StoreUnavailable, match=r"Redis at no-such-host.invalid:6379"):
         Jamboree("redis://no-such-host.invalid")
 
 
-@pytest.mark.timeout(5)
 def test_a_socket_that_does_not_exist_is_named() -> None:
     with pytest.raises(StoreUnavailable, match=r"Redis at /no/such\.sock cannot be reached"):
         Jamboree("unix:///no/such.sock")
@@ -109,7 +107,7 @@ def test_the_url_can_come_from_the_environment(valkey: Server, namespace: str) -
         "os.environ['JAMBOREE_REDIS_URL'] = sys.argv[1]\n"
         "with Jamboree(namespace=sys.argv[2]) as jam: print(jam)"
     )
-    ended = run_python(source, valkey.url, namespace)
+    ended = run_warm(source, valkey.url, namespace)
     where = valkey.url.removeprefix("unix://")
     assert ended.stdout == f"<Jamboree {namespace!r} on {where}, write='buffered'>\n"
 
@@ -191,7 +189,6 @@ HTTP = b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n"
 
 
 @pytest.mark.parametrize("answer", [HTTP, b"220 mail ready\r\n", b"\x16\x03\x01\x00\x05hello"])
-@pytest.mark.timeout(10)
 def test_a_server_that_is_not_redis_is_named_as_such(
     serve: Callable[[bytes], str], answer: bytes
 ) -> None:
@@ -199,7 +196,6 @@ def test_a_server_that_is_not_redis_is_named_as_such(
         Jamboree(serve(answer))
 
 
-@pytest.mark.timeout(10)
 def test_a_server_that_stays_silent_is_not_waited_for(
     serve: Callable[[bytes], str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

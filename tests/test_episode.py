@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 from conftest import Server
 from forged import forge_provenance
-from processes import read_line, start_python, wait_until
+from processes import read_line, wait_until
 from recorded_envs import ACTION, CountingEnv, DiscreteEnv, ScriptedEnv, play
 from stored import at
+from warm import start_warm
 
 from jamboree_gym import EpisodeHandler, Jamboree
 from jamboree_gym.errors import DecodeError, EpisodeNotFound, InvalidRecord, UnknownKey
@@ -422,7 +423,7 @@ def test_tail_gives_every_step_once_and_ends_with_the_episode(open_jamboree: Ope
     thread.start()
     for _ in range(300):
         env.step(ACTION)
-    thread.join(10)
+    thread.join(60)
 
     assert not thread.is_alive()
     assert [step.index for step in seen] == list(range(300))
@@ -452,14 +453,14 @@ with Jamboree(sys.argv[1], namespace=sys.argv[2]) as jam:
 
 
 def test_tail_follows_another_process(valkey: Server, jam: Jamboree, namespace: str) -> None:
-    process = start_python(WRITER, valkey.url, namespace)
+    process = start_warm(WRITER, valkey.url, namespace)
     episode = jam.episode(read_line(process).strip())
 
-    steps = list(episode.tail(timeout_s=20))
+    steps = list(episode.tail(timeout_s=60))
 
     assert [step.index for step in steps] == list(range(200))
     assert episode.status == "terminated"
-    assert process.communicate(timeout=20)[1] == ""
+    assert process.communicate(timeout=60)[1] == ""
 
 
 def test_the_end_is_seen_by_a_reader_that_settles_at_the_same_moment(jam: Jamboree) -> None:

@@ -407,3 +407,22 @@ def test_a_damaged_log_does_not_keep_the_others_from_the_other_backup(
         namespace=jam._connection.keyspace.namespace,
     ) as other:
         assert other.backup.restore() == 3
+
+
+def test_a_log_that_is_damaged_in_redis_keeps_no_other_from_another_backup(
+    jam: Jamboree, tmp_path: Path
+) -> None:
+    other = (tmp_path / "other").as_uri()
+    keys = []
+    for name in ("a", "b"):
+        notes = NoteHandler(jam, name)
+        notes.save({"n": 1})
+        keys.append(notes._settled_key())
+    batch = jam.redis.lindex(at(jam, keys[0]), 1)
+    jam.redis.lset(at(jam, keys[0]), 1, batch[:-1] + bytes([batch[-1] ^ 1]))
+
+    with pytest.raises(DecodeError, match="checksum does not match"):
+        jam.backup.copy_to(other)
+
+    with closing(open_backup(other, jam._connection.keyspace.namespace)) as copied:
+        assert [*copied.keys()] == keys[1:]

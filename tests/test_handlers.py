@@ -315,7 +315,7 @@ def test_delete_removes_everything_and_begins_anew(notes: NoteHandler) -> None:
 
 
 def follow(handler: NoteHandler, count: int) -> list[int]:
-    tail = handler.tail(timeout_s=20)
+    tail = handler.tail(timeout_s=60)
     return [next(tail)["n"] for _ in range(count)]
 
 
@@ -358,7 +358,7 @@ def test_tail_ends_when_nothing_comes(notes: NoteHandler) -> None:
 
 
 def test_tail_goes_on_after_a_delete_and_after_a_pop(notes: NoteHandler) -> None:
-    tail = notes.tail(timeout_s=20)
+    tail = notes.tail(timeout_s=60)
     notes.save_many([{"n": 0}, {"n": 1}])
     assert [next(tail)["n"], next(tail)["n"]] == [0, 1]
     notes.save_many([{"n": 2}, {"n": 3}])

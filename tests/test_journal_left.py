@@ -29,6 +29,7 @@ from jamboree_gym.connection import Connection
 from jamboree_gym.errors import StoreUnavailable
 from jamboree_gym.journal import entry_log
 from jamboree_gym.journal import journal as journal_module
+from jamboree_gym.journal.dead import DeadJournal
 from jamboree_gym.journal.journal import file_system_in
 from jamboree_gym.journal.segments import SMALLEST_BYTES
 from jamboree_gym.recording import recovery
@@ -658,6 +659,34 @@ def test_what_a_log_cannot_take_now_stays_in_the_journal_and_comes_later(
     jam = open_jamboree(other, home=left)
     assert {one.id for one in jam.episodes().summaries()} == {first.episode_id, second.episode_id}
     assert not list(journal_of(left).iterdir())
+
+
+def test_an_episode_that_is_damaged_does_not_keep_others_from_being_delivered(
+    recording: Jamboree,
+    open_jamboree: OpenJamboree,
+    home: Path,
+    left: Path,
+    other: str,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    play(recording.record(DiscreteEnv()), [0] * 3)
+    play(recording.record(CountingEnv(length=9)), [ACTION] * 9)
+    copy_journal(recording, home, left)
+    read, ids = DeadJournal.read, list[str]()
+
+    def read_damaged(journal: DeadJournal) -> None:
+        read(journal)
+        damaged, whole = journal.episodes.values()
+        ids.extend([damaged.id, whole.id])
+        for name in damaged.digests:
+            del journal.blobs[name]
+
+    monkeypatch.setattr(DeadJournal, "read", read_damaged)
+    jam = open_jamboree(other, home=left)
+
+    assert f"{ids[0]}}}: what is left of it is damaged" in caplog.text
+    assert [one.id for one in jam.episodes().summaries()] == ids[1:]
 
 
 @pytest.mark.parametrize("write", ["sync", "fsync"])

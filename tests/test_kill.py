@@ -77,7 +77,7 @@ class Saver:
     def end(self, how: int = signal.SIGKILL) -> str:
         """Send a signal and wait for the end; what was written to standard error."""
         self.process.send_signal(how)
-        _, errors = self.process.communicate(timeout=20)
+        _, errors = self.process.communicate(timeout=60)
         return errors
 
 
@@ -110,7 +110,7 @@ def test_a_process_killed_in_sync_mode_loses_nothing_that_was_acknowledged(
     start_saver: StartSaver, open_jamboree: Callable[..., Jamboree], round_: int
 ) -> None:
     saver = start_saver("sync")
-    saver.wait_until_saved(random.randint(1, FEWER // 2))
+    saver.wait_until_saved(random.Random(round_).randint(1, FEWER // 2))
     saver.end()
     found = numbers_in(open_jamboree())
     assert found == list(range(len(found)))
@@ -126,7 +126,7 @@ def test_a_process_and_its_server_killed_in_fsync_mode_lose_nothing_that_was_ack
 ) -> None:
     server = start_own_redis("valkey9", "--appendfsync", "always")
     saver = start_saver("fsync", url=server.url)
-    enough = random.randint(1, FEWER // 2)
+    enough = random.Random(round_).randint(1, FEWER // 2)
     saver.wait_until_saved(enough)
     saver.process.kill()
     server.kill()
@@ -142,7 +142,7 @@ def test_a_process_killed_in_buffered_mode_loses_nothing_that_it_had_saved(
     start_saver: StartSaver, open_jamboree: Callable[..., Jamboree], round_: int
 ) -> None:
     saver = start_saver("buffered", pause_s=100e-6)
-    saver.wait_until_saved(random.randint(*LONG_ENOUGH))
+    saver.wait_until_saved(random.Random(round_).randint(*LONG_ENOUGH))
     saver.end()
     found = numbers_in(open_jamboree())
     assert found == list(range(len(found)))
@@ -156,7 +156,7 @@ def test_a_process_killed_some_time_after_its_last_save_loses_nothing(
     saver = start_saver(write)
     assert read_line(saver.process) == "saved all\n"
     jam = open_jamboree()
-    wait_until(lambda: NoteHandler(jam, "killed").count() == saver.records, timeout_s=5)
+    wait_until(lambda: NoteHandler(jam, "killed").count() == saver.records)
     saver.end()
     assert numbers_in(jam) == list(range(saver.records))
 
@@ -204,7 +204,7 @@ def test_an_end_without_close_says_what_could_not_be_saved(
     process = start_warm(SHORT_CLOSE + source, own_valkey.url, namespace)
     assert read_line(process) == "saved\n"
     own_valkey.kill()
-    _, errors = process.communicate(timeout=40)
+    _, errors = process.communicate(timeout=60)
     assert "UnsavedRecords: 1000 records are not in Redis" in errors
 
 
@@ -214,7 +214,7 @@ def test_ctrl_c_loses_nothing(
     start_saver: StartSaver, open_jamboree: Callable[..., Jamboree], write: str, round_: int
 ) -> None:
     saver = start_saver(write)
-    enough = random.randint(1, saver.records // 2)
+    enough = random.Random(round_).randint(1, saver.records // 2)
     saver.wait_until_saved(enough)
     assert "KeyboardInterrupt" in saver.end(signal.SIGINT)
     found = numbers_in(open_jamboree())

@@ -23,6 +23,7 @@ from warm import start_warm
 from jamboree_gym import EpisodeHandler, Jamboree
 from jamboree_gym.connection import Connection
 from jamboree_gym.delivery.lease import LEASE_S, Lease
+from jamboree_gym.errors import StoreUnavailable
 from jamboree_gym.store.redis import scripts
 from jamboree_gym.store.redis.buckets import BUCKETS
 
@@ -390,7 +391,7 @@ def round_trips(jam: Jamboree, call: Callable[[], object]) -> list[str]:
         watcher.start()
         call()
         jam.redis.echo("watched")
-        assert done.wait(20)
+        assert done.wait(60)
         watcher.join()
     return commands[:-1]
 
@@ -434,3 +435,24 @@ def test_no_row_reaches_redis_before_the_lease(
     commands = round_trips(jam, record)
     first_rows = next(i for i, command in enumerate(commands) if scripts.APPEND.sha in command)
     assert any(jam._connection.keyspace.lease("") in command for command in commands[:first_rows])
+
+
+def test_rows_that_redis_has_taken_are_saved_also_if_the_lease_cannot_be_renewed_then(
+    open_jamboree: OpenJamboree, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    jam = open_jamboree(write="sync", backup=False)
+    env = jam.record(CountingEnv())
+    play(env, [ACTION])
+    outbox = jam._connection.opened.outboxes[jam._connection.keyspace.episode(env.episode_id)]
+    calls: list[Lease] = []
+
+    def renew(lease: Lease) -> None:
+        calls.append(lease)
+        if len(calls) == 2:  # before the rows, after the rows
+            raise StoreUnavailable("Redis does not answer")
+
+    monkeypatch.setattr(Lease, "renew_if_due", renew)
+    with pytest.raises(StoreUnavailable):
+        env.step(ACTION)
+    assert outbox.unsaved == 0
+    monkeypatch.undo()

@@ -344,7 +344,7 @@ def test_ctrl_c_leaves_a_prefix_that_is_not_running(
             lambda: struct.unpack("q", memory[:8])[0] >= enough or process.poll() is not None
         )
         process.send_signal(signal.SIGINT)
-        _, errors = process.communicate(f"{then}\n", timeout=20)
+        _, errors = process.communicate(f"{then}\n", timeout=60)
         steps = struct.unpack("q", memory[:8])[0]
     assert ("KeyboardInterrupt" in errors) == (then == "end"), errors
     assert "Unsaved" not in errors

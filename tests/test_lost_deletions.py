@@ -7,12 +7,14 @@ from pathlib import Path
 
 import pytest
 from conftest import Server
+from msgspec import structs
 from processes import NoteHandler
 from recorded_envs import ACTION, CountingEnv, play
 
 from jamboree_gym import Jamboree
+from jamboree_gym.encoding.batch_format import CODEC_STEPS
 from jamboree_gym.store import restore
-from jamboree_gym.store.log import identity
+from jamboree_gym.store.log import Append, AppendResult, identity
 from jamboree_gym.store.lost_deletions import carry_out
 from jamboree_gym.store.redis.scripts import BORN
 
@@ -83,6 +85,13 @@ def test_a_later_deletion_does_not_hide_the_lost_one(jam: Jamboree) -> None:
     assert jam.backup.verify()
 
 
+def held(jam: Jamboree, notes: NoteHandler) -> int:
+    """How many of three records Redis has."""
+    head = jam._connection.redis_store.head(notes._settled_key())
+    assert head is not None
+    return 3 - head.held
+
+
 def test_a_log_of_records_stays_as_others_may_have_saved_to_it(jam: Jamboree) -> None:
     notes = NoteHandler(jam, "notes")
     notes.save({"n": 1})
@@ -93,6 +102,30 @@ def test_a_log_of_records_stays_as_others_may_have_saved_to_it(jam: Jamboree) ->
     notes.save({"n": 2})
     jam.backup.flush()
     assert [note["n"] for note in notes.many(9)] == [1, 2]
+    assert jam.backup.verify()
+    empty(jam)
+    assert [note["n"] for note in notes.many(9)] == [1, 2]
+
+
+def test_of_a_log_of_records_only_what_redis_had_evicted_stays_deleted(jam: Jamboree) -> None:
+    notes = NoteHandler(jam, "notes")
+    for n in range(3):
+        notes.save({"n": n})
+        jam.backup.flush()
+    jam.backup.retain(max_age_s=0.0)
+    jam.backup.trim()
+    jam.backup.retain()
+    left = held(jam, notes)
+    assert left < 3
+    fail_over = loses_what_follows(jam)
+    notes.delete()
+    fail_over()
+    notes.save({"n": 3})
+    for _ in range(2):
+        jam.backup.flush()
+        assert [note["n"] for note in notes.many(9)] == [0, 1, 2, 3][-left - 1 :]
+        assert jam.backup.verify()
+        empty(jam)
 
 
 @pytest.mark.parametrize("is_told", [False, True], ids=["waits", "at once"])
@@ -116,6 +149,29 @@ def test_a_deletion_covers_what_the_backup_has_from_before_redis_was_emptied(
     jam.backup.flush()
     assert [note["n"] for note in notes.many(9)] == [3]
     assert jam.backup.verify()
+
+
+def test_a_deletion_covers_a_log_that_began_at_time_zero(
+    jam: Jamboree, valkey: Server, namespace: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As with a simulated clock."""
+    now = 0.0
+    with Jamboree(valkey.url, namespace=namespace, clock=lambda: now) as simulated:
+        notes = NoteHandler(simulated, "notes")
+        notes.save({"n": 1})
+        jam.backup.flush()
+        empty(jam)
+        now = 5.0
+        monkeypatch.delenv("JAMBOREE_BACKUP_URL", raising=False)
+        monkeypatch.delenv("JAMBOREE_MONGO_URL", raising=False)
+        with Jamboree(valkey.url, namespace=namespace, clock=lambda: now) as without_backup:
+            begun_again = NoteHandler(without_backup, "notes")
+            begun_again.save({"n": 2})
+            without_backup.flush()
+        notes.delete()
+        jam.backup.flush()
+        empty(jam)
+        assert notes.many(9) == []
 
 
 @pytest.mark.parametrize("is_noted", [False, True], ids=["another was faster", "waits"])
@@ -167,6 +223,67 @@ def test_the_next_copy_gives_back_what_a_failover_has_lost_of_a_log(
         jam.backup.flush()
         assert [note["n"] for note in notes.many(9)] == [0, 1, 2, 3, 4]
         assert jam.backup.verify()
+
+
+def test_restore_gives_back_what_a_failover_has_lost_of_a_log_that_was_copied(
+    jam: Jamboree,
+) -> None:
+    notes = NoteHandler(jam, "notes")
+    notes.save({"n": 0})
+    jam.backup.flush()
+    fail_over = loses_what_follows(jam)
+    notes.save({"n": 1})
+    jam.backup.flush()
+    fail_over()
+    assert "notes" in str(jam.backup.verify())
+    jam.backup.restore()
+    assert [note["n"] for note in notes.many(9)] == [0, 1]
+    assert jam.backup.verify()
+
+
+def sent(jam: Jamboree, episode: str) -> Append:
+    """What stores an episode as it is in Redis."""
+    store, key = jam._connection.redis_store, jam._connection.keyspace.episode(episode)
+    head = store.head(key)
+    assert head is not None
+    _, *batches = store.reader.whole([key])[0]
+    entry = restore.entry_of(store, key, head)
+    return Append(key, CODEC_STEPS, batches, head.count, head.note, entry, born=head.born)
+
+
+def test_an_append_that_comes_again_after_the_backup_has_deleted_its_log_stores_nothing(
+    jam: Jamboree,
+) -> None:
+    episode = record(jam)
+    again = structs.replace(sent(jam, episode), is_repeated=True)
+    jam.episode(episode).delete()
+    assert not jam._connection.redis_store.deletions.noted()
+    (result,) = jam._connection.store.append([again])
+    assert isinstance(result, AppendResult)
+    assert result.is_deleted  # Redis says so: no backup has to answer
+
+
+def test_what_a_later_try_stores_in_an_emptied_redis_takes_the_place_of_an_earlier_one(
+    jam: Jamboree,
+) -> None:
+    env = jam.record(CountingEnv(length=3), run="a")
+    env.reset()
+    jam.backup.flush()
+    env.close()
+    jam.flush()
+    store, later = jam._connection.store, sent(jam, env.episode_id)
+    empty(jam)
+    (result,) = store.append([structs.replace(later, is_repeated=True)])
+    assert isinstance(result, AppendResult)
+    assert result.must_ask
+    # The backup does not answer: nobody knows that it has the episode.
+    (result,) = store.append([structs.replace(later, asked_in=store.epoch())])
+    assert isinstance(result, AppendResult)
+    assert result.stored == 1
+    jam.backup.flush()
+    assert jam.backup.verify()
+    empty(jam)
+    assert jam.episode(env.episode_id).status == "abandoned"
 
 
 def test_tombstones_are_not_looked_for_if_nothing_was_lost(

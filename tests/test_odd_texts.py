@@ -15,8 +15,9 @@ from gymnasium.envs.registration import EnvSpec
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from lengths import examples
-from processes import NoteHandler, run_python
+from processes import NoteHandler
 from recorded_envs import ACTION, CountingEnv
+from warm import run_warm
 
 from jamboree_gym import DBHandler, Jamboree
 from jamboree_gym.arrays.layout import NOTHING, Leaf
@@ -338,7 +339,7 @@ from jamboree_gym import Jamboree
 with Jamboree(sys.argv[1], namespace=sys.argv[2]) as jam:
     jam.record(CountingEnv(), run=os.fsdecode(b"caf\\xe9"))
 """
-    ended = run_python(source, valkey.url, namespace)
+    ended = run_warm(source, valkey.url, namespace)
 
     assert ended.returncode == 1
     assert "InvalidArgument: run='caf\\udce9' is not valid unicode" in ended.stderr

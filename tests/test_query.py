@@ -126,6 +126,9 @@ def test_a_tag_may_be_an_array(jam: Jamboree) -> None:
     assert jam.episodes(tags={"weights": np.array([1.0, 2.0])}).ids() == [tagged]
     assert jam.episodes(tags={"weights": np.array([1.0, 3.0])}).ids() == []
     assert jam.episodes(tags={"weights": 1.0}).ids() == []
+    pair = record(jam, tags={"pair": [np.array([1.0, 2.0]), "x"]})
+    assert jam.episodes(tags={"pair": [np.array([1.0, 2.0]), "x"]}).ids() == [pair]
+    assert jam.episodes(tags={"pair": [np.array([1.0, 3.0]), "x"]}).ids() == []
 
 
 def test_by_return(jam: Jamboree) -> None:

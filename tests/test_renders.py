@@ -298,16 +298,17 @@ def test_an_episode_whose_frames_are_damaged_can_be_deleted(jam: Jamboree, backe
 def test_frames_that_mongodb_alone_holds_are_not_forgotten_while_it_is_away(
     open_jamboree: OpenJamboree, own_mongo: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(mongo_client, "CONNECT_TIMEOUT_S", 1.0)
     jam = open_jamboree(mongo_url=own_mongo.url)
     episode = rendered(jam, True)
     jam.backup.flush()
     jam.redis.delete(at(jam, jam._connection.keyspace.records("render", {"episode": episode.id})))
     own_mongo.kill()
+    monkeypatch.setattr(mongo_client, "CONNECT_TIMEOUT_S", 0.2)
+    found = open_jamboree(mongo_url=own_mongo.url).episode(episode.id)
 
     with pytest.raises(StoreUnavailable):
-        episode.delete()
-    assert len(episode.data()) == 5
+        found.delete()
+    assert len(found.data()) == 5
 
     own_mongo.start()
     episode.delete()

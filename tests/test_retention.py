@@ -49,6 +49,12 @@ WRITER, OTHER = b"writer-a", b"writer-b"
 LONG_AGO = 1000.0
 
 
+@pytest.fixture(autouse=True)
+def long_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A turn of a follower ends with its work, also on a machine that is very busy."""
+    monkeypatch.setattr(trimming, "TURN_S", 60.0)
+
+
 @pytest.fixture
 def jam(valkey: Server, mongo: Server, namespace: str) -> Iterator[Jamboree]:
     """Saves when it is flushed, so that an episode comes in one append."""

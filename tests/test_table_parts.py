@@ -15,8 +15,8 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
 from filelock import FileLock
-from processes import run_python
 from recorded_envs import ACTION, CountingEnv, ScriptedEnv, play
+from warm import run_warm
 
 from jamboree_gym import Jamboree
 from jamboree_gym.errors import ColumnConflict, ExportError
@@ -124,6 +124,20 @@ def test_called_again_it_adds_what_is_new_and_rewrites_nothing(
     assert {done for done, _ in seen} <= {1, 2}  # the first one was there from the beginning
 
 
+def test_a_part_that_was_removed_is_written_again_and_no_other_is_replaced(
+    jam: Jamboree, tmp_path: Path
+) -> None:
+    for steps in (5, 7, 9):
+        counted(jam, steps)
+        jam.episodes().to_parquet(tmp_path)
+    (tmp_path / "part-00001.parquet").unlink()
+    jam.episodes().to_parquet(tmp_path)
+
+    ids = read(tmp_path)["episode_id"].to_pylist()
+    assert sorted(set(ids)) == sorted(jam.episodes().ids())
+    assert len(ids) == 5 + 7 + 9
+
+
 def test_an_episode_that_goes_on_is_left_for_the_next_call(jam: Jamboree, tmp_path: Path) -> None:
     env = jam.record(CountingEnv(length=10))
     play(env, [ACTION] * 3)
@@ -155,7 +169,7 @@ def test_a_killed_one_leaves_whole_parts_and_is_gone_on_with(jam: Jamboree, tmp_
         counted(jam, steps)
     jam.flush()
     url = f"unix://{jam._connection.store.where}"
-    assert run_python(KILLED, url, jam._connection.keyspace.namespace, tmp_path).returncode == -9
+    assert run_warm(KILLED, url, jam._connection.keyspace.namespace, tmp_path).returncode == -9
 
     left = parts(tmp_path)
     assert 0 < len(left) < 5

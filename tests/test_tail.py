@@ -162,7 +162,7 @@ def test_episodes_that_go_on_or_begin_later_are_followed_from_their_first_step(
     ended = record(writer, 3, length=3).episode_id
     env = record(writer, 3)
     writer.flush()
-    tail = reader.tail(timeout_s=20)
+    tail = reader.tail(timeout_s=60)
     expected = Counter(all_of(env, 3))
     later = [record(writer, 5, length=length) for length in (5, 6)]
     for other in later:
@@ -184,7 +184,7 @@ def test_every_kind_of_server_can_be_followed(
     writer, reader = open_jamboree(any_redis.url), open_jamboree(any_redis.url)
     env = record(writer, 1, length=3)
     writer.flush()
-    pairs, steps = reader.tail(timeout_s=20), reader.episode(env.episode_id).tail()
+    pairs, steps = reader.tail(timeout_s=60), reader.episode(env.episode_id).tail()
     seen = [(next(pairs)[1].index, next(steps).index)]
     env.step(ACTION)
     seen += [(next(pairs)[1].index, next(steps).index)]
@@ -263,7 +263,7 @@ def test_many_episodes_are_read_in_few_round_trips(
     writer, reader = open_jamboree(), open_jamboree()
     envs = [record(writer, 1) for _ in range(64)]
     writer.flush()
-    tail = reader.tail(timeout_s=20)
+    tail = reader.tail(timeout_s=60)
     for _ in envs:
         next(tail)
     for env in envs:
@@ -284,7 +284,7 @@ def test_an_interrupted_episode_is_followed_once_it_goes_on(open_jamboree: OpenJ
     episode_id = read_line(process).strip()
     jam.redis.delete(jam._connection.keyspace.lease(jam.episode(episode_id).summary.writer))
     assert jam.episode(episode_id).status == "interrupted"
-    tail = jam.tail(timeout_s=20)
+    tail = jam.tail(timeout_s=60)
     process.communicate("step\n")
 
     assert places(list(next(tail) for _ in range(2))) == all_of(episode_id, 2)
@@ -328,7 +328,7 @@ def test_a_feed_that_expired_under_a_slow_follower_costs_it_nothing(
     writer, reader = open_jamboree(), open_jamboree()
     env = record(writer, 1)
     writer.flush()
-    pairs, steps = reader.tail(timeout_s=20), reader.episode(env.episode_id).tail(timeout_s=20)
+    pairs, steps = reader.tail(timeout_s=60), reader.episode(env.episode_id).tail(timeout_s=60)
     assert next(pairs)[1].index == next(steps).index == 0
     for expected in (1, 2):
         writer.redis.delete(*in_buckets(writer, "feed"))
@@ -405,7 +405,7 @@ def test_what_the_feed_has_forgotten_is_not_missed(open_jamboree: OpenJamboree) 
     writer, reader = open_jamboree(), open_jamboree()
     going_on = record(writer, 1, run="a")
     writer.flush()
-    tail = reader.tail(run="a", timeout_s=20)
+    tail = reader.tail(run="a", timeout_s=60)
     next(tail)
     begun_and_ended = record(writer, 4, length=4, run="a")
     going_on.step(ACTION)
@@ -462,7 +462,7 @@ def test_a_tail_goes_on_after_outages_and_says_each_once(
     for _ in range(10):
         env.step(ACTION)
     for thread in threads:
-        thread.join(20)
+        thread.join(60)
 
     assert [step.index for step in seen] == list(range(40))
     assert places(pairs) == all_of(env, 40)
@@ -484,7 +484,7 @@ def test_records_are_followed_through_an_outage(
     wait_until(lambda: "followers continue" in caplog.text)
     notes.save_many({"i": i} for i in range(10, 20))
     durable_valkey.start()
-    thread.join(20)
+    thread.join(60)
 
     assert seen == list(range(20))
 

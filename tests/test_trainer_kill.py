@@ -25,7 +25,8 @@ from killed_trainer import (
     TRAINER,
     policy,
 )
-from processes import start_python, wait_until
+from processes import wait_until
+from warm import start_warm
 
 from jamboree_gym import EpisodeData, Jamboree
 from jamboree_gym.replay import verify
@@ -53,7 +54,7 @@ class Trainer:
         os.truncate(self.path, SIZE)
         with self.path.open("r+b") as file:
             self._memory = mmap.mmap(file.fileno(), 0)
-        self.process = start_python(TRAINER, self.url, self.namespace, self.run, self.path)
+        self.process = start_warm(TRAINER, self.url, self.namespace, self.run, self.path)
 
     @property
     def steps(self) -> int:

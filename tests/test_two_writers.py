@@ -12,7 +12,8 @@ import pytest
 from conftest import Server
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from processes import NoteHandler, read_line, run_python, start_python
+from processes import NoteHandler, read_line
+from warm import run_warm, start_warm
 
 from jamboree_gym import Jamboree
 
@@ -53,9 +54,7 @@ Workers = dict[str, "subprocess.Popen[str]"]
 
 @pytest.fixture
 def workers(valkey: Server, namespace: str) -> Iterator[Workers]:
-    started = {
-        name: start_python(WORKER, valkey.url, namespace, name) for name in ("once", "thrice")
-    }
+    started = {name: start_warm(WORKER, valkey.url, namespace, name) for name in ("once", "thrice")}
     for worker in started.values():
         assert read_line(worker) == "ready\n"
     yield started
@@ -140,7 +139,7 @@ print(name, handler.last()["writer"] in ("parent", "child"))
 def test_a_forked_child_goes_on_by_itself_and_repeats_nothing_of_its_parent(
     valkey: Server, namespace: str, open_jamboree: Callable[..., Jamboree], write: str
 ) -> None:
-    ended = run_python(
+    ended = run_warm(
         "import warnings; warnings.simplefilter('ignore')\n" + FORK, valkey.url, namespace, write
     )
     assert (ended.returncode, ended.stderr) == (0, "")

@@ -25,9 +25,9 @@ from nested import is_same
 
 from jamboree_gym import EpisodeSummary, Jamboree
 from jamboree_gym.encoding.summary_codec import decode_summaries, encode_summary
-from jamboree_gym.errors import InvalidArgument, InvalidRecord
+from jamboree_gym.errors import InvalidArgument, InvalidRecord, ReplayError
 from jamboree_gym.journal.segments import KIND_VECTOR, read_blocks
-from jamboree_gym.replay import ReplayEnv, fork, verify, what_if
+from jamboree_gym.replay import ReplayEnv, ReplayVectorEnv, fork, verify, what_if
 
 OpenJamboree = Callable[..., Jamboree]
 HOUR_S = 3600.0
@@ -285,7 +285,7 @@ def test_a_query_adds_returns_up_only_as_it_is_told(asked: Jamboree) -> None:
     ],
 )
 def test_a_question_for_one_return_says_how_to_choose(asked: Jamboree, ask: Any) -> None:
-    with pytest.raises(InvalidArgument, match=r"2 returns.*\.weighted\(\[1.0, 1.0\]\)") as caught:
+    with pytest.raises(InvalidArgument, match=r"2 returns\n.*\.weighted\(\[1.0, 1.0\]\)") as caught:
         ask(asked.episodes()).ids()
     assert "several" in str(caught.value)
     assert len(ask(asked.episodes(run="one")).ids()) in (0, 1)
@@ -300,10 +300,17 @@ def test_weights_of_another_number_are_refused(asked: Jamboree) -> None:
 def test_runs_and_tables_for_people_show_each_return(asked: Jamboree) -> None:
     run = asked.run("several")
     assert run.summary.mean_return is None
+    each = run.summary.mean_returns
+    assert each is not None
+    assert len(each) == 2
+    assert run.summary.shown_return == f"({each[0]:.4g}, {each[1]:.4g})"
+    assert f"returns of the last 10: {run.summary.shown_return}" in str(run.report())
+    assert run.summary.shown_return in str(asked.runs())
     assert "return" not in " ".join(run.report().warnings)
     assert "(4, -8)" in run.episodes._as_text()
     assert "return (4, -8)" in str(run.episodes.last().summary)
     assert asked.run("one").summary.mean_return == 2.0
+    assert asked.run("one").summary.mean_returns is None
 
 
 # -- the stored form ----------------------------------------------------------------------------
@@ -387,8 +394,39 @@ def test_an_episode_is_verified_forked_and_replayed(jam: Jamboree, dtype: str) -
         child.step(1)
     (forked,) = jam.episodes(run="r", forks=True).where(parent=episode)
     assert forked.data().rewards.shape == (1, 3)
-    with pytest.raises(InvalidArgument, match=r"a reward of episode .* has shape \(3,\)"):
-        what_if(episode, 1, lambda observation: 0, n=1)
+
+
+def test_what_if_adds_up_the_numbers_of_a_reward_by_weights(jam: Jamboree) -> None:
+    env, rewards = played(jam, gym.make("test/Treasures-v0"), 5)
+    episode = jam.episode(env.episode_id)
+    for weights in (None, [1.0], [1, 2, 3, 4]):
+        with pytest.raises(InvalidArgument, match=r"has 3 numbers.*\n.*weights=\[1.0, 1.0, 1.0\]"):
+            what_if(episode, 1, lambda _: 0, n=1, weights=weights)
+    for weights in ([1, 0.5, 0], [0, 0, 2]):
+        report = what_if(
+            episode, 1, lambda _: 0, n=1, weights=weights, same_noise=True, record=True
+        )
+        expected = sum(float(np.dot(weights, reward)) for reward in rewards[1:])
+        assert report.recorded_return == report.returns[0] == pytest.approx(expected)
+        child = jam.episode(report.children[0])
+        assert is_same(child.data().rewards, episode.data().rewards[1:])
+
+
+def test_several_episodes_are_replayed_together(jam: Jamboree) -> None:
+    expected = [played(jam, gym.make("test/Treasures-v0"), steps, "r")[1] for steps in (5, 2)]
+    played(jam, gym.make("test/Treasures-v0"), 0, "r")  # without a step: it has no reward
+    envs = ReplayVectorEnv(jam.episodes(run="r"))
+    envs.reset()
+
+    for number in range(5):
+        _, rewards, *_ = envs.step(envs.recorded_actions)
+        for got, of_episode in zip(rewards, [*expected, []], strict=True):
+            wanted = of_episode[number] if number < len(of_episode) else np.zeros(3)
+            assert is_same(got, wanted)
+
+    played(jam, GivenRewards(), 1, "r")
+    with pytest.raises(ReplayError, match=r"have different shapes: \(2,\), \(3,\)"):
+        ReplayVectorEnv(jam.episodes(run="r"))
 
 
 def test_a_difference_names_the_number_of_the_reward(

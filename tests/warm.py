@@ -93,6 +93,10 @@ class WarmProcess:
         """Kill it as `kill -9` does."""
         self.send_signal(signal.SIGKILL)
 
+    def terminate(self) -> None:
+        """Tell it to end."""
+        self.send_signal(signal.SIGTERM)
+
     def communicate(
         self, input: str | None = None, timeout: float | None = None
     ) -> tuple[str, str]:
@@ -179,7 +183,7 @@ def run_warm(source: str, *arguments: object) -> subprocess.CompletedProcess[str
     """As `processes.run_python`, only sooner: the package has been imported."""
     process = start_warm(source, *arguments)
     try:
-        out, err = process.communicate(timeout=WAIT_TIMEOUT_S * 2)
+        out, err = process.communicate(timeout=WAIT_TIMEOUT_S)
     except subprocess.TimeoutExpired:
         process.kill()
         raise

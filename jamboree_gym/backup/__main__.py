@@ -19,14 +19,17 @@ from jamboree_gym.errors import JamboreeError
 
 __all__ = ["main"]
 
+EXIT_CTRL_C = 130
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Copy once, or until a stop signal comes; return the exit code."""
+    """Copy once, or with `--follow` until a stop signal comes; return the exit code."""
     options = _parse(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     stop = StopSignal()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
+    if options.follow:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: stop.set())
     try:
         with ExitStack() as stack:
             connections = [
@@ -51,6 +54,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except JamboreeError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:  # the next copy continues
+        return EXIT_CTRL_C
     return 0
 
 

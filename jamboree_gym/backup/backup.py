@@ -24,11 +24,11 @@ from jamboree_gym.backup.eviction.policy import (
 )
 from jamboree_gym.backup.eviction.preview import WouldEvict, preview
 from jamboree_gym.backup.eviction.trimmer import Trimmed, Trimmer
-from jamboree_gym.backup.restore import Restorer, damaged_summaries, repair_listings
+from jamboree_gym.backup.restore import BackupRestorer, damaged_summaries, repair_listings
 from jamboree_gym.backup.transfer import BackupTransfer
 from jamboree_gym.checked import checked
 from jamboree_gym.connection import Connection
-from jamboree_gym.errors import DecodeError, JamboreeError
+from jamboree_gym.errors import BackupMismatch, DecodeError, JamboreeError
 from jamboree_gym.progress import Progress
 from jamboree_gym.reading.episode import Episode
 from jamboree_gym.reading.finding.names import id_of
@@ -183,7 +183,7 @@ class Backup:
             records,
             deletes,
             lag_s,
-            self._store.backup_state.mongo_at(),
+            self._store.backup_state.backup_place(),
             mark.by if mark is not None and is_seen else None,
             error or None,
             memory.used_bytes,
@@ -237,7 +237,11 @@ class Backup:
             BackupMismatch: The other backup holds something else under one of the keys.
             DecodeError: A log is damaged; it was not copied.
         """
-        self.flush()
+        failures: list[JamboreeError] = []
+        try:
+            self.flush()
+        except (BackupMismatch, DecodeError) as error:  # of single logs
+            failures.append(error)
         connection = self._connection
         with closing(open_backup(url, connection.keyspace.namespace)) as target:
             transfer = BackupTransfer(connection.backup_store, target, connection.keyspace)
@@ -245,7 +249,7 @@ class Backup:
                 if progress is not None:
                     progress(done, total)
             transfer.copy_setting(RETENTION_SETTING)
-        _raise_first(transfer.failures)
+        _raise_first([*failures, *transfer.failures])
         return transfer.copied
 
     # -- what stays in Redis ----------------------------------------------------------------
@@ -400,7 +404,7 @@ class Backup:
             else:
                 self._store.blobs.put(name, content)
         keys = list(backup.keys()) if episodes is None else self._keys_of(episodes)
-        restorer = Restorer(self._store, backup, is_asked_for=episodes is not None)
+        restorer = BackupRestorer(self._store, backup, is_asked_for=episodes is not None)
         _run(restorer.restore(keys), len(keys), progress)
         listed, unlisted = repair_listings(self._store, backup, None if episodes is None else keys)
         _raise_first([*failures, *restorer.failures, *unlisted])

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from jamboree_gym.backup.portions import FEW_REVISIONS, FIRST_LOGS, next_portion, pages
 from jamboree_gym.backup.rejoin import rejoin
-from jamboree_gym.backup.restore import Restorer
+from jamboree_gym.backup.restore import BackupRestorer
 from jamboree_gym.encoding.batch_format import CODEC_STEPS, Batch, Head, batch_span, decode_batch
 from jamboree_gym.encoding.rows import schema_digest
 from jamboree_gym.encoding.summary_codec import decode_outline
@@ -240,8 +240,6 @@ class LogCopier:
         others -= self._backup.deleted(others)
         found = {key: ANOTHER_LOG for key, _ in others}
         for key, (born, count) in counts.items():
-            if not isinstance(count, int):  # a damaged document; reported below
-                continue
             if born == logs[key].head.born and count > logs[key].since:
                 what = self._difference(key, logs[key].since)
                 if what is not None:
@@ -300,7 +298,7 @@ class LogCopier:
         return self._backup.clear_batches(key, head.born, start) > 0
 
     def _was_restored(self, key: str) -> bool:
-        """Give Redis back the newest records of a log, which it has lost and MongoDB holds.
+        """Give Redis back the newest records of a log, which it has lost and the backup holds.
 
         A Redis that fails, or a replica that takes its place, lacks its newest writes.
         """
@@ -309,10 +307,13 @@ class LogCopier:
             return False
         if kept.head.count <= head.count:
             return False
-        restorer = Restorer(self._store, self._backup, is_asked_for=False)
-        for _ in restorer.restore([key]):
-            pass
-        return restorer.restored > 0
+        return self._restore([key]) > 0
+
+    def _restore(self, keys: Sequence[str]) -> int:
+        """Give Redis logs from the backup, as far as it holds less; return how many."""
+        restorer = BackupRestorer(self._store, self._backup, is_asked_for=False)
+        deque(restorer.restore(keys), maxlen=0)
+        return restorer.restored
 
     def _put_blobs(self, key: str, head: Head, batches: Sequence[Batch]) -> _Note:
         """Insert each blob that batches and head refer to, once; return what the head says."""
@@ -381,8 +382,7 @@ class LogCopier:
         gone, overtaken = self._store.acknowledgements.acknowledge(heads, epoch=self._epoch)
         self._backup.clear_deleted((key, heads[key].born) for key in gone)
         if overtaken:
-            restorer = Restorer(self._store, self._backup, is_asked_for=False)
-            deque(restorer.restore(sorted(overtaken)), maxlen=0)
+            self._restore(sorted(overtaken))
         if self._on_acknowledged is not None:
             acknowledged = heads.keys() - gone - overtaken
             self._on_acknowledged({key: heads[key] for key in acknowledged})
@@ -394,7 +394,7 @@ def _adopt(store: RedisStore, backup: BackupStore, *, to: str) -> str:
     If another backup did so before, or this one was emptied, nothing counts as acknowledged yet.
     If the process is killed midway, the next call finishes the change.
     """
-    check_is_not_gone(backup.where, store.keyspace.namespace, store.backup_state.mongo_at)
+    check_is_not_gone(backup.where, store.keyspace.namespace, store.backup_state.backup_place)
     adoption = store.acknowledgements.adopt(backup.identity_now(), to=to)
     if adoption.instead_of:
         has_evicted = store.backup_state.trimmed_bytes() > 0

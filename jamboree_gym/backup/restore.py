@@ -16,7 +16,7 @@ from jamboree_gym.store.redis.store import RedisStore
 from jamboree_gym.store.restore import entry_of, put_back, refill
 from jamboree_gym.store.urls import backup_name
 
-__all__ = ["Restorer", "damaged_summaries", "repair_listings"]
+__all__ = ["BackupRestorer", "damaged_summaries", "repair_listings"]
 
 LOGS_AT_ONCE = 200
 ATTEMPTS = 3  # retries if something is deleted meanwhile
@@ -24,7 +24,7 @@ ATTEMPTS = 3  # retries if something is deleted meanwhile
 Kept = tuple[Head, Iterator[bytes]]
 
 
-class Restorer:
+class BackupRestorer:
     """Restores logs of which Redis holds less than the backup, or of which the head is damaged.
 
     If it `is_asked_for`, a log that the backup does not hold is a failure.

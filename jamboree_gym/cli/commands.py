@@ -12,9 +12,10 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, fields
 from functools import wraps
+from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
@@ -25,6 +26,7 @@ from jamboree_gym.cli.output import printable
 from jamboree_gym.cli.typed_values import tag_test, time_of, weights_of
 from jamboree_gym.errors import (
     EmbeddedServerError,
+    EpisodeNotFound,
     InvalidArgument,
     InvalidExpression,
     InvalidUrl,
@@ -35,11 +37,13 @@ from jamboree_gym.errors import (
     UnsavedRecords,
     UnsupportedServer,
 )
+from jamboree_gym.wording import counted
 
 if TYPE_CHECKING:
     from jamboree_gym.jamboree import Jamboree
     from jamboree_gym.progress import Progress
     from jamboree_gym.reading.query import EpisodeQuery
+    from jamboree_gym.records import EpisodeSummary
 
 __all__ = [
     "DryRunOption",
@@ -50,14 +54,19 @@ __all__ = [
     "JsonOption",
     "ModulesOption",
     "NO",
+    "OverwriteOption",
     "StoreOptions",
+    "TagsOption",
     "TrustOption",
     "USAGE",
+    "WeightsOption",
     "YesOption",
     "add_command",
     "check_home",
     "confirm",
+    "delete_confirmed",
     "import_modules",
+    "imported",
     "progress_bar",
 ]
 
@@ -87,6 +96,20 @@ DryRunOption = Annotated[
     bool, typer.Option("--dry-run", help="Change nothing, show what would happen.")
 ]
 YesOption = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
+OverwriteOption = Annotated[
+    bool, typer.Option("--overwrite", help="Replace the file if it is there.")
+]
+TagsOption = Annotated[
+    list[str] | None,
+    typer.Option("--tag", metavar="NAME=VALUE", help="A tag of all episodes; repeatable."),
+]
+WeightsOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="W,W",
+        help="Where a reward is several numbers: the weight of each in the return, 0.7,0.3.",
+    ),
+]
 EnvArgument = Annotated[
     str, typer.Argument(metavar="ENV", help="Its Gymnasium id; module:id imports the module first.")
 ]
@@ -197,13 +220,7 @@ class EpisodeOptions:
         int | None,
         _episode_option("Only N, the highest return first.", min=1, metavar="N"),
     ] = None
-    weights: Annotated[
-        str | None,
-        _episode_option(
-            "Where a reward is several numbers: the weight of each in the return, 0.7,0.3.",
-            metavar="W,W",
-        ),
-    ] = None
+    weights: WeightsOption = None
 
     @property
     def are_given(self) -> bool:
@@ -378,6 +395,28 @@ def confirm(what: str, *, yes: bool) -> None:
         raise typer.Exit(NO)
 
 
+def delete_confirmed(
+    jam: Jamboree, going: Sequence[EpisodeSummary], *, dry_run: bool, yes: bool
+) -> str:
+    """Ask, and delete these episodes; return what was done, in words.
+
+    Raises:
+        InvalidArgument, typer.Exit: As `confirm`.
+    """
+    steps = sum(one.steps for one in going)
+    amount = f"{counted(len(going), 'episode')} with {counted(steps, 'step')}"
+    if dry_run:
+        return f"would delete {amount}"
+    if going:
+        confirm(f"delete {amount} for good", yes=yes)
+        with progress_bar("deleting") as progress:
+            for number, one in enumerate(going, 1):
+                with suppress(EpisodeNotFound):  # another process has just deleted it
+                    jam.episode(one.id).delete()
+                progress(number, len(going))
+    return f"{amount} deleted"
+
+
 @contextmanager
 def progress_bar(doing: str) -> Iterator[Progress]:
     """A progress bar if stderr is a terminal."""
@@ -400,10 +439,21 @@ def import_modules(modules: Sequence[str] | None) -> None:
     Raises:
         InvalidArgument: A module cannot be imported; says why.
     """
-    if modules and "" not in sys.path:
-        sys.path.insert(0, "")  # as `python -m` does: find modules in the working directory
     for name in modules or ():
-        try:
-            importlib.import_module(name)
-        except Exception as error:
-            raise InvalidArgument(f"--import {name}: {type(error).__name__}: {error}") from error
+        imported("--import", name)
+
+
+def imported(option: str, name: str) -> Any:
+    """The module `name`, or what is in it under `path` of `name:path`.
+
+    Raises:
+        InvalidArgument: It cannot be imported; says why.
+    """
+    if "" not in sys.path:
+        sys.path.insert(0, "")  # as `python -m` does: find modules in the working directory
+    module, _, path = name.partition(":")
+    try:
+        found: Any = importlib.import_module(module)
+        return attrgetter(path)(found) if path else found
+    except (Exception, SystemExit) as error:  # a script that ends itself
+        raise InvalidArgument(f"{option} {name}: {type(error).__name__}: {error}") from error

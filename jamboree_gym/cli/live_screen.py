@@ -97,9 +97,7 @@ def _sleep(seconds: float) -> bool:
 
 def _is_pressed(terminal: int, seconds: float) -> bool:
     deadline = time.monotonic() + seconds
-    while (left := deadline - time.monotonic()) > 0:
-        if not select.select([terminal], [], [], left)[0]:
-            return False
+    while select.select([terminal], [], [], max(0.0, deadline - time.monotonic()))[0]:
         typed = os.read(terminal, 64)
         if not typed or b"q" in typed.lower():  # nothing: the terminal has gone
             return True

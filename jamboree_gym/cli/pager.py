@@ -33,7 +33,13 @@ def is_paged(text: str) -> bool:
         return False
     environment = {"LESS": LESS_OPTIONS, **os.environ}
     try:
-        pager = subprocess.Popen(command, stdin=subprocess.PIPE, text=True, env=environment)
+        pager = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            encoding=sys.stdout.encoding,
+            errors=sys.stdout.errors,
+            env=environment,
+        )
     except OSError:
         return False
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the pager

@@ -12,8 +12,8 @@ import logging
 import threading
 import time
 import warnings
-from collections.abc import Callable, Collection
-from contextlib import suppress
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Protocol
@@ -41,35 +41,18 @@ WORKER_EXIT_PRIORITY = 50  # after the Jamborees that are still referred to
 log = logging.getLogger(__name__)
 
 
-class _WritersHere:
-    """Names of the writers of this process."""
+writers_here: set[str] = set()
+"""Names of the writers of this process."""
 
-    def __init__(self) -> None:
-        self._names: set[str] = set()
 
-    def add(self, writer: str) -> None:
-        """A Jamboree begins to write."""
-        self._names.add(writer)
-
-    def discard(self, writer: str) -> None:
-        """It has been closed."""
-        self._names.discard(writer)
-
-    def __contains__(self, writer: str) -> bool:
-        """Whether it is of this process."""
-        return writer in self._names
-
-    def not_among(self, writers: Collection[str]) -> set[str]:
-        """Those of other processes."""
-        return set(writers) - self._names
-
+class _ParentsWriters:
     def after_fork_in_child(self) -> None:
         """They are the parent's."""
-        self._names.clear()
+        writers_here.clear()
 
 
-writers_here = _WritersHere()
-follow_forks(writers_here)
+_parents_writers = _ParentsWriters()
+follow_forks(_parents_writers)
 
 
 class RunningBackup(Protocol):
@@ -137,7 +120,7 @@ class Opened:
                 if url is None or not is_folder(url):
                     check_threads()
                 url = url or self.join_servers().backup_url()
-                known_at = self.store.redis.backup_state.mongo_at
+                known_at = self.store.redis.backup_state.backup_place
                 check_is_not_gone(url, self.namespace, known_at)
                 self.backup_store = open_backup(url, self.namespace)
             return self.backup_store
@@ -173,21 +156,27 @@ class Opened:
             UnsavedRecords: Something could not be saved. It stays in the journal, if there is one.
         """
         deadline = time.monotonic() + timeout_s
-        try:
-            self.writer.close(timeout_s)
-        except UnsavedRecords as error:
-            error.add_note(self.journal.after_close)
-            raise
-        finally:
-            self.journal.close(keep=self.writer.unsaved > 0)
-            if self.backup is not None:
-                self.backup.close(max(0.0, deadline - time.monotonic()))
-            self.lease.close(timeout_s)
-            writers_here.discard(self.writer_name)
-            self.store.close()
-            if self.backup_store is not None:
-                self.backup_store.close()
-            self.leave_servers()
+        with ExitStack() as closed_then:  # each of them, from the last one up, whatever one raises
+            closed_then.callback(self.leave_servers)
+            closed_then.callback(self._close_backup_store)
+            closed_then.callback(self.store.close)
+            closed_then.callback(writers_here.discard, self.writer_name)
+            closed_then.callback(self.lease.close, timeout_s)
+            closed_then.callback(self._close_backup, deadline)
+            closed_then.callback(lambda: self.journal.close(keep=self.writer.unsaved > 0))
+            try:
+                self.writer.close(timeout_s)
+            except UnsavedRecords as error:
+                error.add_note(self.journal.after_close)
+                raise
+
+    def _close_backup(self, deadline: float) -> None:
+        if self.backup is not None:
+            self.backup.close(max(0.0, deadline - time.monotonic()))
+
+    def _close_backup_store(self) -> None:
+        if self.backup_store is not None:
+            self.backup_store.close()
 
     def after_fork_in_child(self) -> None:
         """Leave to the parent what it has opened; a closed one stays closed."""

@@ -439,7 +439,6 @@ class Writer:
         appends = [append for _, append in sent]
         results = self._store.append(appends, fsync=self._fsync, prepare=renew)
         self.schedule.go_on()
-        self._lease.renew_if_due()  # again: the server may have been replaced by an empty one
         for (outbox, append), result in zip(sent, results, strict=True):
             if isinstance(result, JamboreeError):
                 self._refuse(outbox, result)
@@ -450,6 +449,7 @@ class Writer:
                 self._refuse_if_over(outbox)
         if self._on_delivery is not None and len(unknown) < len(sent):
             self._on_delivery()
+        renew()  # again: the server may have been replaced by an empty one
 
     def _refuse_if_over(self, outbox: Outbox) -> None:
         if outbox.error is not None:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import struct
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha1
 from typing import Any
 
@@ -141,18 +141,7 @@ class Head:
 
     def acknowledged(self) -> Head:
         """The head as the backup holds it: all records are acknowledged."""
-        return Head(
-            self.codec,
-            self.first,
-            self.held,
-            self.newest,
-            self.count,
-            self.count,
-            self.revision,
-            self.t_last,
-            self.born,
-            self.note,
-        )
+        return replace(self, acked=self.count)
 
 
 def _head_check(fixed: bytes) -> bytes:

@@ -22,6 +22,7 @@ __all__ = [
     "raise_refused",
     "refusal",
     "reward_of",
+    "weighted_sum",
 ]
 
 _ADVICE = "a reward is one number, or an array, tuple or list of them that has one shape"
@@ -52,6 +53,16 @@ def reward_of(reward: Any) -> Any:
         held = held_exactly(array, _DOUBLE)
         return array if held is None else held
     return array
+
+
+def weighted_sum(weights: Sequence[float], numbers: Sequence[float]) -> float:
+    """The sum of numbers with a weight for each; one of weight 0 is left out, even if it is NaN.
+
+    Raises:
+        ValueError: There are more of one than of the other.
+    """
+    pairs = zip(weights, numbers, strict=True)
+    return float(sum([weight * number for weight, number in pairs if weight], 0.0))
 
 
 def other_reward(

@@ -13,7 +13,6 @@ from jamboree_gym.delivery.outbox import RecordOutbox
 from jamboree_gym.encoding.batch_format import Batch, Head, decode_records
 from jamboree_gym.errors import InvalidArgument, InvalidRecord, UnknownKey
 from jamboree_gym.handlers.follow import Tail
-from jamboree_gym.process_life import StaysHere
 from jamboree_gym.store.log import LogSlice
 
 __all__ = ["DBHandler"]
@@ -24,7 +23,7 @@ TAIL_RECORDS = 4096  # how many records a tail reads at once
 _KEY_TYPES = (str, int, float, bool)
 
 
-class DBHandler(StaysHere):
+class DBHandler:
     """Saves and reads dicts. An entity and required keys name the log of a handler.
 
     A subclass sets both in `__init__`:
@@ -46,8 +45,6 @@ class DBHandler(StaysHere):
         required: Name and type of each key that must be set before saving or reading.
     """
 
-    _instead = "make one in the other process, and set its `event` and its keys there"
-
     @checked
     def __init__(self, jam: HasConnection | None = None) -> None:
         self.entity = ""
@@ -59,6 +56,30 @@ class DBHandler(StaysHere):
         self._reserved: frozenset[str] = STORED_FIELDS
         if jam is not None:
             self.event = jam
+
+    # -- in another process, or a copy ------------------------------------------------------
+
+    def _unshared(self) -> dict[str, Any]:
+        """What a copy does not share with the handler, as it is at the beginning."""
+        return {"_linked": None, "_outbox": None}
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What is pickled and copied: the Jamboree as its address, nothing that is being written.
+
+        Raises:
+            JamboreeClosed: The Jamboree is closed.
+            NotCopyable: It cannot be opened in the process that `multiprocessing` starts now.
+        """
+        event = None if self._event is None else (type(self._event), self._linked)
+        return {**vars(self), **self._unshared(), "_event": event}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Be that; a copy in the same process uses the same connection."""
+        event = state["_event"]
+        vars(self).update(state, _event=None)
+        if event is not None:
+            kind, connection = event
+            self.event = kind._on(connection)
 
     @property
     def event(self) -> HasConnection:

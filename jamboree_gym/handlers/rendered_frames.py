@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Any, Final, TypeAlias
 
 import gymnasium as gym
@@ -22,6 +23,7 @@ from jamboree_gym.handlers.sidecar import (
     check_size,
     compress,
     decompress,
+    is_kth,
 )
 
 __all__ = ["RENDER_MODE", "RecordFrames", "RenderHandler", "RenderRecorder", "rendered"]
@@ -117,8 +119,7 @@ def _choice(record_frames: RecordFrames) -> Callable[[int], bool]:
     if callable(record_frames):
         return record_frames
     if isinstance(record_frames, int) and record_frames >= 1:
-        every = int(record_frames)
-        return lambda step: step % every == 0
+        return partial(is_kth, int(record_frames))
     raise InvalidArgument(
         f"record_frames={record_frames!r}: choose k for every k-th step, or a function of the "
         "step's number that says whether to"

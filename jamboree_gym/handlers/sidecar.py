@@ -22,6 +22,7 @@ __all__ = [
     "check_size",
     "compress",
     "decompress",
+    "is_kth",
 ]
 
 CODEC: Final = "zstd"
@@ -139,6 +140,11 @@ class SidecarHandler(DBHandler, ABC):
             if type(record.get("step")) is not int:
                 raise DecodeError(f"{self._key} at index {record['index']}: no record of a step")
         return page
+
+
+def is_kth(every: int, step: int) -> bool:
+    """Whether a step is one of every k-th."""
+    return step % every == 0
 
 
 class SidecarRecorder:

@@ -18,6 +18,7 @@ from jamboree_gym.handlers.sidecar import (
     check_size,
     compress,
     decompress,
+    is_kth,
 )
 
 __all__ = ["SnapshotHandler", "SnapshotRecorder"]
@@ -73,6 +74,4 @@ class SnapshotRecorder(SidecarRecorder):
             raise InvalidArgument(
                 f"snapshot_every={every}: {gap}. Without, forks play steps again."
             )
-        super().__init__(
-            SnapshotHandler(jam), partial(take_state, env), lambda step: step % every == 0
-        )
+        super().__init__(SnapshotHandler(jam), partial(take_state, env), partial(is_kth, every))

@@ -1,7 +1,6 @@
 """Recording what other libraries step; each module needs its extra.
 
-Imports: `arrays`, `checked`, `connection`, `encoding`, `environment`, `errors`, `keys`,
-    `process_life`, `progress`, `reading`, `recording`, `records`, `runs`, `tables`, `wording`,
-    `wrappers`.
+Imports: `arrays`, `checked`, `connection`, `encoding`, `environment`, `errors`, `keys`, `progress`,
+    `reading`, `recording`, `records`, `runs`, `tables`, `wording`, `wrappers`.
 Imported by: `cli`, `jamboree`, `runs`.
 """

@@ -265,7 +265,7 @@ def _found(id: str, steps: pa.Table) -> FoundEpisode:
         id,
         zip_leaves(lambda parts: np.concatenate((parts[0], parts[1][-1:])), [observations, after]),
         _whole(steps, "action"),
-        steps["reward"].to_numpy(),
+        _values(steps["reward"]),
         steps["terminated"].to_numpy(),
         steps["truncated"].to_numpy(),
         started_at=float(timestamps[0]) - TICK_S,

@@ -18,10 +18,16 @@ from jamboree_gym.arrays.values import check_text
 from jamboree_gym.connection import Connection, HasConnection
 from jamboree_gym.environment.provenance import describe_imported
 from jamboree_gym.environment.spaces import AnyText
-from jamboree_gym.errors import InvalidArgument, InvalidRecord
+from jamboree_gym.errors import InvalidArgument
 from jamboree_gym.keys import digest
 from jamboree_gym.progress import Progress, teller
-from jamboree_gym.recording.importer import EpisodeImporter, NewEpisode, episode_id_of
+from jamboree_gym.recording.importer import (
+    EpisodeImporter,
+    NewEpisode,
+    episode_id_of,
+    is_imported,
+    layout_of_rewards,
+)
 from jamboree_gym.records import EpisodeOrigin, EpisodeStatus, EpisodeSummary
 
 __all__ = ["FoundEpisode", "as_tree", "is_annotated", "store_found"]
@@ -37,7 +43,7 @@ class FoundEpisode:
         id: What the file calls it.
         observations: (T + 1, ...), the reset's first.
         actions: (T, ...).
-        rewards: (T,).
+        rewards: (T,), or (T, ...) where a reward is several numbers.
         terminations: bool (T,).
         truncations: bool (T,).
         status: How it ended, where the last step is no end.
@@ -103,7 +109,7 @@ def store_found(
         for found in episodes:
             id = episode_id_of(source, run, found.id)
             stored = importer.stored([id]).get(id)
-            if not _is_imported(found, stored, source):
+            if not is_imported(stored, len(found.rewards), f"episode {found.id} of {source}"):
                 importer.add(_new_episode(connection, found, stored, id, run, source, more_tags))
             ids.append(id)
             if len(ids) % EPISODES_PER_FLUSH == 0:
@@ -114,17 +120,6 @@ def store_found(
     if report is not None and (not ids or len(ids) % EPISODES_PER_FLUSH):
         report(len(ids), max(total, len(ids)))
     return ids
-
-
-def _is_imported(found: FoundEpisode, stored: EpisodeSummary | None, source: str) -> bool:
-    if stored is None or stored.steps < len(found.rewards):
-        return False
-    if stored.steps > len(found.rewards):
-        raise InvalidRecord(
-            f"episode {found.id} of {source} was imported with {stored.steps} steps and has "
-            f"{len(found.rewards)}: that was another one. Import under another run"
-        )
-    return True
 
 
 def _new_episode(
@@ -140,7 +135,8 @@ def _new_episode(
     origin = {"from": source, "episode": found.id}
     provenance = describe_imported(None, observation_space, action_space, source=origin)
     annotation = _layout(dict(found.annotations)) if found.annotated is not None else None
-    schema = StepSchema(_layout(found.observations), _layout(found.actions))
+    rewards = layout_of_rewards(found.rewards)
+    schema = StepSchema(_layout(found.observations), _layout(found.actions), reward=rewards)
     if isinstance(annotation, Group):
         schema = replace(schema, annotation=annotation)
     started_at = found.started_at
@@ -197,7 +193,7 @@ def is_annotated(annotations: Mapping[str, Arrays], steps: int) -> npt.NDArray[n
     if not annotations:
         return None
     said = [
-        ~np.isnan(values.reshape(steps, -1)).all(axis=1)
+        ~np.isnan(values).all(axis=tuple(range(1, values.ndim)))
         for _, values in leaves_of(dict(annotations), "annotation")
         if values.dtype.kind == "f"
     ]

@@ -8,10 +8,11 @@ https://github.com/google-research/rlds.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sized
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from jamboree_gym.arrays.packing import Arrays
 from jamboree_gym.arrays.trees import check_leaf, leaves_of, map_leaves
@@ -22,6 +23,7 @@ from jamboree_gym.integrations.found_episodes import FoundEpisode, as_tree, stor
 from jamboree_gym.progress import Progress, reported
 from jamboree_gym.reading.episode_parts import EpisodePart, episode_parts
 from jamboree_gym.reading.query import EpisodeQuery, found_by
+from jamboree_gym.recording.importer import layout_of_rewards
 
 __all__ = ["from_rlds", "to_rlds"]
 
@@ -149,13 +151,21 @@ def _found(episode: Mapping[str, Any], position: int) -> FoundEpisode:
             _text(episode.get("episode_id", position)),
             as_tree([step["observation"] for step in steps]),
             map_leaves(lambda part: part[:-1], as_tree(actions)),
-            np.array([step["reward"] for step in steps[:-1]], np.float64).reshape(-1),
+            _rewards(steps[:-1]),
             ends[0],
             ends[1],
             env_id=_text(episode.get("env_id", "")),
         )
     except (AttributeError, LookupError, TypeError, ValueError) as error:
         raise DecodeError(f"{where} cannot be read: {error}") from error
+
+
+def _rewards(steps: Sequence[Mapping[str, Any]]) -> npt.NDArray[Any]:
+    """float64 (T,), or (T, ...) where a reward is several numbers."""
+    rewards = np.array([step["reward"] for step in steps])
+    if layout_of_rewards(rewards).shape:
+        return rewards
+    return rewards.astype(np.float64).reshape(-1)
 
 
 def _name_left_out(step: Mapping[str, Any]) -> None:

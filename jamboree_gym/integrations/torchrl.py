@@ -63,7 +63,8 @@ def to_tensordict(
         - `step_count` int64 (N, 1), and `("next", "step_count")`.
         - `episode` and `("collector", "traj_ids")` int64 (N,): position of the episode in the
           query. `SliceSampler` takes one or the other as `traj_key`.
-        - `("annotation", name)`; NaN (0 if it is no float) for steps without this annotation.
+        - `("annotation", name)`, of a dict `("annotation", name, key)`; NaN (0 if it is no float)
+          for steps without this annotation.
 
     Raises:
         ExportError: Values without fixed shape, or episodes whose leaves differ; names the leaf.
@@ -163,7 +164,7 @@ def _columns(
         ("next", "step_count"): steps.indices[:, None] + 1,
     }
     for name in annotations:
-        columns["annotation", name] = _annotation(block, steps, name)
+        columns.update(_annotation(block, steps, name))
     for path, leaf in numbers_of(steps.actions, "action", episode=first, into="TorchRL"):
         columns[path] = _as_in_a_rollout(leaf)
     taken = {path[0] for path in columns}
@@ -185,14 +186,12 @@ def _with_a_dimension(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
     return values[:, None] if values.ndim == 1 else values
 
 
-def _annotation(block: Block, steps: Transitions, name: str) -> npt.NDArray[Any]:
-    """What the agent said; an `ExportError` if it never said that."""
+def _annotation(block: Block, steps: Transitions, name: str) -> Iterator[tuple[LeafPath, Any]]:
+    """What the agent said, by its path; an `ExportError` if it never said that."""
     if name not in steps.annotations:
         raise ExportError(f"the agent did not say {name!r} in episode {block.ids[0]!r}")
     said = steps.annotations[name]
-    found = numbers_of(said, "annotation", name, episode=block.ids[0], into="TorchRL")
-    ((_, values),) = found
-    return values
+    return numbers_of(said, "annotation", name, episode=block.ids[0], into="TorchRL")
 
 
 def _check_alike(

@@ -11,7 +11,6 @@ from jamboree_gym.checked import Count, checked
 from jamboree_gym.connection import Connection
 from jamboree_gym.errors import DecodeError, EpisodeNotFound, ReplayError
 from jamboree_gym.handlers.turns import AGENT_TAG, JOINT_TAG, TurnHandler, decode_actions
-from jamboree_gym.process_life import StaysHere
 from jamboree_gym.reading.episode import Episode
 from jamboree_gym.reading.query import EpisodeQuery
 from jamboree_gym.records import EpisodeStatus, EpisodeSummary, brief
@@ -48,7 +47,7 @@ class Turn:
     timestamp: float
 
 
-class JointEpisode(StaysHere):
+class JointEpisode:
     """The episodes of all agents between two resets of one environment, and their turns.
 
     It reads nothing until it is used.
@@ -63,8 +62,6 @@ class JointEpisode(StaysHere):
     Attributes:
         id: Its id: that of the episode of its first agent.
     """
-
-    _instead = "ask again there, with `jam.joint_episode(id)`"
 
     def __init__(
         self,

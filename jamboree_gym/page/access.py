@@ -18,7 +18,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 __all__ = ["Access", "AccessRules", "is_loopback", "new_token"]
 
-COOKIE: Final = "jamboree-page"
+COOKIE: Final = "jamboree-page-{port}"  # a browser sends a cookie to all ports of a host
 PARAMETER: Final = "token"
 _READING: Final = ("GET", "HEAD")
 _HEADERS: Final = {
@@ -120,18 +120,19 @@ class Access:
         request = Request(scope)
         query = request.query_params.multi_items()
         in_url = request.query_params.get(PARAMETER)
-        if not self._rules.takes_token((in_url, request.cookies.get(COOKIE))):
+        cookie = COOKIE.format(port=scope["server"][1])
+        if not self._rules.takes_token((in_url, request.cookies.get(cookie))):
             return _refused("open the whole URL that jamboree-gym ui has printed: it has a token")
         if in_url is not None and scope["method"] in _READING and self._rules.token is not None:
-            return self._without_token(scope["path"], query)
+            return self._without_token(scope["path"], query, cookie)
         return None
 
-    def _without_token(self, path: str, query: list[tuple[str, str]]) -> Response:
+    def _without_token(self, path: str, query: list[tuple[str, str]], cookie: str) -> Response:
         """The same page, with the token in a cookie, so that no history and no log keeps it."""
         rest = urlencode([(name, value) for name, value in query if name != PARAMETER])
         where = "/" + path.lstrip("/\\")  # `//host` would be another site
         answer = RedirectResponse(f"{where}?{rest}" if rest else where, status_code=303)
-        answer.set_cookie(COOKIE, self._rules.token or "", httponly=True, samesite="strict")
+        answer.set_cookie(cookie, self._rules.token or "", httponly=True, samesite="strict")
         return answer
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter, OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
+from operator import eq
 from typing import Any, Final
 
 import numpy as np
@@ -13,10 +15,11 @@ import pyarrow.types as kinds
 
 from jamboree_gym.encoding.summary_codec import StoredSummary
 from jamboree_gym.errors import EpisodeNotFound, InvalidArgument
+from jamboree_gym.handlers.turns import AGENT_TAG, JOINT_TAG
 from jamboree_gym.jamboree import Jamboree
 from jamboree_gym.page.columns import picture_leaves
 from jamboree_gym.page.curves import curve_of, histogram_of, spark_of
-from jamboree_gym.page.listing import Kept, Listing, Listings
+from jamboree_gym.page.listing import Kept, KeptByName, Listing, Listings
 from jamboree_gym.page.plain import short_text, without_paths
 from jamboree_gym.page.surprises import Surprises, discount_of
 from jamboree_gym.reading.episode import Episode
@@ -48,13 +51,15 @@ class Answers:
         self.listings = Listings(jam)
         self._lock = threading.Lock()
         self._runs: OrderedDict[str, tuple[float, dict[str, Any]]] = OrderedDict()
-        self._all_runs: Kept[list[RunSummary]] = Kept(
-            lambda: self._jam.runs().summaries(), lambda one, other: one == other
-        )
+        self._all_runs: Kept[list[RunSummary]] = Kept(lambda: self._jam.runs().summaries(), eq)
         self._backup: Kept[dict[str, Any]] = Kept(self._read_backup, lambda one, other: False)
-        self._details: OrderedDict[str, Kept[dict[str, Any]]] = OrderedDict()
-        self._flagged: dict[str, Kept[frozenset[str]]] = {}
-        self._surprises: OrderedDict[str, Kept[dict[str, Any]]] = OrderedDict()
+        self._details = KeptByName(
+            lambda run: partial(self._read_run, run), _is_same_run, MAX_DETAILS
+        )
+        self._flagged = KeptByName(lambda run: partial(self._read_flagged, run), eq, MAX_DETAILS)
+        self._surprises = KeptByName(
+            lambda run: partial(self._read_surprise, run, Surprises(jam)), eq, MAX_DETAILS
+        )
 
     # -- runs -------------------------------------------------------------------------------
 
@@ -114,14 +119,8 @@ class Answers:
         Raises:
             RunNotFound: There is no such run; names those that there are.
         """
-        with self._lock:
-            kept = self._details.get(name)
-            if kept is None:
-                kept = self._details[name] = Kept(lambda: self._read_run(name), _is_same_run)
-            self._details.move_to_end(name)
-            while len(self._details) > MAX_DETAILS:
-                self._details.popitem(last=False)
-        return {**kept.get(), "flagged": len(self.flagged(name)), "now": time.time()}
+        known = self._details.of(name).get()
+        return {**known, "flagged": len(self.flagged(name)), "now": time.time()}
 
     def _read_run(self, name: str) -> dict[str, Any]:
         listing = self.listings.of(name).get()
@@ -170,17 +169,7 @@ class Answers:
 
     def surprise(self, name: str) -> dict[str, Any]:
         """The step of the newest episodes whose value was most wrong."""
-        with self._lock:
-            kept = self._surprises.get(name)
-            if kept is None:
-                surprises = Surprises(self._jam)
-                kept = self._surprises[name] = Kept(
-                    lambda: self._read_surprise(name, surprises), lambda one, other: one == other
-                )
-            self._surprises.move_to_end(name)
-            while len(self._surprises) > MAX_DETAILS:
-                self._surprises.popitem(last=False)
-        return kept.get()
+        return self._surprises.of(name).get()
 
     def _read_surprise(self, name: str, surprises: Surprises) -> dict[str, Any]:
         listing = self.listings.of(name).get()
@@ -192,19 +181,10 @@ class Answers:
 
     def flagged(self, name: str) -> frozenset[str]:
         """Ids of the flagged episodes of a run."""
-        with self._lock:
-            kept = self._flagged.get(name)
-            if kept is None:
-                kept = self._flagged[name] = Kept(
-                    lambda: frozenset(one.id for one in self._jam.run(name, wait=True).flagged()),
-                    lambda one, other: one == other,
-                )
-        return kept.get()
+        return self._flagged.of(name).get()
 
-    def forget_flags(self, run: str) -> None:
-        """Read them again at the next question."""
-        with self._lock:
-            self._flagged.pop(run, None)
+    def _read_flagged(self, name: str) -> frozenset[str]:
+        return frozenset(one.id for one in self._jam.run(name, wait=True).flagged())
 
     def episodes(
         self, run: str, start: int, count: int, *, flagged: bool, **asked: Any
@@ -321,7 +301,7 @@ class Answers:
             raise InvalidArgument("a flag has a note, and the number of a step or none")
         episode = self._jam.episode(id)
         episode.flag(note, step=step)
-        self.forget_flags(episode.summary.run)
+        self._flagged.forget(episode.summary.run)
         return {"flags": [{"note": f.note, "step": f.step, "at": f.at} for f in episode.flags()]}
 
     def unflag(self, id: str) -> dict[str, Any]:
@@ -329,7 +309,7 @@ class Answers:
         episode = self._jam.episode(id)
         run = episode.summary.run
         episode.unflag()
-        self.forget_flags(run)
+        self._flagged.forget(run)
         return {"flags": []}
 
 
@@ -339,6 +319,12 @@ def _is_same_run(one: dict[str, Any], other: dict[str, Any]) -> bool:
 
 
 # -- as plain values ------------------------------------------------------------------------
+
+
+def _tags_of_run(tags: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of its newest episode, without what only holds for that one of several agents."""
+    of_one_agent = (AGENT_TAG, JOINT_TAG) if JOINT_TAG in tags else ()
+    return {name: value for name, value in tags.items() if name not in of_one_agent}
 
 
 def _fits(run: RunSummary, env: str, tag: str) -> bool:
@@ -357,10 +343,11 @@ def _run_row(run: RunSummary, listing: Listing) -> dict[str, Any]:
         "steps": run.steps,
         "steps_per_s": run.steps_per_s,
         "mean_return": run.mean_return,
+        "mean_returns": run.mean_returns,
         "began_at": run.began_at,
         "last_step_at": run.last_step_at,
         "checkpoints": run.checkpoints,
-        "tags": without_paths(dict(run.tags)),
+        "tags": without_paths(_tags_of_run(run.tags)),
         "spark": spark_of(listing.finished),
     }
 
@@ -398,19 +385,17 @@ def _session(one: RunSession) -> dict[str, Any]:
 
 
 def _outliers(listing: Listing) -> dict[str, Any]:
-    """The best, the worst and the longest episode; None if there is none that is over."""
+    """The best, the worst and the longest episode that is over; None if there is no such one."""
     over = listing.is_own & np.isin(listing.status, ("terminated", "truncated"))
     rows = over.nonzero()[0]
     returns = listing.numbers("episode_return")[rows]
-    steps = listing.numbers("steps")[rows]
-    if not len(rows) or np.isnan(returns).all():
-        return dict.fromkeys(("best", "worst", "longest"))
-    places = {
-        "best": np.nanargmax(returns),
-        "worst": np.nanargmin(returns),
-        "longest": steps.argmax(),
-    }
-    return {name: _episode_row(listing.found[rows[place]]) for name, place in places.items()}
+    places = {}
+    if len(rows):
+        places["longest"] = listing.numbers("steps")[rows].argmax()
+    if not np.isnan(returns).all():
+        places |= {"best": np.nanargmax(returns), "worst": np.nanargmin(returns)}
+    found = {name: _episode_row(listing.found[rows[place]]) for name, place in places.items()}
+    return dict.fromkeys(("best", "worst", "longest")) | found
 
 
 def _marks(history: Sequence[RunSession], listing: Listing) -> list[dict[str, Any]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from importlib.metadata import version
 from pathlib import Path
@@ -77,6 +77,7 @@ class _Page:
         self.simulations = Simulations()
 
     def routes(self) -> list[BaseRoute]:
+        """What is no coroutine asks the store in a thread of Starlette's: the loop never waits."""
         answers = self._answers
         reading: dict[str, Answer] = {
             "store": self._store,
@@ -138,18 +139,13 @@ class _Page:
 
     # -- bytes ------------------------------------------------------------------------------
 
-    async def _columns(self, asked: Request) -> Response:
+    def _columns(self, asked: Request) -> Response:
         stop = _number(asked, "stop", -1)
         episode = self._jam.episode(_name(asked, "id"))
-        content = await run_in_threadpool(
-            columns_of, episode, _number(asked, "start"), None if stop < 0 else stop
-        )
+        content = columns_of(episode, _number(asked, "start"), None if stop < 0 else stop)
         return Response(content, media_type="application/octet-stream")
 
-    async def _picture(self, asked: Request) -> Response:
-        return await run_in_threadpool(self._picture_now, asked)
-
-    def _picture_now(self, asked: Request) -> Response:
+    def _picture(self, asked: Request) -> Response:
         episode, step = self._jam.episode(_name(asked, "id")), _number(asked, "step")
         kind = _name(asked, "kind")
         shown = step
@@ -169,7 +165,7 @@ class _Page:
 
     # -- events and actions -----------------------------------------------------------------
 
-    async def _changes(self, asked: Request) -> Response:
+    def _changes(self, asked: Request) -> Response:
         look = self._look(asked)
         headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
         stream = events(look, _said)
@@ -223,7 +219,7 @@ class _Page:
         body = await asked.body()
         try:
             given = json.loads(body) if len(body) <= MAX_BODY_BYTES else None
-        except ValueError:
+        except (RecursionError, ValueError):
             given = None
         if not isinstance(given, dict):
             raise InvalidArgument("send a small JSON object with a note")
@@ -236,11 +232,8 @@ def _index(asked: Request) -> Response:
     return FileResponse(STATIC / "index.html", headers={"Cache-Control": "no-cache"})
 
 
-def _told(answer: Answer) -> Callable[[Request], Awaitable[Response]]:
-    async def told(asked: Request) -> Response:
-        return _json(await run_in_threadpool(answer, asked))
-
-    return told
+def _told(answer: Answer) -> Callable[[Request], Response]:
+    return lambda asked: _json(answer(asked))
 
 
 def _json(value: Any, status: int = 200) -> Response:

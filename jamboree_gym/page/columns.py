@@ -83,9 +83,7 @@ class _Collected:
         for name, column in to_columns(steps).items():
             if name not in _LEFT_OUT:
                 self._put(name, column, place)
-        newest = next(reversed(list(leaves_of(steps.next_observations, "observation"))), None)
-        if newest is not None:
-            self._put_newest(steps.next_observations, place + len(steps))
+        self._put_newest(steps.next_observations, place + len(steps))
 
     def add_reset(self, episode: Episode) -> None:
         """The observation of an episode without a step."""

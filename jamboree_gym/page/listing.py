@@ -7,7 +7,8 @@ import time
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
+from itertools import count
 from operator import attrgetter
 from typing import Any, Final, Generic, TypeVar
 
@@ -23,7 +24,7 @@ from jamboree_gym.reading.query import found_by
 from jamboree_gym.tables.expressions import Condition
 from jamboree_gym.tables.summary_table import to_summary_table
 
-__all__ = ["Kept", "Listing", "ListingPage", "Listings"]
+__all__ = ["Kept", "KeptByName", "Listing", "ListingPage", "Listings"]
 
 SHORTEST_PAUSE_S: Final = 0.25
 LONGEST_PAUSE_S: Final = 10.0
@@ -76,6 +77,44 @@ class Kept(Generic[_T]):
         else:
             self._pause_s = least
             self._value = value
+
+
+class KeptByName(Generic[_T]):
+    """A kept value for each name: of those that were asked for last, at most `most`.
+
+    Args:
+        reader: Gives the function that reads the value of a name.
+        is_same: As in `Kept`.
+        most: How many.
+    """
+
+    def __init__(
+        self,
+        reader: Callable[[str], Callable[[], _T]],
+        is_same: Callable[[_T, _T], bool],
+        most: int,
+    ) -> None:
+        self._reader = reader
+        self._is_same = is_same
+        self._most = most
+        self._lock = threading.Lock()
+        self._kept: OrderedDict[str, Kept[_T]] = OrderedDict()
+
+    def of(self, name: str) -> Kept[_T]:
+        """The value of a name."""
+        with self._lock:
+            kept = self._kept.get(name)
+            if kept is None:
+                kept = self._kept[name] = Kept(self._reader(name), self._is_same)
+            self._kept.move_to_end(name)
+            while len(self._kept) > self._most:
+                self._kept.popitem(last=False)
+            return kept
+
+    def forget(self, name: str) -> None:
+        """Read it again at the next question."""
+        with self._lock:
+            self._kept.pop(name, None)
 
 
 @dataclass(frozen=True, eq=False)
@@ -135,8 +174,14 @@ class Listing:
         over = self.is_own & (self.status != "running")
         rows = over.nonzero()[0]
         rows = rows[self.ended_at[rows].argsort(kind="stable")]
+        several = [self.found[row].returns for row in rows]
+        sizes = {None if one is None else len(one) for one in several}
+        is_one_size = len(sizes) == 1 and None not in sizes
         return Finished(
-            self.numbers("episode_return")[rows], self.numbers("steps")[rows], self.ended_at[rows]
+            self.numbers("episode_return")[rows],
+            self.numbers("steps")[rows],
+            self.ended_at[rows],
+            np.array(several, np.float64) if is_one_size else None,
         )
 
     @cached_property
@@ -190,10 +235,8 @@ class Listing:
             raise InvalidArgument(f"sort={name!r}: choose one of {', '.join(SORTABLE)}")
         if name in _NUMBERS:
             values = self.numbers(name)[rows]
-            if not is_descending:
-                return values.argsort(kind="stable")
             # Stable in both directions, and NaN last in both.
-            return np.where(np.isnan(values), np.inf, -values).argsort(kind="stable")
+            return np.lexsort((-values if is_descending else values, np.isnan(values)))
         if name == "status":
             keys: list[Any] = self.status[rows].tolist()
         else:
@@ -253,39 +296,28 @@ class Listings:
 
     def __init__(self, jam: Jamboree) -> None:
         self._jam = jam
-        self._lock = threading.Lock()
-        self._kept: OrderedDict[str, Kept[Listing]] = OrderedDict()
-        self._versions = 0
+        self._kept = KeptByName(lambda run: partial(self._read, run), _is_same, MAX_RUNS)
+        self._versions = count(1)
 
     def of(self, run: str) -> Kept[Listing]:
         """That of a run; a run that is not there has no episodes."""
-        with self._lock:
-            kept = self._kept.get(run)
-            if kept is None:
-                kept = self._kept[run] = Kept(lambda: self._read(run), _is_same)
-            self._kept.move_to_end(run)
-            while len(self._kept) > MAX_RUNS:
-                self._kept.popitem(last=False)
-            return kept
+        return self._kept.of(run)
 
     def _read(self, run: str) -> Listing:
         query = self._jam.episodes(run=run, wait=True, forks=True)
-        _, found = found_by(query, is_complete=False)
-        with self._lock:
-            self._versions += 1
-            return Listing(found, self._versions)
+        return Listing(found_by(query, is_complete=False)[1], next(self._versions))
 
-    def page(self, run: str, start: int, count: int, **asked: Any) -> ListingPage:
+    def page(self, run: str, start: int, rows: int, **asked: Any) -> ListingPage:
         """Some episodes of a run.
 
         Raises:
             JamboreeError: As `Listing.chosen`, or the store does not answer.
         """
-        if start < 0 or not 0 < count <= MAX_ROWS:
-            raise InvalidArgument(f"start={start}, count={count}: at most {MAX_ROWS} rows at once")
+        if start < 0 or not 0 < rows <= MAX_ROWS:
+            raise InvalidArgument(f"start={start}, count={rows}: at most {MAX_ROWS} rows at once")
         listing = self.of(run).at_once()
         chosen = listing.chosen(**asked)
-        return ListingPage(listing, chosen[start : start + count], len(chosen), start)
+        return ListingPage(listing, chosen[start : start + rows], len(chosen), start)
 
 
 def _is_same(one: Listing, other: Listing) -> bool:

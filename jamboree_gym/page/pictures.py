@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import struct
 import threading
-import zlib
 from collections import OrderedDict
 from typing import Any, Final, NamedTuple
 
@@ -12,11 +10,12 @@ import numpy as np
 import numpy.typing as npt
 
 from jamboree_gym.arrays.trees import leaves_of
+from jamboree_gym.encoding.png import png
 from jamboree_gym.errors import InvalidArgument, ReplayError
 from jamboree_gym.reading.episode import Episode
 from jamboree_gym.replay import ReplayEnv
 
-__all__ = ["Picture", "Simulations", "observed_picture", "png", "recorded_frame"]
+__all__ = ["Picture", "Simulations", "observed_picture", "recorded_frame"]
 
 MAX_SIMULATIONS: Final = 4
 MAX_CACHED_BYTES: Final = 64 << 20
@@ -30,26 +29,13 @@ class Picture(NamedTuple):
     step: int
 
 
-def png(picture: npt.NDArray[Any]) -> bytes:
+def encoded(picture: npt.NDArray[Any]) -> bytes:
     """An array as PNG: (h, w) is grey, (h, w, 3) and (h, w, 4) are colours.
 
     Raises:
         InvalidArgument: It is no such picture.
     """
-    pixels = _pixels(picture)
-    height, width = pixels.shape[:2]
-    kind = {1: 0, 3: 2, 4: 6}[pixels.shape[2]]
-    rows = np.empty((height, 1 + width * pixels.shape[2]), np.uint8)
-    rows[:, 0] = 0
-    rows[:, 1:] = pixels.reshape(height, -1)
-    head = struct.pack(">IIBBBBB", width, height, 8, kind, 0, 0, 0)
-    parts = ((b"IHDR", head), (b"IDAT", zlib.compress(rows.tobytes(), 1)), (b"IEND", b""))
-    return b"\x89PNG\r\n\x1a\n" + b"".join(_part(name, content) for name, content in parts)
-
-
-def _part(name: bytes, content: bytes) -> bytes:
-    check = zlib.crc32(name + content)
-    return struct.pack(">I", len(content)) + name + content + struct.pack(">I", check)
+    return png(_pixels(picture), level=1)
 
 
 def _pixels(picture: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
@@ -81,7 +67,7 @@ def recorded_frame(episode: Episode, step: int) -> Picture | None:
     if step < 0:
         raise InvalidArgument(f"step={step}: steps count from 0")
     newest = episode._renders().newest(before=step + 1)
-    return None if newest is None else Picture(png(newest[1]), newest[0])
+    return None if newest is None else Picture(encoded(newest[1]), newest[0])
 
 
 def observed_picture(episode: Episode, leaf: str, step: int) -> bytes:
@@ -90,15 +76,10 @@ def observed_picture(episode: Episode, leaf: str, step: int) -> bytes:
     Raises:
         InvalidArgument: There is no such step or part, or it is no picture.
     """
-    steps = episode.steps(step, step + 1)
-    observations, place = steps.observations, 0
-    if not len(steps):
-        steps = episode.steps(max(0, step - 1), step)
-        observations = steps.next_observations if len(steps) else episode.data().observations
-        place = -1
+    observations = episode._rows(step, step + 1).observations if step >= 0 else {}
     for path, values in leaves_of(observations, "observation"):
         if "_".join(map(str, path)) == leaf and len(values):
-            return png(np.asarray(values[place]))
+            return encoded(np.asarray(values[0]))
     raise InvalidArgument(f"step {step} has no picture {leaf!r}")
 
 
@@ -126,7 +107,13 @@ class Simulations:
                 ended.append(self._open.popitem(last=False)[1])
         for other in ended:
             other.close()
-        return one.frame(step)
+        try:
+            return one.frame(step)
+        finally:
+            with self._lock:
+                is_kept = self._open.get(episode.id) is one
+            if not is_kept:  # another thread has closed it before this one has used it
+                one.close()
 
     def close(self) -> None:
         """Close all environments."""
@@ -177,7 +164,7 @@ class _Simulation:
     def _render(self, env: ReplayEnv) -> None:
         if self._step in self._frames:
             return
-        content = self._frames[self._step] = png(np.asarray(env.render()))
+        content = self._frames[self._step] = encoded(np.asarray(env.render()))
         self._bytes += len(content)
         while self._bytes > MAX_CACHED_BYTES and len(self._frames) > 1:
             self._bytes -= len(self._frames.popitem(last=False)[1])

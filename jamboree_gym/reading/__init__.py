@@ -1,8 +1,7 @@
 """Stored episodes: one, many at once, found by their summaries, followed, compared.
 
 Imports: `arrays`, `checked`, `connection`, `delivery`, `encoding`, `environment`, `errors`,
-    `handlers`, `journal`, `process_life`, `progress`, `records`, `replay`, `store`, `tables`,
-    `wording`.
+    `handlers`, `journal`, `progress`, `records`, `replay`, `store`, `tables`, `wording`.
 Imported by: `backup`, `cli`, `integrations`, `jamboree`, `multi_agent`, `page`, `recording`,
     `replay`, `runs`, `wrappers`.
 """

@@ -22,7 +22,6 @@ from jamboree_gym.handlers.follow import EpisodeTail, StepCursor
 from jamboree_gym.handlers.rendered_frames import RenderHandler
 from jamboree_gym.handlers.snapshots import SnapshotHandler
 from jamboree_gym.handlers.turns import JOINT_TAG, TurnHandler
-from jamboree_gym.process_life import StaysHere
 from jamboree_gym.reading.finding.names import id_of
 from jamboree_gym.reading.finding.ordering import by_start
 from jamboree_gym.reading.finding.summaries import read_summaries
@@ -63,7 +62,7 @@ _STEPS_PER_READ = 256  # as many as a batch may hold
 _SideLog = TypeVar("_SideLog", bound=DBHandler)
 
 
-class Episode(StaysHere, ReadWhenShown):
+class Episode(ReadWhenShown):
     """Reads one episode; holds no steps itself.
 
     Every read asks Redis in one round trip (a large one in several) and sees all steps that this
@@ -76,7 +75,6 @@ class Episode(StaysHere, ReadWhenShown):
     """
 
     _in_messages = "an Episode: jam.episode(id)"
-    _instead = "take its `id`, and `jam.episode(id)` of a Jamboree there; or its `data()`"
 
     @checked
     def __init__(self, connection: Connection, id: str) -> None:

@@ -75,7 +75,10 @@ class PartFolder:
 
     def next(self) -> Path:
         """Path of the part that comes next."""
-        return self.path / self._pattern.replace("*", f"{len(self.paths()):05}")
+        number = len(self.paths())
+        while (path := self.path / self._pattern.replace("*", f"{number:05}")).exists():
+            number += 1  # an earlier one was removed by hand
+        return path
 
     def rest(
         self,

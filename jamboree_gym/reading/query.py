@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
+from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
@@ -13,7 +14,6 @@ from jamboree_gym.checked import Count, EpochSeconds, checked
 from jamboree_gym.connection import Connection
 from jamboree_gym.errors import EpisodeNotFound
 from jamboree_gym.handlers.turns import AGENT_TAG
-from jamboree_gym.process_life import StaysHere
 from jamboree_gym.progress import Progress, reported
 from jamboree_gym.reading.episode import Episode
 from jamboree_gym.reading.finding.filters import (
@@ -54,7 +54,7 @@ __all__ = ["EpisodeQuery", "found_by"]
 MAX_TEST = 80  # characters of an expression, where a query is shown
 
 
-class EpisodeQuery(StaysHere, ReadWhenShown):
+class EpisodeQuery(ReadWhenShown):
     """A lazy selection of episodes, ordered by their start.
 
     Each of `where`, `order_by` and slicing returns a new query. They are applied in the order in
@@ -78,7 +78,6 @@ class EpisodeQuery(StaysHere, ReadWhenShown):
     """
 
     _in_messages = "a query of episodes: jam.episodes(run='name')"
-    _instead = "ask again there, with `jam.episodes(...)`; or take its `summaries()`"
 
     @checked
     def __init__(self, connection: Connection, *, wait: bool = False, forks: bool = False) -> None:
@@ -221,7 +220,7 @@ class EpisodeQuery(StaysHere, ReadWhenShown):
             EpisodeNotFound: The query has fewer episodes.
         """
         if isinstance(position, slice):
-            query = self._then(lambda found: found[position], f"[{_shown(position)}]")
+            query = self._then(itemgetter(position), f"[{_shown(position)}]")
             query._is_cut = True
             return query
         ids = self.ids()

@@ -97,6 +97,17 @@ class EpisodeHandler(DBHandler):
         if self._steps is not None and self._steps.id != value:
             self._steps = self.writing = None
 
+    def _unshared(self) -> dict[str, Any]:
+        """The episode that is being written stays where it is: a copy begins the next one."""
+        of_writing = ("writing", "annotation", "summary_template", "_steps", "_journal", "_lane")
+        return {**super()._unshared(), **dict.fromkeys(of_writing), "_infos": InfoEncoder()}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """As every handler."""
+        super().__setstate__(state)
+        if self._schema is not None:
+            self._schema = self._schema.prepared()
+
     # -- writing ----------------------------------------------------------------------------
 
     def use_spaces(

@@ -26,7 +26,13 @@ from jamboree_gym.delivery.row_writer import ROW_OVERHEAD_BYTES, rows_per_batch
 from jamboree_gym.encoding.info_codec import InfoEncoder
 from jamboree_gym.encoding.row_part import RowPart, packed_part
 from jamboree_gym.encoding.summary_codec import check_summary, decode_episode_note, encode_origin
-from jamboree_gym.errors import DecodeError, EpisodeInUse, EpisodeNotFound, InvalidRecord
+from jamboree_gym.errors import (
+    DecodeError,
+    EpisodeInUse,
+    EpisodeNotFound,
+    InvalidRecord,
+    closing_after,
+)
 from jamboree_gym.recording.part_appends import appends_of
 from jamboree_gym.records import EpisodeOrigin, EpisodeStatus, EpisodeSummary
 from jamboree_gym.store.log import Append
@@ -90,6 +96,22 @@ class NewEpisode:
 def episode_id_of(*origin: object) -> str:
     """The id of an episode that came from there: 32 hexadecimal digits, always the same."""
     return blake2b("\n".join(map(repr, origin)).encode(), digest_size=16).hexdigest()
+
+
+def is_imported(stored: EpisodeSummary | None, steps: int, what: str) -> bool:
+    """Whether an episode is in the store with all of its steps; `what` is its name in errors.
+
+    Raises:
+        InvalidRecord: It is there with more steps.
+    """
+    if stored is None or stored.steps < steps:
+        return False
+    if stored.steps > steps:
+        raise InvalidRecord(
+            f"{what} was imported with {stored.steps} steps and has {steps}: that was another one. "
+            "Import under another run"
+        )
+    return True
 
 
 def layout_of_arrays(arrays: Arrays, space: spaces.Space[Any]) -> Layout:
@@ -182,9 +204,10 @@ class EpisodeImporter:
         """Use as a context manager: `flush` at the end."""
         return self
 
-    def __exit__(self, kind: object, *error: object) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
         """Bring the last ones to Redis; after an error too, they are whole."""
-        self.flush()
+        with closing_after(error):
+            self.flush()
 
 
 def _appends(key: str, episode: NewEpisode, infos: InfoEncoder) -> Iterator[Append]:

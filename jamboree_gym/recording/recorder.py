@@ -91,12 +91,28 @@ class EpisodeRecorder:
         self._blobs = {self._provenance: provenance}
         self._plain_origin = b""  # that of an episode of which nothing is known
         self._reset_options = InfoEncoder()
-        self.handler.summary_template = SummaryTemplate(
+        self.handler.summary_template = self._summary_template()
+        follow_forks(self)
+
+    def _summary_template(self) -> SummaryTemplate | None:
+        """A template that fits the summaries of most episodes."""
+        return SummaryTemplate(
             EpisodeSummary(
                 *("", self._env_id, self.run, "running", 0, 0.0, 0.0, 0.0, None),
-                *(self._tags, vector_index, self.jam.writer_name),
+                *(self._tags, self._vector_index, self.jam.writer_name),
             )
         )
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What is pickled and copied: the episode stays with this recorder."""
+        if self.is_recording:
+            log.info("episode %s is recorded where it began, not by the copy", self.episode_id)
+        return {**vars(self), "_reset_options": InfoEncoder()}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Record there: the next reset begins an episode."""
+        vars(self).update(state)
+        self.handler.summary_template = self._summary_template()
         follow_forks(self)
 
     @property

@@ -26,7 +26,6 @@ from jamboree_gym.encoding.batch_format import times_of
 from jamboree_gym.encoding.row_part import RowPart
 from jamboree_gym.encoding.summary_codec import decode_episode_note, encode_origin
 from jamboree_gym.errors import (
-    DecodeError,
     EpisodeInUse,
     EpisodeNotFound,
     JamboreeError,
@@ -167,7 +166,7 @@ class _Recovery:
         except JamboreeError as error:
             self._failures.append(f"{key}: {error}")
         except (ArithmeticError, LookupError, TypeError, ValueError) as error:
-            raise DecodeError(f"{key}: what is left of it is damaged: {error!r}") from error
+            self._failures.append(f"{key}: what is left of it is damaged: {error!r}")
 
     # -- episodes ---------------------------------------------------------------------------
 

@@ -99,10 +99,25 @@ class VectorRecorder:
         # Of one that is replayed as a whole, too: so a replay knows whether an episode is missing.
         self._remembers = bool(vector["independent"]) or "recording" in vector
         self._carries_over = [carries_over(env, wrappers=True) for env in sub_envs]
+        self._tags = dict(options.tags or {})
+        self._begin_anew()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What is pickled and copied: the episodes stay with this recorder."""
+        lasting = ("_recorders", "run", "is_closed", "_remembers", "_carries_over", "_tags")
+        return {name: getattr(self, name) for name in lasting}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Record there: the next resets begin episodes."""
+        vars(self).update(state)
+        self._begin_anew()
+
+    def _begin_anew(self) -> None:
+        """As it is before the first reset."""
         # Of each, the newest episode, if every step that was taken since it began is in it.
         self._unbroken: list[str | None] = [None] * len(self._recorders)
         self.errors: list[Exception] = []
-        self._jam = jam._connection
+        self._jam = self._recorders[0].jam
         self._clock = self._jam.clock
         self._handlers = self.handlers
         self._takes_plain_steps = self._handlers[0].takes_plain_steps
@@ -120,9 +135,9 @@ class VectorRecorder:
         self._check_at_bytes = CHECK_EVERY_BYTES  # then it checks how much is waiting
         self._blocks: BlockSteps | None = None
         is_plain = all(handler.takes_plain_steps for handler in self._handlers)
-        self.has_blocks = is_plain and len(sub_envs) >= BLOCKS_FROM and self._jam.is_buffered
+        self.has_blocks = is_plain and len(self._recorders) >= BLOCKS_FROM and self._jam.is_buffered
         if self.has_blocks:
-            self._blocks = BlockSteps(self._jam, self._recorders, options.tags or {})
+            self._blocks = BlockSteps(self._jam, self._recorders, self._tags)
 
     @property
     def handlers(self) -> list[EpisodeHandler]:

@@ -18,7 +18,7 @@ __all__ = ["VideoEncoder", "video_file"]
 
 _FORMATS: Final = {".mp4": "mp4", ".gif": "gif"}
 _CRF: Final = "18"  # x264 removes only what no eye would miss
-_MAX_FPS: Final = 1000
+_MIN_FPS, _MAX_FPS = Fraction(1, 1000), 1000
 _MAX_DENOMINATOR: Final = 1001  # 30000/1001 is a frame rate
 
 
@@ -149,8 +149,8 @@ class VideoEncoder:
         return np.pad(pixels, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
 
     def _begin(self, pixels: npt.NDArray[np.uint8], fps: float) -> None:
-        if not 0 < fps <= _MAX_FPS:
-            raise ReplayArgument(f"fps={fps!r}: choose frames per second, up to {_MAX_FPS}")
+        if not _MIN_FPS <= fps <= _MAX_FPS:
+            raise ReplayArgument(f"fps={fps!r}: choose frames per second, 0.001 to {_MAX_FPS:,}")
         rate = Fraction(fps).limit_denominator(_MAX_DENOMINATOR)
         self._time_base = 1 / rate
         height, width, _ = pixels.shape

@@ -14,6 +14,9 @@ import numpy as np
 import numpy.typing as npt
 
 from jamboree_gym.checked import checked
+from jamboree_gym.environment.env_state import put_rng_state
+from jamboree_gym.environment.hidden_generators import new_jax_keys
+from jamboree_gym.environment.outcomes import reward_of, weighted_sum
 from jamboree_gym.environment.provenance import describe, env_id_of, generator_of
 from jamboree_gym.errors import InvalidArgument, ReplayError
 from jamboree_gym.progress import Progress, reported
@@ -43,6 +46,8 @@ class Predictor(Protocol):
 
 ChooseAction = Callable[[Any], Any]
 """Returns the action for an observation."""
+Worth = Callable[[Any], float]
+"""Returns what a reward counts for in a return."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -118,6 +123,7 @@ def what_if(
     max_steps: int | None = None,
     same_noise: bool = False,
     deterministic: bool = True,
+    weights: Sequence[float] | None = None,
     record: bool = False,
     run: str | None = None,
     tags: Mapping[str, Any] | None = None,
@@ -155,6 +161,8 @@ def what_if(
             without a time limit may never reach.
         same_noise: Keep the recorded state of `np_random`: all differences come from the policy.
         deterministic: Passed to `predict`.
+        weights: Where a reward is several numbers: a weight for each of them in the returns, as for
+            `weighted` of a query.
         record: Whether to record each continuation as a child, with the tag `what_if`.
         run: Run of the children; None = the episode's.
         tags: Tags of the children, added to the episode's.
@@ -168,6 +176,7 @@ def what_if(
 
     Raises:
         ReplayError: As `fork`; or `n` is below 1.
+        InvalidArgument: A reward is several numbers, and there is not a weight for each.
     """
     if n < 1:
         raise ReplayError(f"n={n}: a distribution needs at least one continuation")
@@ -189,11 +198,7 @@ def what_if(
         trust_snapshots=trust_snapshots,
     )
     rest = episode._rows(step)
-    if rest.rewards.ndim > 1:
-        raise InvalidArgument(
-            f"what_if compares returns that are one number, and a reward of episode {episode.id!r} "
-            f"has shape {rest.rewards.shape[1:]}: continue forks of it in a loop of your own"
-        )
+    worth = _worth_of_reward(episode.id, rest.rewards.shape[1:], weights)
     children = _Children(episode, step, run, tags) if record else None
 
     def continuations() -> Iterator[tuple[int, tuple[float, int]]]:
@@ -201,11 +206,11 @@ def what_if(
             for number, live in enumerate(places):
                 noise = _new_noise(live.env, seed, number, keep=same_noise)
                 if children is None:
-                    yield number + 1, _continue(live, choose_action, max_steps)
+                    yield number + 1, _continue(live, choose_action, worth, max_steps)
                 else:
                     child = children.begin(live, noise)
                     try:
-                        yield number + 1, _continue(live, choose_action, max_steps, child)
+                        yield number + 1, _continue(live, choose_action, worth, max_steps, child)
                     finally:
                         child.abandon()
 
@@ -216,7 +221,7 @@ def what_if(
         step,
         np.array([total for total, _ in outcomes], np.float64),
         np.array([steps for _, steps in outcomes], np.int64),
-        reduce(add, happened.tolist(), 0.0),  # as continuations add up; sum() of 3.12 does not
+        reduce(add, map(worth, happened), 0.0),  # as continuations add up; sum() of 3.12 does not
         len(happened),
         () if children is None else tuple(children.ids),
     )
@@ -229,23 +234,47 @@ def _action_chooser(policy: ChooseAction | Predictor, *, deterministic: bool) ->
     return cast(ChooseAction, policy)
 
 
+def _worth_of_reward(
+    episode_id: str, shape: tuple[int, ...], weights: Sequence[float] | None
+) -> Worth:
+    """What the rewards of an episode count for; these have one shape.
+
+    Raises:
+        InvalidArgument: A reward is several numbers, and there is not a weight for each.
+    """
+    count = int(np.prod(shape))
+    if not shape:
+        return float
+    if weights is None or len(weights) != count:
+        given = "" if weights is None else f", and there are {len(weights)} weights"
+        raise InvalidArgument(
+            f"a reward of episode {episode_id!r} has {count} numbers{given}\nsay how to add them "
+            f"up: weights={[1.0] * count} (in a shell: --weights {','.join(['1'] * count)})"
+        )
+    known = tuple(map(float, weights))
+    return lambda reward: weighted_sum(known, np.ravel(reward_of(reward)).tolist())
+
+
 def _new_noise(
     env: gym.Env[Any, Any], seed: int, number: int, *, keep: bool
 ) -> Mapping[str, Any] | None:
-    """Seed the generators for one continuation; return the state of `np_random` if it was set."""
+    """Seed the generators for one continuation; return their state if it was set."""
     sequence = np.random.SeedSequence([seed, number])
     env.action_space.seed(int(sequence.generate_state(1)[0]))
-    generator = None if keep else generator_of(env)
-    if generator is None:
+    if keep:
         return None
-    state: Mapping[str, Any] = type(generator.bit_generator)(sequence).state
-    generator.bit_generator.state = state
-    return state
+    generator = generator_of(env)
+    own = {} if generator is None else type(generator.bit_generator)(sequence).state
+    state = {**own, **new_jax_keys(env, sequence)}
+    if state:
+        put_rng_state(env, state)
+    return state or None
 
 
 def _continue(
     live: LiveEnv,
     choose_action: ChooseAction,
+    worth: Worth,
     max_steps: int | None,
     recorder: EpisodeRecorder | None = None,
 ) -> tuple[float, int]:
@@ -260,7 +289,7 @@ def _continue(
         observation, reward, terminated, truncated, info = env.step(action)
         if recorder is not None:
             recorder.handler.add_step(observation, reward, terminated, truncated, info)
-        total += float(reward)
+        total += worth(reward)
         steps += 1
         ends = bool(terminated or truncated)
     return total, steps

@@ -11,7 +11,6 @@ from jamboree_gym.checked import Count, checked
 from jamboree_gym.connection import Connection
 from jamboree_gym.errors import CheckpointNotFound, InvalidArgument, RunNotFound
 from jamboree_gym.handlers.flags import flagged_episodes
-from jamboree_gym.process_life import StaysHere
 from jamboree_gym.reading.episode import Episode
 from jamboree_gym.reading.finding.names import check_runs
 from jamboree_gym.reading.query import EpisodeQuery, found_by
@@ -34,7 +33,7 @@ __all__ = ["Run"]
 Model = TypeVar("Model")
 
 
-class Run(StaysHere, ReadWhenShown):
+class Run(ReadWhenShown):
     r"""Reads what was recorded under a name; keeps nothing in memory.
 
     Everything that is read of a run in which nothing was recorded raises `RunNotFound`, which names
@@ -50,8 +49,6 @@ class Run(StaysHere, ReadWhenShown):
         name: The run's name.
         wait: Whether such a run is one that is to come: then it is empty.
     """
-
-    _instead = "take its `name`, and `jam.run(name)` of a Jamboree there"
 
     @checked
     def __init__(self, connection: Connection, name: str, *, wait: bool = False) -> None:

@@ -10,7 +10,6 @@ import pyarrow as pa
 from jamboree_gym.checked import checked
 from jamboree_gym.connection import Connection
 from jamboree_gym.errors import RunNotFound
-from jamboree_gym.process_life import StaysHere
 from jamboree_gym.runs.read_runs import read_run_summaries
 from jamboree_gym.runs.run import Run
 from jamboree_gym.runs.run_summary import RunSummary
@@ -22,7 +21,7 @@ from jamboree_gym.wording import there_are
 __all__ = ["RunQuery"]
 
 
-class RunQuery(StaysHere, ReadWhenShown):
+class RunQuery(ReadWhenShown):
     """All runs of a store, the one written last at the end.
 
     Reads nothing until it is used, and reads again each time. `len`, `names` and iterating ask for
@@ -37,8 +36,6 @@ class RunQuery(StaysHere, ReadWhenShown):
     Args:
         connection: The store.
     """
-
-    _instead = "ask again there, with `jam.runs()`; or take its `table()`"
 
     @checked
     def __init__(self, connection: Connection) -> None:

@@ -84,6 +84,8 @@ class RunReport:
                 f"returns {sparkline(self.returns, MAX_RETURNS)} of the last {AVERAGED}: "
                 f"{number(run.mean_return)}, an hour before: {number(self.mean_return_before)}"
             )
+        if run.mean_returns is not None:
+            yield f"returns of the last {AVERAGED}: {run.shown_return}"
         if self.sessions:
             yield "sessions"
         yield from (f"  {one}" for one in self.sessions[-MAX_SESSIONS:])

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from jamboree_gym.encoding.summary_codec import StoredSummary
 from jamboree_gym.runs.sessions import RunSession
+from jamboree_gym.tables.text_table import number
 from jamboree_gym.wording import counted, one_line
 
 __all__ = ["RunState", "RunSummary", "run_state", "summary_of_run"]
@@ -38,6 +39,8 @@ class RunSummary:
         checkpoints: Number of checkpoints.
         tags: Tags of the newest episode.
         steps_per_s: Steps per second of the last minute, as of the read.
+        mean_returns: Where a reward is several numbers: the mean of each of their returns, of the
+            newest ten episodes that reached their end and have as many as the newest one.
     """
 
     name: str
@@ -51,17 +54,24 @@ class RunSummary:
     checkpoints: int
     tags: Mapping[str, Any] = field(default_factory=dict)
     steps_per_s: float = 0.0
+    mean_returns: Sequence[float] | None = None
 
     @property
     def environments(self) -> str:
         """The ids of its environments in one line."""
         return one_line(", ".join(self.env_ids)) or "no environment"
 
+    @property
+    def shown_return(self) -> str:
+        """The mean return for a table: a number, several in brackets, or a dash."""
+        if self.mean_return is None and self.mean_returns is not None:
+            return f"({', '.join(map(number, self.mean_returns))})"
+        return number(self.mean_return)
+
     def __str__(self) -> str:
         """The run in one line."""
-        mean = (
-            "" if self.mean_return is None else f", return of the last 10: {self.mean_return:.6g}"
-        )
+        has_mean = self.mean_return is not None or self.mean_returns is not None
+        mean = f", return of the last 10: {self.shown_return}" if has_mean else ""
         return (
             f"{one_line(self.name)} ({self.state}): {counted(self.episodes, 'episode')}, "
             f"{counted(self.steps, 'step')} of {self.environments}{mean}, "
@@ -100,7 +110,16 @@ def summary_of_run(
         checkpoints,
         episodes[-1].decoded_tags() if episodes else {},
         steps_per_s(episodes, now),
+        _mean_returns([one for one in over if one.returns is not None]),
     )
+
+
+def _mean_returns(several: Sequence[StoredSummary]) -> tuple[float, ...] | None:
+    """The mean of each return, of episodes with several."""
+    newest = nlargest(AVERAGED, several, key=ended_at)
+    found = [one.returns for one in newest if one.returns is not None]
+    alike = [returns for returns in found if len(returns) == len(found[0])]
+    return tuple(sum(each) / len(each) for each in zip(*alike, strict=True)) if alike else None
 
 
 def run_state(episodes: Sequence[StoredSummary], sessions: Sequence[RunSession]) -> RunState:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from jamboree_gym.runs.run_summary import RunSummary
-from jamboree_gym.tables.text_table import ago, number
+from jamboree_gym.tables.text_table import ago
 
 __all__ = ["run_columns"]
 
@@ -23,7 +23,7 @@ def run_columns(runs: Sequence[RunSummary], now: float) -> dict[str, list[object
         "episodes": [one.episodes for one in runs],
         "steps": [one.steps for one in runs],
         "last step": [ago(one.last_step_at, now) for one in runs],
-        "return of last 10": [number(one.mean_return) for one in runs],
+        "return of last 10": [one.shown_return for one in runs],
         "checkpoints": [one.checkpoints for one in runs],
         "environment": [", ".join(one.env_ids) for one in runs],
     }

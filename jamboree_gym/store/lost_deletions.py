@@ -55,7 +55,11 @@ def _older(
     """
     newest = dict(sorted(one for one in logs if not store.keyspace.is_episode(one[0])))
     births = {key: backup.birth(key) for key in newest}
-    older = {key: born for key, born in births.items() if born and -math.inf < born < newest[key]}
+    older = {
+        key: born
+        for key, born in births.items()
+        if born is not None and -math.inf < born < newest[key]
+    }
     if not older:
         return []
     waiting, heads = store.deletions.newest(older), store.reader.heads(sorted(older))
@@ -69,21 +73,28 @@ def _older(
 def delete_again(store: RedisStore, backup: BackupStore) -> int:
     """Delete the episodes that a failover of Redis has brought back; return how many.
 
-    Logs of records stay: others may have saved to them since.
+    Logs of records stay: others may have saved to them since. They get another birth, so that the
+    backup takes them.
     """
     mark = _mark(backup)
     known = store.backup_state.deletions_mark() if mark else ""
     if mark == known:
         return 0
-    count = 0
-    tombstones = iter([one for one in backup.deletions() if store.keyspace.is_episode(one[0])])
+    count, is_done, epoch = 0, True, store.epoch()
+    tombstones = iter(list(backup.deletions()))
     while some := set(islice(tombstones, LOGS_AT_ONCE)):
         for key, head in store.reader.heads(sorted({key for key, _ in some})).items():
-            if isinstance(head, Head) and (key, head.born) in some:
+            if not (isinstance(head, Head) and (key, head.born) in some):
+                continue
+            if store.keyspace.is_episode(key):
                 store.delete(key, entry=entry_of(store, key, head), born=head.born)
                 log.warning("%s was deleted, and Redis had it again: it is deleted again", key)
                 count += 1
-    store.backup_state.note_deletions(known, mark)
+            else:
+                assign = store.deletions.assign_new_birth
+                is_done &= assign(key, head, epoch=epoch, without_evicted=True)
+    if is_done:  # else a log has changed meanwhile: the next copy looks again
+        store.backup_state.note_deletions(known, mark)
     return count
 
 

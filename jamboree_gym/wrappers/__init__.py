@@ -1,7 +1,7 @@
 """Environment wrappers.
 
-Imports: `arrays`, `checked`, `connection`, `environment`, `errors`, `handlers`, `process_life`,
-    `reading`, `recording`, `records`.
+Imports: `arrays`, `checked`, `connection`, `environment`, `errors`, `handlers`, `reading`,
+    `recording`, `records`.
 Imported by: `integrations`, `jamboree`, `multi_agent`, `replay`.
 """
 

@@ -33,7 +33,6 @@ from jamboree_gym.handlers.rendered_frames import (
     rendered,
 )
 from jamboree_gym.handlers.snapshots import SnapshotRecorder
-from jamboree_gym.process_life import StaysHere
 from jamboree_gym.recording.episode_handler import EpisodeHandler, unconfirmed
 from jamboree_gym.recording.options import RecordOptions
 from jamboree_gym.recording.recorder import EpisodeRecorder, closed_environment
@@ -46,7 +45,7 @@ ObsType = TypeVar("ObsType")
 ActType = TypeVar("ActType")
 
 
-class RecordEpisodes(StaysHere, gym.Wrapper[ObsType, ActType, ObsType, ActType]):
+class RecordEpisodes(gym.Wrapper[ObsType, ActType, ObsType, ActType]):
     """Records every episode of an environment; changes nothing of what it does or returns.
 
     An episode that is reset or closed before its end is `abandoned`. The seed of a reset is
@@ -85,8 +84,6 @@ class RecordEpisodes(StaysHere, gym.Wrapper[ObsType, ActType, ObsType, ActType])
             `render_mode="rgb_array"` and cannot render frames, or it offers no snapshots.
     """
 
-    _instead = "copy or pickle the environment below it (`env.env`), and record the copy"
-
     @checked
     def __init__(
         self,
@@ -123,6 +120,11 @@ class RecordEpisodes(StaysHere, gym.Wrapper[ObsType, ActType, ObsType, ActType])
             self._sidecars.append(RenderRecorder(jam, partial(rendered, env), record_frames))
         if snapshot_every is not None:
             self._sidecars.append(SnapshotRecorder(jam, env, snapshot_every))
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What is pickled and copied. The episode stays with this one: a reset begins the next."""
+        follows = None if self._recorder.is_recording else self._unbroken
+        return {**vars(self), "_unbroken": follows}
 
     @property
     def run(self) -> str:

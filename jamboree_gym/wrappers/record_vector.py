@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, cast
 from uuid import uuid4
@@ -17,12 +18,12 @@ from gymnasium.vector.utils import iterate
 from jamboree_gym.arrays.layout import as_array
 from jamboree_gym.checked import checked
 from jamboree_gym.connection import HasConnection
+from jamboree_gym.environment.hidden_generators import hidden_state_of
 from jamboree_gym.environment.outcomes import flags_of
 from jamboree_gym.environment.provenance import class_name, rng_state_of
 from jamboree_gym.environment.reward_spaces import check_held_rewards
 from jamboree_gym.environment.sent_specs import fetch_specs, spec_of_parent
 from jamboree_gym.errors import InvalidArgument, InvalidRecord
-from jamboree_gym.process_life import StaysHere
 from jamboree_gym.recording.batch_packing import copied_batch
 from jamboree_gym.recording.episode_handler import EpisodeHandler
 from jamboree_gym.recording.options import RecordOptions
@@ -42,13 +43,17 @@ _OF_ENDS_ALONE = frozenset({*_OF_ENDS, *(f"_{name}" for name in _OF_ENDS)})
 # The base of Gymnasium's `phys2d`, which do not say their mode.
 _RESETS_NEXT_STEP = "gymnasium.envs.functional_jax_env.FunctionalJaxVectorEnv"
 
+log = logging.getLogger(__name__)
 
-class RecordEpisodes(RecordedSubEnvs, StaysHere, VectorWrapper):
+
+class RecordEpisodes(RecordedSubEnvs, VectorWrapper):
     """Records every episode of every sub-environment; changes nothing of what is returned.
 
     In every autoreset mode, the recorded episodes are the same as if each sub-environment were
     stepped alone. The step that NEXT_STEP autoreset ignores is not recorded: it begins the next
-    episode.
+    episode. A vector environment that does not say its mode is taken for NEXT_STEP, as by
+    Gymnasium's own wrappers, or for SAME_STEP if the first end comes with `final_obs`; a warning
+    says so.
 
     The seed of each sub-environment is recorded. Without a seed, the state of its generator just
     before the reset is recorded if the sub-environment lives in this process; otherwise the id of
@@ -73,10 +78,8 @@ class RecordEpisodes(RecordedSubEnvs, StaysHere, VectorWrapper):
     Raises:
         UnsupportedSpace: A space cannot be recorded; names it.
         InvalidRecord: A tag cannot be stored.
-        InvalidArgument: The environment does not declare its autoreset mode.
+        InvalidArgument: The environment declares an autoreset mode that there is not.
     """
-
-    _instead = "copy or pickle the environment below it (`envs.env`), and record the copy"
 
     @checked
     def __init__(
@@ -90,7 +93,11 @@ class RecordEpisodes(RecordedSubEnvs, StaysHere, VectorWrapper):
         record_infos: bool | Collection[str] = True,
         strict_infos: bool = False,
     ) -> None:
-        self._mode = autoreset_mode(env)
+        known_mode = _known_mode(env)
+        self._mode = known_mode or AutoresetMode.NEXT_STEP
+        self._is_assumed = known_mode is None
+        if self._is_assumed:
+            log.warning("%s; it is taken for that", _unknown_mode(env, None))
         base = env.unwrapped
         if isinstance(base, SyncVectorEnv) and type(base).step is SyncVectorEnv.step:
             check_held_rewards(base.envs, "Gymnasium's SyncVectorEnv")
@@ -99,7 +106,7 @@ class RecordEpisodes(RecordedSubEnvs, StaysHere, VectorWrapper):
             env.single_observation_space,
             env.single_action_space,
             _sub_envs(env),
-            vector=_description(env, self._mode),
+            vector=_description(env, known_mode),
             options=RecordOptions(run, tags, handler_class, record_infos, strict_infos),
         )
         super().__init__(env)
@@ -188,6 +195,8 @@ class RecordEpisodes(RecordedSubEnvs, StaysHere, VectorWrapper):
         refused = {**also_refused, **refused}
         ends = terminated | truncated
         ended = set(ends.nonzero()[0].tolist())
+        if self._is_assumed and ended:
+            self._learn_mode(batched_infos)
         special = self._record_together(
             own_actions,
             batch,
@@ -221,6 +230,13 @@ class RecordEpisodes(RecordedSubEnvs, StaysHere, VectorWrapper):
                         awaited.add(i)
             except Exception as error:  # noqa: BLE001 - raised by `batch`
                 self._recorder.miss(i, error)
+
+    def _learn_mode(self, infos: Any) -> None:
+        """The first episode ends: up to here, the mode made no difference."""
+        self._is_assumed = False
+        if isinstance(infos, Mapping) and _OF_ENDS[0] in infos:
+            self._mode = AutoresetMode.SAME_STEP
+            log.info("%s resets in the same step: an end came with `final_obs`", self.env)
 
     def _record_together(
         self,
@@ -338,12 +354,14 @@ class RecordEpisodes(RecordedSubEnvs, StaysHere, VectorWrapper):
 
 
 def _shared_state(base: VectorEnv[Any, Any, Any]) -> Mapping[str, Any] | None:
-    """State of the one generator of a vector environment of Gymnasium's own."""
-    if not type(base).__module__.startswith("gymnasium."):
+    """State of the one generator of a vector environment of Gymnasium's own, or of one of JAX."""
+    hidden = hidden_state_of(base)
+    if not hidden and not type(base).__module__.startswith("gymnasium."):
         return None
     generator = base.np_random
     is_known = isinstance(generator, np.random.Generator)
-    return generator.bit_generator.state if is_known else None
+    state = generator.bit_generator.state if is_known else {}
+    return {**state, **hidden} or None
 
 
 class _NoInfos:
@@ -366,20 +384,36 @@ def autoreset_mode(env: VectorEnv[Any, Any, Any]) -> AutoresetMode:
     Raises:
         InvalidArgument: The environment does not say.
     """
+    mode = _known_mode(env)
+    if mode is None:
+        raise InvalidArgument(_unknown_mode(env, None))
+    return mode
+
+
+def _known_mode(env: VectorEnv[Any, Any, Any]) -> AutoresetMode | None:
+    """Which steps reset; None if the environment does not say.
+
+    Raises:
+        InvalidArgument: It says something else.
+    """
     base, metadata = env.unwrapped, env.metadata
     mode = metadata.get("autoreset_mode")
     if metadata is base.metadata:  # gymnasium 1.1 shares it between vector environments
         mode = getattr(base, "autoreset_mode", mode)
     if mode is None and any(class_name(one) == _RESETS_NEXT_STEP for one in type(base).__mro__):
-        mode = AutoresetMode.NEXT_STEP
+        return AutoresetMode.NEXT_STEP
     try:
-        return AutoresetMode(mode)
+        return None if mode is None else AutoresetMode(mode)
     except ValueError as error:
-        raise InvalidArgument(
-            f"{env} does not say in metadata['autoreset_mode'] which steps reset, but {mode!r}; "
-            "where that is the step after an end: envs.metadata = {**envs.metadata, "
-            "'autoreset_mode': gymnasium.vector.AutoresetMode.NEXT_STEP}"
-        ) from error
+        raise InvalidArgument(_unknown_mode(env, mode)) from error
+
+
+def _unknown_mode(env: VectorEnv[Any, Any, Any], mode: Any) -> str:
+    return (
+        f"{env} does not say in metadata['autoreset_mode'] which steps reset, but {mode!r}; "
+        "where that is the step after an end: envs.metadata = {**envs.metadata, "
+        "'autoreset_mode': gymnasium.vector.AutoresetMode.NEXT_STEP}"
+    )
 
 
 def _is_independent(base: VectorEnv[Any, Any, Any]) -> bool:
@@ -410,8 +444,8 @@ def _sub_envs(env: VectorEnv[Any, Any, Any]) -> list[gym.Env[Any, Any] | EnvSpec
     return [env.spec] * env.num_envs
 
 
-def _description(env: VectorEnv[Any, Any, Any], mode: AutoresetMode) -> dict[str, Any]:
-    """The provenance of the vector environment."""
+def _description(env: VectorEnv[Any, Any, Any], mode: AutoresetMode | None) -> dict[str, Any]:
+    """The provenance of the vector environment; without a mode, where it does not say one."""
     wrappers, base = [], env
     while isinstance(base, VectorWrapper):
         wrappers.append(class_name(type(base)))
@@ -423,7 +457,7 @@ def _description(env: VectorEnv[Any, Any, Any], mode: AutoresetMode) -> dict[str
         **recording,
         "class": class_name(type(base)),
         "num_envs": base.num_envs,
-        "autoreset_mode": mode.value,
+        "autoreset_mode": None if mode is None else mode.value,
         "reward_dtype": np.dtype(np.float64).str,
         "wrappers": wrappers,
         "independent": is_independent,

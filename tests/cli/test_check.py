@@ -14,7 +14,9 @@ from typer.testing import CliRunner, Result
 from jamboree_envs.faults import FAULTS, WIND_VARIABLE
 from jamboree_gym.cli import app, build_app
 from jamboree_gym.cli.reference import commands_of, example_of, json_fields
+from jamboree_gym.errors import ReplayError
 from jamboree_gym.replay import check_reproducible
+from jamboree_gym.replay.verification import other_process
 
 
 def check(*arguments: str) -> Result:
@@ -77,6 +79,21 @@ def test_all_faults_of_the_gallery_are_tried() -> None:
     tried = {"GlobalRandom", "SampledSpace", "WallClock", "ReductionOrder", "CarriedOver"}
     tried |= {"HashOrder", "EnvironmentVariable"}
     assert {kind.__name__ for kind in FAULTS.values()} == {*tried, "ThreadOrder"}
+
+
+def test_a_process_that_takes_too_long_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(other_process, "TIMEOUT_S", 0.001)
+    with pytest.raises(ReplayError, match="in a new process: that takes longer than 0"):
+        check_reproducible("CartPole-v1", steps=1)
+
+
+@pytest.mark.torch
+def test_the_generator_of_torch_is_given_back() -> None:
+    import torch
+
+    before = torch.get_rng_state()
+    check_reproducible("jamboree-faults/SampledSpace-v0")
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_the_global_generators_are_given_back() -> None:

@@ -20,6 +20,7 @@ from jamboree_gym.cli import app
 from jamboree_gym.diagnosis import Finding, diagnose
 from jamboree_gym.diagnosis.packages import _of_extra
 from jamboree_gym.journal.journal import JournalOwner
+from jamboree_gym.store.mongo import client as mongo_client
 
 
 def doctor(*arguments: object, **environment: str) -> Result:
@@ -73,7 +74,10 @@ def test_a_doctor_changes_nothing(valkey: Server, namespace: str, tmp_path: Path
     assert not home.exists()
 
 
-def test_servers_that_do_not_answer_are_problems_without_passwords(tmp_path: Path) -> None:
+def test_servers_that_do_not_answer_are_problems_without_passwords(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mongo_client, "CONNECT_TIMEOUT_S", 0.2)
     done = doctor(
         *("--redis-url", "redis://user:secret@127.0.0.1:1", "--home", tmp_path),
         *("--backup-url", "mongodb://user:secret@127.0.0.1:1/?serverSelectionTimeoutMS=100"),

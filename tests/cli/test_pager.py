@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import signal
+import uuid
 
 import pytest
 from conftest import Server
+from recorded_envs import ACTION, CountingEnv, play
 from recorded_store import Store, record_store
 
 
@@ -49,6 +51,19 @@ def test_what_is_too_long_goes_through_the_pager(
 def test_a_pager_that_ends_early_is_no_error(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     shown, code = on_a_terminal(store, monkeypatch, lines="4", pager="head -n 1")
     assert (len(shown.splitlines()), code) == (1, 0)
+
+
+def test_a_terminal_of_another_encoding_gets_what_it_can_show(
+    valkey: Server, mongo: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = Store(valkey.url, mongo.url, f"test-{uuid.uuid4().hex[:12]}")
+    with made.open() as jam:
+        play(jam.record(CountingEnv(), run="\u6771\u4eac"), [ACTION])
+    for name, value in {"PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "LC_ALL": "C"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(made, "start", made.start_python)
+    shown, code = on_a_terminal(made, monkeypatch, lines="2", pager="sed s/^/paged:/")
+    assert (shown.count("paged:"), r"\u6771\u4eac" in shown, code) == (2, True, 0)
 
 
 def test_a_pipe_has_no_pager(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import math
 import uuid
+from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 from conftest import Server
-from recorded_envs import ACTION, CountingEnv
+from recorded_envs import ACTION, CountingEnv, ScriptedEnv
 from recorded_envs import play as play_actions
 from recorded_store import Store
 
+from jamboree_gym.errors import InvalidArgument
 from jamboree_gym.reading.finding.pruning import prunable
 from jamboree_gym.records import EpisodeSummary
 
@@ -39,6 +42,18 @@ def test_the_best_and_the_newest_of_each_run_stay() -> None:
     assert ids(prunable(found, found, keep_best=1)) == "bcd"
     assert ids(prunable(found, found, keep_last=1)) == "abc"
     assert ids(prunable(found, found, keep_best=2, keep_last=1)) == "b"
+
+
+def test_the_best_of_several_returns_is_not_guessed() -> None:
+    several = [
+        summary("a", value=math.nan, returns=(1.0, 2.0)),
+        summary("b", value=math.nan, returns=(2.0, 1.0)),
+    ]
+    with pytest.raises(InvalidArgument, match=r"keep_best=1.* has 2 returns\n.*--weights 1,1"):
+        prunable(several, several, keep_best=1)
+    assert ids(prunable(several, several, keep_last=1)) == "b"
+    weighed = [replace(one, episode_return=sum(one.returns)) for one in several]
+    assert ids(prunable(weighed, weighed, keep_best=1)) == "b"
 
 
 def test_what_is_running_stays_and_what_a_fork_that_stays_was_made_of() -> None:
@@ -71,6 +86,23 @@ def test_it_says_how_much_and_wants_a_yes(store: Store) -> None:
     (done,) = store.objects(*arguments, "--yes")
     assert (done["steps"], done["stay"], done["deleted"]) == (3, 1, True)
     assert [line[4] for line in store.lines("ls")] == ["3"]
+
+
+def test_the_best_of_several_returns_are_kept_only_as_weights_say(
+    valkey: Server, mongo: Server
+) -> None:
+    made = Store(valkey.url, mongo.url, f"test-{uuid.uuid4().hex[:12]}")
+    with made.open() as jam:
+        for gained in (1.0, 3.0, 2.0):
+            env = jam.record(ScriptedEnv(rewards=[np.array([gained, -gained])]), run="r")
+            play_actions(env, [ACTION])
+            env.close()
+    arguments = ("prune", "--run", "r", "--keep-best", 1, "--yes")
+    refused = made.run(*arguments)
+    assert (refused.exit_code, len(made.lines("ls"))) == (2, 3)
+    assert "--keep-best 1: episode " in refused.stderr
+    assert made.run(*arguments, "--weights", "1,0").exit_code == 0
+    assert [one["returns"] for one in made.objects("ls")] == [[3.0, -3.0]]
 
 
 def test_it_takes_what_is_old(store: Store) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import subprocess
@@ -16,6 +17,8 @@ import polars
 import pytest
 from conftest import Server
 from processes import PATHS
+from recorded_envs import ACTION, ScriptedEnv
+from recorded_envs import play as play_actions
 from recorded_store import ODD, PROGRAM, SEEDS, Store, play, record_store
 from typer.testing import CliRunner
 
@@ -206,6 +209,20 @@ def test_show_has_where_it_comes_from_and_its_steps(store: Store, ids: list[str]
     assert len(shown["rewards"]) == steps
     assert [one["index"] for one in shown["last_steps"]] == [steps - 3, steps - 2, steps - 1]
     assert len(json.loads(store.run("show", ids[-1], "--json").stdout)["last_steps"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("rewards", "span"),
+    [([math.nan, 2.0, 1.0], "1 to 2"), ([math.nan, math.inf, math.nan], "no finite number")],
+)
+def test_show_has_the_span_of_the_rewards_that_are_finite(
+    valkey: Server, mongo: Server, rewards: list[float], span: str
+) -> None:
+    made = Store(valkey.url, mongo.url, f"test-{uuid.uuid4().hex[:12]}")
+    with made.open() as jam:
+        play_actions(jam.record(ScriptedEnv(rewards=rewards)), [ACTION] * 3)
+    (line,) = (one for one in made.run("show", "@last").stdout.splitlines() if "rewards " in one)
+    assert line.endswith(f" {span}")
 
 
 def test_find_has_the_steps_of_which_it_is_true(store: Store, ids: list[str]) -> None:

@@ -7,8 +7,10 @@ import json
 import uuid
 from pathlib import Path
 
+import gymnasium as gym
 import pytest
 from conftest import Server
+from gymnasium.envs.registration import EnvSpec
 from recorded_store import WARM_STREAMS, Store
 from stable_baselines3 import A2C
 from warm import run_warm
@@ -63,8 +65,53 @@ def test_policies_are_a_function_or_a_file(
     pushed = store.objects("record", "CartPole-v1", "--policy", "pushing:left")[0]["episodes"][0]
     assert {line[1] for line in store.lines("find", pushed, "index >= 0")} == {"0"}
     A2C("MlpPolicy", "CartPole-v1", device="cpu").save("model.zip")
-    arguments = ("record", "CartPole-v1", "--policy", "model.zip", "--max-steps", 2)
-    assert store.objects(*arguments, "--algo", "a2c")[0]["steps"] == 2
+    arguments = ("record", "CartPole-v1", "--policy", "model.zip", "--max-steps", 20)
+    drawn = [
+        store.objects(*arguments, "--algo", "a2c", "--seed", 5)[0]["episodes"][0] for _ in range(2)
+    ]
+    assert store.run("diff", *drawn).exit_code == 0
+
+
+class ClosesOnce(gym.Wrapper):
+    """Refuses to be closed twice, as simulators in other processes do."""
+
+    is_closed = False
+
+    def close(self) -> None:
+        assert not self.is_closed
+        self.is_closed = True
+        super().close()
+
+
+def closes_once() -> gym.Env:
+    return ClosesOnce(gym.make("CartPole-v1"))
+
+
+def test_an_environment_is_closed_once(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(gym.registry, "test/Once-v0", EnvSpec("test/Once-v0", closes_once))
+    done = store.run("record", "test/Once-v0")
+    assert (done.exit_code, done.exception) == (0, None)
+
+
+def fails() -> gym.Env:
+    raise ValueError("a wire is loose")
+
+
+def test_a_module_that_ends_its_process_and_an_environment_that_fails_are_said(
+    store: Store, as_in_a_shell: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(as_in_a_shell)
+    (as_in_a_shell / "ending.py").write_text("import sys\nsys.exit(0)\n")
+    importlib.invalidate_caches()
+    monkeypatch.setitem(gym.registry, "test/Failing-v0", EnvSpec("test/Failing-v0", fails))
+    for arguments, said in (
+        (["record", "CartPole-v1", "--import", "ending"], "--import ending: SystemExit: 0"),
+        (["record", "CartPole-v1", "--policy", "ending:play"], "--policy ending:play: SystemExit"),
+        (["train", "test/Failing-v0"], "test/Failing-v0 cannot be made: a wire is loose"),
+    ):
+        failed = store.run(*arguments)
+        assert (failed.exit_code, failed.stdout) == (2, "")
+        assert said in failed.stderr
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,8 @@ import pytest
 from conftest import Server
 from recorded_store import ODD, Store, record_store
 
+from jamboree_gym.cli.live_screen import _is_pressed
+
 SCREEN, USUAL_SCREEN = b"\x1b[?1049h", b"\x1b[?1049l"
 
 
@@ -36,7 +38,7 @@ class Terminal:
 
     def until(self, text: bytes) -> None:
         """Read until a text comes."""
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 60
         while text not in self.seen:
             assert time.monotonic() < deadline, self.seen
             self.seen += os.read(self.ours, 65536)
@@ -59,6 +61,17 @@ def on_a_terminal(store: Store) -> Iterator[Terminal]:
         terminal.process.wait()
         os.close(terminal.ours)
         os.close(terminal.theirs)
+
+
+def test_a_q_ends_also_what_is_drawn_without_a_pause() -> None:
+    reading, writing = os.pipe()
+    try:
+        assert not _is_pressed(reading, 0.0)
+        os.write(writing, b"xq")
+        assert _is_pressed(reading, 0.0)
+    finally:
+        os.close(reading)
+        os.close(writing)
 
 
 def test_without_a_terminal_it_is_one_table(store: Store) -> None:

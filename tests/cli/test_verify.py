@@ -75,8 +75,12 @@ class Shell:
 
     def verify(self, *arguments: object) -> Result:
         """The command, in this process."""
+        return self.run(*self.command(*arguments))
+
+    def run(self, *arguments: str) -> Result:
+        """Any command, in this process."""
         with self.as_a_process():
-            return CliRunner().invoke(app, self.command(*arguments))
+            return CliRunner().invoke(app, arguments)
 
     @contextmanager
     def as_a_process(self) -> Iterator[None]:
@@ -246,3 +250,59 @@ def test_what_cannot_be_rebuilt_is_handed_over(shell: Shell) -> None:
     for make, message in (("handed", "give module:function"), ("handed:absent", "AttributeError")):
         done = shell.verify("--make", make)
         assert (done.exit_code, message in done.stderr) == (2, True)
+
+
+HANDED = """
+import gymnasium as gym
+from gymnasium.wrappers import TransformReward
+
+def make():
+    return TransformReward(gym.make("CartPole-v1"), lambda reward: 2 * reward)
+"""
+
+
+def test_forks_take_what_cannot_be_rebuilt(shell: Shell) -> None:
+    (shell.directory / "doubled.py").write_text(HANDED)
+    with Jamboree(shell.url, namespace=shell.namespace) as jam:
+        env = jam.record(gym.wrappers.TransformReward(gym.make("CartPole-v1"), doubled), run="cli")
+        env.reset(seed=1)
+        for action in (0, 1, 0, 1):
+            env.step(action)
+        env.close()
+    store = ("--namespace", shell.namespace)
+    what_if = ("what-if", "@last", "--step", "2", "-n", "2", "--max-steps", "3", "--json")
+
+    refused = shell.run("fork", "@last", "--step", "2", *store)
+    assert (refused.exit_code, "--make module:function" in refused.stderr) == (1, True)
+    assert len(refused.stderr.splitlines()) == 2
+    forked = shell.run("fork", "@last", "--step", "2", "--make", "doubled:make", *store)
+    assert forked.exit_code == 0, forked.output
+    assert forked.stdout.startswith("import doubled\nfrom jamboree_gym")
+    assert ".fork(2, make=doubled.make)" in forked.stdout
+    code = forked.stdout
+    with shell.as_a_process():
+        names: dict[str, Any] = {}
+        exec(code, names)
+        names["env"].close()
+        names["jam"].close()
+    assert names["reward"] == 2.0
+    continued = shell.run(*what_if, "--policy", "random", "--make", "doubled:make", *store)
+    assert json.loads(continued.stdout)["returns"] == [6.0, 6.0]
+
+
+def doubled(reward: Any) -> float:
+    return 2 * float(reward)
+
+
+def test_forks_take_arguments_of_the_environment(shell: Shell) -> None:
+    shell.record("CartPole-v1")
+    store = ("--namespace", shell.namespace)
+    fork = ("fork", "@last", "--step", "2", "--arg")
+    what_if = ("what-if", "@last", "--step", "2", "--policy", "random", "-n", "1", "--arg")
+
+    same = shell.run(*fork, "sutton_barto_reward=false", *store)
+    assert ".fork(2, env_kwargs={'sutton_barto_reward': False})" in same.stdout
+    for command in (fork, what_if):
+        other = shell.run(*command, "sutton_barto_reward=true", *store)
+        assert (other.exit_code, "reward at step 0" in other.stderr) == (1, True), other.output
+        assert len(other.stderr.splitlines()) <= 2

@@ -10,7 +10,8 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
-from processes import start_python, wait_until
+from processes import wait_until
+from warm import start_warm
 
 import jamboree_gym
 from jamboree_gym import Jamboree
@@ -97,7 +98,7 @@ class Player:
         self.path = directory / "played.npy"
         here = f"{Path(__file__).parent}:{Path(jamboree_gym.__file__).parents[1]}"
         arguments = here, url, namespace, write, flush_interval_s, self.path
-        self.process: subprocess.Popen[str] = start_python(PLAYER, *arguments)
+        self.process: subprocess.Popen[str] = start_warm(PLAYER, *arguments)
         assert self.process.stdout is not None
         if self.process.stdout.readline() != "plays\n":
             raise RuntimeError(self.process.communicate()[1])

@@ -79,8 +79,8 @@ def proxy(valkey: Server) -> Iterator[Proxy]:
 
 @pytest.fixture
 def patient_loop(proxy: Proxy, namespace: str) -> Iterator[Loop]:
-    """As by default: it waits for an answer for 5 s."""
-    jam = Jamboree(proxy.url, namespace=namespace)
+    """It waits for an answer for longer than any machine is busy."""
+    jam = Jamboree(f"{proxy.url}?socket_timeout=60", namespace=namespace)
     yield Loop(jam)
     jam.close()
 
@@ -107,6 +107,7 @@ def outage(loop: Loop, caplog: pytest.LogCaptureFixture, said: str) -> Iterator[
     """Around it: all was delivered; in it: the loop goes on and says once what is wrong."""
     loop.play(5)
     loop.jam.flush()
+    caplog.clear()  # on a busy machine, an answer may have come late before
     yield
     loop.play_until(lambda: warnings(caplog))
     loop.play(50)
@@ -138,9 +139,10 @@ def test_a_slow_line_loses_nothing(
     loop = patient_loop
     loop.play(5)
     loop.jam.flush()
-    proxy.up.bytes_per_s = 400_000
+    proxy.up.bytes_per_s = 1000
     loop.play(100)
     assert loop.jam._connection.writer.unsaved > 0
+    proxy.up.bytes_per_s = 400_000
     loop.jam.flush()
 
     loop.check(reader)
@@ -200,8 +202,9 @@ def test_a_line_on_which_no_more_answers_come_is_given_up_and_loses_nothing(
 
 
 def test_a_line_whose_answers_have_ended_is_opened_anew(
-    loop: Loop, proxy: Proxy, reader: Jamboree, caplog: pytest.LogCaptureFixture
+    patient_loop: Loop, proxy: Proxy, reader: Jamboree, caplog: pytest.LogCaptureFixture
 ) -> None:
+    loop = patient_loop
     loop.play(5)
     loop.jam.flush()
     accepted = proxy.accepted
@@ -239,7 +242,6 @@ def test_a_black_hole_is_given_up_and_what_it_took_counts_once(
     wait_until(lambda: "answers again" in caplog.text)
 
 
-@pytest.mark.timeout(30)
 def test_close_before_a_black_hole_says_what_is_lost_and_ends(proxy: Proxy, namespace: str) -> None:
     jam = Jamboree(impatient(proxy), namespace=namespace)
     loop = Loop(jam)

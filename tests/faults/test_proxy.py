@@ -38,7 +38,7 @@ def connect(proxy: Proxy) -> Iterator[Connect]:
             parts = urlsplit(proxy.url)
             family = socket.AF_UNIX if parts.scheme == "unix" else socket.AF_INET
             client = opened.enter_context(socket.socket(family))
-            client.settimeout(20)
+            client.settimeout(60)
             client.connect(parts.path if parts.scheme == "unix" else (parts.hostname, parts.port))
             return client
 
@@ -157,7 +157,7 @@ def test_what_a_black_hole_took_arrives_once_it_is_none(proxy: Proxy, connect: C
         client.settimeout(0.05)
         with pytest.raises(TimeoutError):
             client.recv(1)
-        client.settimeout(20)
+        client.settimeout(60)
     proxy.release()
 
     assert received(old) == received(new) == PONG

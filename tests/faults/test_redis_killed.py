@@ -84,6 +84,8 @@ def test_what_a_killed_redis_had_not_written_of_an_episode_is_sent_again(
         env.reset()
         env.step(ACTION)
         jam.flush()
+        jam.redis.set("until here", 1)
+        assert jam.redis.execute_command("WAITAOF", 1, 0, 30_000)[0] == 1
         size = written.stat().st_size
         for _ in range(3):
             env.step(ACTION)

@@ -10,8 +10,9 @@ from typing import Any
 import pyarrow.dataset as ds
 import pytest
 from conftest import Server
-from processes import read_line, start_python, wait_until
+from processes import read_line, wait_until
 from stored import at
+from warm import start_warm
 
 from jamboree_gym import Jamboree
 
@@ -57,7 +58,7 @@ def test_the_next_export_names_what_it_lacks(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
-    process = start_python(RECORDER, valkey.url, namespace)
+    process = start_warm(RECORDER, valkey.url, namespace)
     id = read_line(process).strip()
     process.send_signal(signal.SIGSTOP)
     for key in jam.redis.keys(jam._connection.keyspace.lease("*")):

@@ -13,8 +13,8 @@ from gymnasium import spaces
 from minari.dataset.minari_storage import MinariStorage
 from minari.serialization import serialize_space
 from paying_env import PayingEnv, actions, record
-from processes import run_python
 from recorded_envs import ACTION, CountingEnv, ScriptedEnv
+from warm import run_warm
 
 from jamboree_gym import Jamboree
 from jamboree_gym.errors import ExportError
@@ -155,7 +155,7 @@ def test_a_killed_one_is_gone_on_with(jam: Jamboree, tmp_path: Path) -> None:
         record(jam, PayingEnv(steps), actions(steps))
     jam.flush()
     url = f"unix://{jam._connection.store.where}"
-    assert run_python(KILLED, url, jam._connection.keyspace.namespace, tmp_path).returncode == -9
+    assert run_warm(KILLED, url, jam._connection.keyspace.namespace, tmp_path).returncode == -9
 
     with h5py.File(tmp_path / "main_data.hdf5") as file:
         assert 0 < len(file) < 5

@@ -21,8 +21,8 @@ import pytest
 from gymnasium import spaces
 from paying_env import PayingEnv, actions, record
 from PIL import Image
-from processes import run_python
 from recorded_envs import ACTION, CountingEnv, DiscreteEnv, ScriptedEnv
+from warm import run_warm
 
 from jamboree_gym import Jamboree
 from jamboree_gym.errors import ExportError, InvalidArgument
@@ -197,7 +197,7 @@ def test_a_killed_one_is_gone_on_with(jam: Jamboree, tmp_path: Path) -> None:
         record(jam, PayingEnv(steps), actions(steps))
     jam.flush()
     url = f"unix://{jam._connection.store.where}"
-    assert run_python(KILLED, url, jam._connection.keyspace.namespace, tmp_path).returncode == -9
+    assert run_warm(KILLED, url, jam._connection.keyspace.namespace, tmp_path).returncode == -9
 
     assert 0 < len(list(tmp_path.glob("data/*/*"))) < 5
     found = frames(to_lerobot(jam.episodes(), tmp_path, fps=10))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import pickle
 import signal
-import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -17,12 +16,14 @@ import pytest
 from conftest import Server
 from gymnasium import spaces
 from line_env import SPACE, Line, play
-from processes import read_line, run_python, start_python, wait_until
+from processes import read_line, wait_until
+from warm import start_warm
 
 from jamboree_gym import Jamboree
 from jamboree_gym.errors import (
     BufferMismatch,
     EpisodeNotFound,
+    InvalidArgument,
     RunNotFound,
     StoreUnavailable,
 )
@@ -152,7 +153,7 @@ with Jamboree(sys.argv[1], namespace=sys.argv[2]) as jam:
 def test_an_interrupted_episode_is_there_and_goes_on_if_its_process_does(
     jam: Jamboree, valkey: Server
 ) -> None:
-    actor = start_python(
+    actor = start_warm(
         STOPPED, valkey.url, jam._connection.keyspace.namespace, Path(__file__).parent
     )
     assert actor.stdin is not None
@@ -182,36 +183,38 @@ from jamboree_gym import Jamboree
 from line_env import Line, play
 
 with Jamboree(sys.argv[1], namespace=sys.argv[2]) as jam:
-    play(jam.record(Line(int(sys.argv[3])), run="r"), *[20] * 50)
+    env = jam.record(Line(int(sys.argv[3])), run="r")
+    for part in range(2):
+        play(env, *[20] * 25)
+        jam.flush()
+        print("played", flush=True)
+        sys.stdin.readline()
 """
 
 
 def test_several_processes_write_while_it_samples(
     jam: Jamboree, valkey: Server, open_jamboree: OpenJamboree
 ) -> None:
-    from concurrent.futures import ThreadPoolExecutor
-
     buffer = make(open_jamboree(), 10_000)
-    here = Path(__file__).parent
-    with ThreadPoolExecutor(2) as pool:
-        actors = [
-            pool.submit(
-                run_python, ACTOR, valkey.url, jam._connection.keyspace.namespace, first, here
-            )
-            for first in (0, 1000)
-        ]
-        sizes = []
-        while not all(actor.done() for actor in actors):
-            buffer.refresh()
-            sizes.append(buffer.size())
-            time.sleep(0.002)  # leaves the processor to them
+    firsts, here = (0, 1000), Path(__file__).parent
+    namespace = jam._connection.keyspace.namespace
+    actors = [start_warm(ACTOR, valkey.url, namespace, first, here) for first in firsts]
+    try:
+        for part in (25, 50):
+            numbers = [first + number for first in firsts for number in range(part)]
+            while buffer.size() < 20 * len(numbers):  # part of it may be seen while they write
+                buffer.refresh()
+            assert held(buffer) == [(number, at) for number in numbers for at in range(20)]
+            for actor in actors:
+                assert read_line(actor) == "played\n"
+                print(file=actor.stdin, flush=True)
         for actor in actors:
-            assert actor.result().returncode == 0, actor.result().stderr
-    buffer.refresh()
-
-    assert len({*sizes}) > 2, "nothing came while they wrote"
-    expected = [(first + n, at) for first in (0, 1000) for n in range(50) for at in range(20)]
-    assert held(buffer) == expected
+            assert actor.communicate(timeout=60)[1] == ""
+            assert actor.returncode == 0
+    finally:
+        for actor in actors:
+            actor.kill()
+            actor.communicate()
 
 
 # -- what is drawn ------------------------------------------------------------------------------
@@ -522,6 +525,9 @@ def test_other_spaces_and_normalised_values_are_refused(jam: Jamboree) -> None:
         make(jam, optimize_memory_usage=True)
     with pytest.raises(BufferMismatch, match="prioritized=True"):
         make(jam).update_priorities([0], [1.0])
+    for one in (np.nan, np.inf):
+        with pytest.raises(InvalidArgument, match="a priority is NaN or infinite"):
+            make(jam, prioritized=True).update_priorities([0, 1], [1.0, one])
 
 
 def test_while_redis_is_away_it_goes_on_with_what_it_has(

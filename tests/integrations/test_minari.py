@@ -20,8 +20,9 @@ from gymnasium import spaces
 from gymnasium.vector import AutoresetMode
 from minari.data_collector import EpisodeBuffer
 from nested import NESTED, is_same
-from processes import read_line, run_python, start_python
+from processes import read_line, run_python
 from recorded_envs import CountingEnv, ScriptedEnv
+from warm import start_warm
 
 from jamboree_gym import EpisodeData, Jamboree
 from jamboree_gym.errors import (
@@ -638,7 +639,7 @@ def test_an_export_that_is_killed_goes_on_and_writes_nothing_twice(
     rng = random.Random(7)
     rounds = int(os.environ.get("JAMBOREE_KILLED_EXPORTS", "2"))
     for _ in range(rounds):
-        process = start_python(
+        process = start_warm(
             EXPORTER,
             f"unix://{jam._connection.store.where}",
             jam._connection.keyspace.namespace,

@@ -9,11 +9,12 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import pytest
+from gymnasium.envs.classic_control import CartPoleEnv
 from vector_envs import make_cartpole
 
 from jamboree_gym import Jamboree
 from jamboree_gym.environment.provenance import hides_truncations
-from jamboree_gym.errors import InvalidRecord, NotCopyable, NotReset, ReplayError
+from jamboree_gym.errors import InvalidRecord, NotReset, ReplayError
 from jamboree_gym.replay import verify
 
 pytestmark = pytest.mark.torch
@@ -143,12 +144,21 @@ def test_there_are_no_episode_ids_before_a_reset(jam: Jamboree) -> None:
     recorded.close()
 
 
-@pytest.mark.parametrize("take", [copy.deepcopy, pickle.dumps])
-def test_a_copy_of_the_recorder_says_what_to_copy(jam: Jamboree, take: Any) -> None:
-    recorded = jam.record(dummy(make_cartpole))
-    with pytest.raises(NotCopyable, match=r"below it \(`venv\.venv`\)"):
-        take(recorded)
+@pytest.mark.parametrize("take", [copy.deepcopy, lambda one: pickle.loads(pickle.dumps(one))])
+def test_a_copy_records_from_its_next_reset_on(jam: Jamboree, take: Any) -> None:
+    recorded = jam.record(dummy(CartPoleEnv, CartPoleEnv))
+    actions = np.zeros(2, np.int64)
+    recorded.reset()
+    recorded.step(actions)
+    again = take(recorded)
+    recorded.step(actions)
+    again.reset()
+    again.step(actions)
+    assert [len(jam.episode(id)) for id in recorded.episode_ids] == [2, 2]
+    assert [len(jam.episode(id)) for id in again.episode_ids] == [1, 1]
+    assert again.getattr_recursive("num_envs") == 2
     recorded.close()
+    again.close()
 
 
 # -- both ends at once ------------------------------------------------------------------------

@@ -130,14 +130,15 @@ def test_what_the_agent_said_is_there_where_it_is_asked_for(jam: Jamboree) -> No
 
     env = jam.record(CountingEnv())
     env.reset()
-    env.annotate(value=0.5)
+    env.annotate(value=0.5, heads={"a": 1.0, "b": np.ones(2)})
     env.step(ACTION)
     env.step(ACTION)
     env.close()
 
-    said = to_tensordict(jam.episodes(), annotations=["value"])["annotation", "value"]
-    assert said[0] == 0.5
-    assert said[1].isnan()
+    data = to_tensordict(jam.episodes(), annotations=["value", "heads"])["annotation"]
+    assert data["value"][0] == 0.5
+    assert data["value"][1].isnan()
+    assert (data["heads", "a"][0], data["heads", "b"][0].tolist()) == (1.0, [1.0, 1.0])
     with pytest.raises(ExportError, match="did not say 'log_prob'"):
         to_tensordict(jam.episodes(), annotations=["log_prob"])
 

@@ -222,7 +222,7 @@ def test_a_learn_that_an_exception_has_ended_is_told_from_one_that_goes_on() -> 
         learn()
 
     assert not watches[0]._is_running()
-    assert has_ended.wait(20)
+    assert has_ended.wait(60)
     assert watches[0]._frame is None
     assert caught.traceback[-1].frame.f_locals["watches"] is watches  # a debugger still finds it
 
@@ -528,7 +528,7 @@ def test_a_checkpoint_that_could_not_be_stored_is_told_at_the_next(
     )
     with pytest.raises(InvalidRecord, match="tags"):
         model.learn(128, callback=callback_for(jam, checkpoint_every=32))
-    assert model.num_timesteps in (64, 96)  # at 64, unless the storing thread had no time so far
+    assert model.num_timesteps in (64, 96, 128)  # later where the storing thread had no time
 
 
 def test_training_goes_on_while_a_checkpoint_is_stored(
@@ -541,7 +541,7 @@ def test_training_goes_on_while_a_checkpoint_is_stored(
     may_store, put = threading.Event(), CheckpointHandler.put
 
     def slow_put(*arguments: Any, **options: Any) -> None:
-        if not may_store.wait(10):
+        if not may_store.wait(60):
             raise InvalidRecord("the training waits")
         put(*arguments, **options)
 

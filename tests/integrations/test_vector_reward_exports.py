@@ -12,13 +12,15 @@ import polars
 import pytest
 from gymnasium import spaces
 from nested import is_same
+from test_imports import WAYS
 
 from jamboree_gym import Jamboree
 from jamboree_gym.errors import BufferMismatch, ExportError
-from jamboree_gym.integrations.hdf5 import to_hdf5
+from jamboree_gym.integrations.datasets import from_datasets, to_datasets
+from jamboree_gym.integrations.hdf5 import from_hdf5, to_hdf5
 from jamboree_gym.integrations.lerobot import to_lerobot
 from jamboree_gym.integrations.minari import from_minari, to_minari
-from jamboree_gym.integrations.rlds import to_rlds
+from jamboree_gym.integrations.rlds import from_rlds, to_rlds
 from jamboree_gym.replay import verify
 
 BOX = spaces.Box(-np.inf, np.inf, (2,), np.float32)
@@ -74,6 +76,28 @@ def test_they_come_back_from_minari(
         assert verify(after)
 
 
+def from_hdf5_file(jam: Jamboree, episodes: Any, folder: Path) -> list[str]:
+    return from_hdf5(jam, to_hdf5(episodes, folder / "back"), run="again")
+
+
+def from_datasets_folder(jam: Jamboree, episodes: Any, folder: Path) -> list[str]:
+    to_datasets(episodes, folder / "back", streaming=True)
+    return from_datasets(jam, folder / "back", run="again")
+
+
+def from_rlds_steps(jam: Jamboree, episodes: Any, folder: Path) -> list[str]:
+    return from_rlds(jam, to_rlds(episodes), run="again")
+
+
+@pytest.mark.parametrize("back", [from_hdf5_file, from_datasets_folder, from_rlds_steps])
+def test_they_come_back_from_other_formats(recorded: Jamboree, tmp_path: Path, back: Any) -> None:
+    episodes = recorded.episodes(run="r")
+    for before, id in zip(episodes, back(recorded, episodes, tmp_path), strict=True):
+        after = recorded.episode(id)
+        assert is_same(after.data().rewards, before.data().rewards)
+        assert after.summary.returns == before.summary.returns
+
+
 def test_they_are_in_files(recorded: Jamboree, tmp_path: Path) -> None:
     episodes, expected = recorded.episodes(run="r"), rewards_in(recorded)
     table = polars.read_parquet(episodes.to_parquet(tmp_path / "parquet") / "*.parquet")
@@ -85,6 +109,19 @@ def test_they_are_in_files(recorded: Jamboree, tmp_path: Path) -> None:
     folder = to_lerobot(episodes, tmp_path / "lerobot", fps=10)
     frames = polars.read_parquet(folder / "data" / "**" / "*.parquet")
     assert np.array(frames["next.reward"].to_list(), np.float32).tolist() == expected.tolist()
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_they_are_imported_again(
+    way: str, recorded: Jamboree, open_jamboree: Any, namespace: str, tmp_path: Path
+) -> None:
+    other = open_jamboree(namespace=f"{namespace}-other")
+    ids = WAYS[way](recorded, tmp_path / "files")(other, run="back")
+
+    for before, id in zip(recorded.episodes(run="r"), ids, strict=True):
+        after = other.episode(id)
+        assert is_same(after.data().rewards, before.data().rewards)
+        assert after.summary.returns == before.summary.returns
 
 
 def test_rlds_has_them_as_arrays(recorded: Jamboree) -> None:
@@ -104,7 +141,6 @@ def test_lerobot_takes_no_matrix(jam: Jamboree, tmp_path: Path) -> None:
 
 @pytest.mark.torch
 def test_torchrl_and_datasets_have_them(recorded: Jamboree, tmp_path: Path) -> None:
-    from jamboree_gym.integrations.datasets import to_datasets
     from jamboree_gym.integrations.torchrl import to_tensordict
 
     episodes, expected = recorded.episodes(run="r"), rewards_in(recorded)

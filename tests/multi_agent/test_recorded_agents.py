@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +9,9 @@ import numpy as np
 import pettingzoo
 import pytest
 from conftest import Server
+from processes import read_line
 from teams import CountingAEC, GrowingTeam, play_steps, play_turns
+from warm import start_warm
 
 from jamboree_gym import Jamboree
 from jamboree_gym.errors import EpisodeNotFound, InvalidArgument, InvalidRecord, ReplayError
@@ -217,11 +215,9 @@ sys.stdin.read()
 
 
 def test_a_killed_process_loses_no_turn(valkey: Server, namespace: str) -> None:
-    command = [sys.executable, "-c", KILLED, valkey.url, str(Path(__file__).parent), namespace]
-    child = subprocess.Popen(command, stdout=subprocess.PIPE, stdin=subprocess.PIPE, text=True)
-    assert child.stdout is not None
-    id = child.stdout.readline().strip()
-    os.kill(child.pid, signal.SIGKILL)
+    child = start_warm(KILLED, valkey.url, Path(__file__).parent, namespace)
+    id = read_line(child).strip()
+    child.kill()
     child.communicate()
     with Jamboree(valkey.url, namespace=namespace, backup=False) as jam:
         joint = jam.joint_episode(id)

@@ -36,13 +36,15 @@ def test_what_it_vectorises_is_recorded_outside(jam: Jamboree) -> None:
     assert {one.vector_index for one in jam.episodes().summaries()} == set(range(6))
 
 
-def test_a_recorded_environment_is_vectorised_and_verified(jam: Jamboree) -> None:
+# As above.
+@pytest.mark.filterwarnings("ignore:The `render_mode` attribute is not defined:UserWarning")
+def test_a_recorded_environment_is_vectorised_copied_and_verified(jam: Jamboree) -> None:
     import supersuit
-    from supersuit.vector.sb3_vector_wrapper import SB3VecEnvWrapper
 
-    env = jam.record(team())
-    learn(SB3VecEnvWrapper(supersuit.pettingzoo_env_to_vec_env_v1(env)))
-    env.close()
+    vector = supersuit.pettingzoo_env_to_vec_env_v1(jam.record(team()))
+    venv = supersuit.concat_vec_envs_v1(vector, 2, base_class="stable_baselines3")
+    learn(venv)
+    venv.close()
     joints = jam.joint_episodes()
     assert sum(one.steps for one in joints) == 192
     assert all(one.verify() for one in joints)

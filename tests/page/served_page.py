@@ -110,6 +110,7 @@ def play(env: gym.Env[Any, Any], episodes: int = 1, *, seed: int = 0) -> list[st
     """Record some episodes with actions that a seed decides; their ids."""
     generator, ids = np.random.default_rng(seed), []
     actions: Any = env.action_space
+    actions.seed(seed)
     for number in range(episodes):
         env.reset(seed=seed + number)
         ids.append(env.get_wrapper_attr("episode_id"))

@@ -90,6 +90,17 @@ def test_the_token_goes_from_the_url_into_a_cookie(ask_with_token: Asker) -> Non
     )
 
 
+def test_two_pages_of_a_machine_have_cookies_of_different_names(
+    ask_with_token: Asker, jam: Jamboree
+) -> None:
+    names = []
+    with PageServer(jam, port=0, needs_token=True).start() as other:
+        for ask in (ask_with_token, Asker(other)):
+            token = parse_qs(urlsplit(ask.page.url).query)["token"][0]
+            names.append(ask("/", {"token": token}).headers["set-cookie"].partition("=")[0])
+    assert len(set(names)) == 2
+
+
 def test_who_binds_another_address_gets_a_token(jam: Jamboree) -> None:
     page = PageServer(jam, host="0.0.0.0", port=0)
     assert "?token=" in page.url

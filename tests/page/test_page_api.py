@@ -4,23 +4,31 @@ from __future__ import annotations
 
 import math
 import re
+import socket
+import threading
 import uuid
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import gymnasium as gym
 import numpy as np
 import pytest
 from conftest import Server
+from processes import wait_until
 from served_page import DISCOUNT, SURPRISE, Asker, ImageEnv, play, record_some
 
-from jamboree_gym import Jamboree
-from jamboree_gym.page import app
+from jamboree_gym import Episode, Jamboree
+from jamboree_gym.page import app, pictures
+from jamboree_gym.page.answers import Answers
 from jamboree_gym.page.columns import columns_of
+from jamboree_gym.page.curves import histogram_of
+from jamboree_gym.page.pictures import Simulations
 from jamboree_gym.page.serving import PageServer
 from jamboree_gym.page.surprises import value_errors
 from jamboree_gym.replay import ReplayEnv
+from jamboree_gym.store.mongo import client as mongo_client
 
 
 @pytest.fixture(scope="module")
@@ -166,6 +174,24 @@ def test_after_a_terminal_step_nothing_is_expected_and_after_a_cut_nothing_is_kn
     episode.delete()
 
 
+@pytest.mark.parametrize(
+    ("values", "counts"),
+    [
+        (200.0 + np.array([0, 1, 2, 1, 0]) * np.spacing(200.0), [5]),  # equal but for rounding
+        (200.0 + np.array([0, 4, 8]) * np.spacing(200.0), [1, 1, 1]),
+        ([1e17, 1e17, math.nan], [2]),
+        ([0.0, 1.0, 1.0, math.inf], [1, 2]),
+        ([math.nan], []),
+    ],
+)
+def test_a_distribution_has_bins_that_floats_can_tell_apart(
+    values: list[float], counts: list[int]
+) -> None:
+    found = histogram_of(values)
+    assert list(found["counts"]) == counts
+    assert (np.diff(found["edges"]) > 0).all()
+
+
 def test_a_run_that_is_not_there_is_answered_with_those_that_are(ask: Asker) -> None:
     answer = ask("/api/run", {"run": "plane"})
     assert answer.status == 404
@@ -193,6 +219,38 @@ def test_forks_are_shown_where_they_are_asked_for(ask: Asker, ids: dict[str, lis
     assert ask.api("episodes", run="plain")["total"] == 30
     with_forks = ask.api("episodes", run="plain", forks=1)["episodes"]
     assert ids["fork"][0] in [one["id"] for one in with_forks]
+
+
+class PaysEnv(ImageEnv):
+    """Pays what its reset is told."""
+
+    def reset(self, *, seed: int | None = None, options: dict | None = None) -> tuple:
+        self.reward = (options or {})["reward"]
+        return super().reset(seed=seed)
+
+    def step(self, action: int) -> tuple:
+        return self.observe(), self.reward, True, False, {}
+
+
+def test_an_episode_without_a_return_is_the_last_also_after_an_infinite_one(
+    ask: Asker, jam: Jamboree
+) -> None:
+    env = jam.record(PaysEnv(), run="infinite")
+    for reward in (math.nan, -math.inf, 1.0, math.inf):
+        env.reset(options={"reward": reward})
+        env.step(0)
+    env.close()
+    episodes = list(jam.episodes(run="infinite"))
+    for sort, order in (("episode_return", [1, 2, 3, 0]), ("-episode_return", [3, 2, 1, 0])):
+        found = ask.api("episodes", run="infinite", sort=sort)["episodes"]
+        assert [one["number"] - 1 for one in found] == order
+    outliers = ask.api("run", run="infinite")["outliers"]
+    assert [outliers[name]["id"] for name in ("best", "worst")] == [episodes[3].id, episodes[1].id]
+    for one in episodes[1:]:
+        one.delete()
+    kept = Answers(jam).run("infinite")["outliers"]
+    assert (kept["best"], kept["worst"], kept["longest"]["id"]) == (None, None, episodes[0].id)
+    episodes[0].delete()
 
 
 @pytest.mark.parametrize(
@@ -348,6 +406,22 @@ def test_a_frame_that_was_not_recorded_is_simulated_again(
     assert ask("/api/picture", {**asked, "step": 10_000}).status == 422
 
 
+def test_a_simulation_that_is_closed_before_its_first_frame_is_closed_after_it(
+    jam: Jamboree, ids: dict[str, list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    simulations, used = Simulations(), []
+    frame = pictures._Simulation.frame
+
+    def after_another_thread_has_closed_it(one: pictures._Simulation, step: int) -> bytes:
+        simulations.close()
+        used.append(one)
+        return frame(one, step)
+
+    monkeypatch.setattr(pictures._Simulation, "frame", after_another_thread_has_closed_it)
+    assert simulations.frame(jam.episode(ids["framed"][0]), 1)
+    assert [one._env for one in used] == [None]
+
+
 def test_an_episode_that_does_not_happen_again_shows_no_simulated_frame(
     ask: Asker, jam: Jamboree, ids: dict[str, list[str]]
 ) -> None:
@@ -381,6 +455,9 @@ def test_observed_images_are_pictures_and_no_columns(ask: Asker, jam: Jamboree) 
     for step, seen in enumerate((first, second)):
         asked = {"id": episode.id, "kind": "observation_image", "step": step}
         assert np.array_equal(decoded(ask("/api/picture", asked).content), seen["image"])
+    for step in (-1, 2, 10_000):  # a picture of another step would be kept by the browser for it
+        asked = {"id": episode.id, "kind": "observation_image", "step": step}
+        assert ask("/api/picture", asked).status == 400
     _, columns = ask.columns(id=episode.id)
     assert columns["observation_speed"].tolist() == [0.5, 0.5]
     assert "observation_image" not in columns
@@ -447,7 +524,36 @@ def test_a_flag_is_kept_filtered_by_and_deleted(jam: Jamboree, ids: dict[str, li
         )
         assert deleted.json == {"flags": []}
         assert ask.api("episodes", run="plain", flagged=1)["total"] == 0
+        nested = ask(
+            "/api/flags",
+            {"id": id},
+            method="POST",
+            body=b"[" * 50_000,
+            headers={"Origin": f"http://{ask.address}"},
+        )
+        assert nested.status == 400
     assert not jam.episode(id).flags()
+
+
+def test_the_store_is_never_asked_by_the_thread_that_serves_all_tabs(
+    ask: Asker, jam: Jamboree, ids: dict[str, list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads: list[str] = []
+    episode = Jamboree.episode
+
+    def noting_its_thread(jam: Jamboree, id: str) -> Episode:
+        threads.append(threading.current_thread().name)
+        return episode(jam, id)
+
+    monkeypatch.setattr(Jamboree, "episode", noting_its_thread)
+    id = ids["dict"][0]
+    ask.columns(id=id)
+    ask.api("episode", id=id)
+    ask("/api/picture", {"id": id, "kind": "observation_image", "step": 0})
+    with ask.events(of="episode", id=id) as events:
+        next(events)
+    assert len(threads) >= 4
+    assert "jamboree-page" not in threads
 
 
 # -- what changes ---------------------------------------------------------------------------
@@ -488,8 +594,9 @@ def test_a_tab_is_told_how_an_episode_grows(
     ):
         assert next(found)[1]["steps"] == 1
         env.step(1)
-        _, change = next(found)
-        assert change["steps"] == 2
+        change: dict = {}
+        while change.get("steps") != 2:
+            _, change = next(found)
         env.close()
         while change.get("status") != "abandoned":
             _, change = next(found)
@@ -519,26 +626,31 @@ def test_a_lost_redis_is_said_and_comes_back(
 
 
 def test_a_lost_mongodb_is_said_where_it_is_needed(
-    valkey: Server, own_mongo: Server, namespace: str
+    valkey: Server, own_mongo: Server, namespace: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with Jamboree(valkey.url, own_mongo.url, namespace=namespace, backup=False) as jam:
         (id,) = play(jam.record(gym.make("CartPole-v1"), run="kept"), 1)
         jam.backup.flush()
         for key in jam.redis.keys(f"*:episode:{{{id}}}"):
             jam.redis.delete(key)  # as an eviction does
-        own_mongo.kill()
-        with PageServer(jam, port=0).start() as page:
-            answer = Asker(page)("/api/columns", {"id": id})
-            assert answer.status == 503
-            assert "MongoDB does not answer" in answer.json["error"]
-            assert Asker(page)("/api/runs").status == 200  # Redis alone knows this
+    own_mongo.kill()
+    monkeypatch.setattr(mongo_client, "CONNECT_TIMEOUT_S", 0.2)
+    with (
+        Jamboree(valkey.url, own_mongo.url, namespace=namespace, backup=False) as jam,
+        PageServer(jam, port=0).start() as page,
+    ):
+        answer = Asker(page)("/api/columns", {"id": id})
+        assert answer.status == 503
+        assert "MongoDB does not answer" in answer.json["error"]
+        assert Asker(page)("/api/runs").status == 200  # Redis alone knows this
 
 
 def test_a_lost_folder_of_the_backup_is_not_taken_for_a_lost_redis(
-    valkey: Server, namespace: str, tmp_path: Path
+    valkey: Server, namespace: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = tmp_path / "backup"
-    with Jamboree(valkey.url, backup=folder.as_uri(), namespace=namespace) as jam:
+    monkeypatch.setenv("JAMBOREE_BACKUP_URL", folder.as_uri())  # nothing copies by itself
+    with Jamboree(valkey.url, namespace=namespace) as jam:
         (id,) = play(jam.record(gym.make("CartPole-v1"), run="kept"), 1)
         jam.backup.flush()
         for key in jam.redis.keys(f"*:episode:{{{id}}}"):
@@ -548,6 +660,21 @@ def test_a_lost_folder_of_the_backup_is_not_taken_for_a_lost_redis(
             answer = Asker(page)("/api/columns", {"id": id})
         assert answer.status == 503
         assert "The folder of the backup does not answer" in answer.json["error"]
+
+
+def test_a_page_that_is_closed_leaves_no_connection_open(
+    jam: Jamboree, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with PageServer(jam, port=0).start() as page:
+        server = page._server
+        monkeypatch.setattr(server.config, "timeout_graceful_shutdown", 0)
+        with socket.create_connection(("127.0.0.1", urlsplit(page.url).port)):
+            wait_until(lambda: server.server_state.connections)
+            (connection,) = server.server_state.connections
+            # As one that is accepted just after the server has told all others to end.
+            monkeypatch.setattr(connection, "shutdown", lambda: None)
+            page.close()
+            wait_until(lambda: connection.transport.get_extra_info("socket").fileno() == -1)
 
 
 # -- no path, no secret ---------------------------------------------------------------------

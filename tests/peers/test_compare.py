@@ -27,6 +27,7 @@ def test_looks_at_the_outermost_wrapper():
 
 
 @pytest.mark.once
+@pytest.mark.long  # of a tool; the tests of the wrappers prove that they alter nothing
 def test_it_names_the_tests_that_end_otherwise_where_environments_are_recorded(
     tmp_path: Path,
 ) -> None:

@@ -14,7 +14,7 @@ from gymnasium import spaces
 from gymnasium.utils.env_checker import check_env
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from nested import NESTED, is_same
-from processes import run_python, wait_until
+from processes import wait_until
 from recorded_envs import (
     ACTION,
     CountingEnv,
@@ -25,6 +25,7 @@ from recorded_envs import (
     play,
 )
 from stored import at
+from warm import run_warm
 
 from jamboree_gym import Jamboree
 from jamboree_gym.errors import (
@@ -262,7 +263,7 @@ def test_an_interrupted_episode_ends_with_its_last_step(jam: Jamboree, valkey: S
         "env.reset(); env.step(2); env.step(1)\n"
         "os.kill(os.getpid(), 9)\n"
     )
-    assert run_python(dying, valkey.url, jam._connection.keyspace.namespace).returncode == -9
+    assert run_warm(dying, valkey.url, jam._connection.keyspace.namespace).returncode == -9
     episode = jam.episodes().last()
     lease = jam._connection.keyspace.lease(episode.summary.writer)
     jam.redis.pexpire(at(jam, lease), 1)

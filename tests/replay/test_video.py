@@ -319,7 +319,7 @@ def test_an_unknown_suffix_is_named(jam: Jamboree, tmp_path: Path, name: str) ->
         video(balance(jam), tmp_path / name)
 
 
-@pytest.mark.parametrize("fps", [0, -1, 1e9])
+@pytest.mark.parametrize("fps", [0, -1, 1e-4, 1e9])
 def test_a_pace_that_is_none_is_named(jam: Jamboree, tmp_path: Path, fps: float) -> None:
     with pytest.raises(ReplayError, match="choose frames per second"):
         video(balance(jam), tmp_path / "out.mp4", fps=fps)

@@ -149,6 +149,18 @@ def test_one_that_gymnasium_did_not_make_says_what_to_record(jam: Jamboree) -> N
         verify(episode)
 
 
+def test_one_that_does_not_say_which_steps_reset_says_what_to_set(
+    jam: Jamboree, shared: str
+) -> None:
+    envs = gym.make_vec(shared, 2, "vector_entry_point")
+    envs.unwrapped.metadata = {}
+    (episode, *_) = play(jam, envs, 1, steps=3)
+
+    with pytest.raises(ReplayError, match=r"which steps reset.*\nset .*\['autoreset_mode'\]") as no:
+        verify(episode)
+    assert str(no.value).count("\n") == 1
+
+
 def test_ale_py_s_own_vector_environment_happens_again(jam: Jamboree) -> None:
     Case("ALE/Breakout-v5", needs="ale_py").register()
     if gym.spec("ALE/Breakout-v5").vector_entry_point is None:

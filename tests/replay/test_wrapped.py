@@ -6,6 +6,9 @@ import importlib
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import gymnasium as gym
@@ -146,15 +149,14 @@ CANNOT: dict[str, tuple[Make, str]] = {
         "argument func=",
     ),
 }
-ELSEWHERE = {
-    *("ArrayConversion", "JaxToNumpy", "JaxToTorch", "NumpyToTorch"),  # tensors
-    *("HumanRendering", "RecordVideo"),  # open a window, write files: left out of a replay
-    "vector",
-}
+OF_TENSORS = ("ArrayConversion", "NumpyToTorch")
+OBSERVING = ("HumanRendering", "RecordVideo")  # a window, files: left out of a replay
+ELSEWHERE = {"JaxToNumpy", "JaxToTorch", "vector"}
 
 
 def test_every_wrapper_of_gymnasium_has_a_row() -> None:
-    assert set(wrappers.__all__) <= {*OF_GYMNASIUM, *CANNOT, *ELSEWHERE}
+    rows = {*OF_GYMNASIUM, *CANNOT, *OF_TENSORS, *OBSERVING}
+    assert set(wrappers.__all__) <= {*rows, *ELSEWHERE}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -182,6 +184,62 @@ def test_a_function_that_cannot_be_kept_is_named_with_the_line_that_helps(
         verify(episode)
     assert "make=lambda: ..." in str(caught.value)
     assert str(caught.value).count("\n") == 1
+
+
+def record_tensors(jam: Jamboree, env: gym.Env[Any, Any]) -> list[Episode]:
+    """Episodes of actions that are tensors of torch."""
+    torch = importlib.import_module("torch")
+    recorded = jam.record(env)
+    episodes = []
+    for seed in (1, None, 2):
+        observation, _ = recorded.reset(seed=seed)
+        assert isinstance(observation, torch.Tensor)
+        episodes.append(jam.episode(recorded.episode_id))
+        for number in range(5):
+            recorded.step(torch.tensor([number / 4]))
+    recorded.close()
+    return episodes
+
+
+@pytest.mark.array_api
+@pytest.mark.torch
+@pytest.mark.parametrize("options", [{}, {"device": "cpu"}], ids=repr)
+def test_a_wrapper_that_gives_tensors_happens_again(jam: Jamboree, options: Any) -> None:
+    assert_happen_again(record_tensors(jam, wrappers.NumpyToTorch(pendulum(), **options)))
+
+
+@pytest.mark.array_api
+@pytest.mark.torch
+def test_a_wrapper_with_modules_as_arguments_happens_again_with_the_line_that_helps(
+    jam: Jamboree,
+) -> None:
+    if not hasattr(wrappers, "ArrayConversion"):  # older than 1.2
+        return
+    modules = {"env_xp": np, "target_xp": importlib.import_module("torch")}
+    episodes = record_tensors(jam, wrappers.ArrayConversion(pendulum(), **modules))
+
+    with pytest.raises(ReplayError, match=r"functools\.partial\(ArrayConversion, \.\.\.\)"):
+        verify(episodes[0])
+    again = [partial(wrappers.ArrayConversion, **modules)]
+    assert verify(episodes, wrappers=again)
+    fork(episodes[-1], 2, record=False, wrappers=again).close()
+
+
+@pytest.mark.parametrize("name", OBSERVING)
+def test_a_wrapper_that_shows_or_films_is_left_out_of_a_replay(
+    jam: Jamboree, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SDL_VIDEODRIVER", "dummy")  # a window without a screen
+    monkeypatch.setitem(sys.modules, "moviepy", ModuleType("moviepy"))  # it writes no video here
+    videos = {"video_folder": str(tmp_path / "videos"), "episode_trigger": lambda number: False}
+    made = pendulum(render_mode="rgb_array")
+    episodes = record_three(jam, getattr(wrappers, name)(made, **videos if name[0] == "R" else {}))
+
+    monkeypatch.delenv("SDL_VIDEODRIVER")
+    assert_happen_again(episodes)
+    (again,) = [fork(episodes[0], 1, record=False)]
+    assert name not in str(again)
+    again.close()
 
 
 # -- other packages ---------------------------------------------------------------------------

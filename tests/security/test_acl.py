@@ -15,9 +15,10 @@ import pytest
 import redis
 from backed_up import follower_of
 from conftest import Server, StartRedis
-from processes import NoteHandler, read_line, start_python
+from processes import NoteHandler, read_line
 from recorded_envs import ACTION, CountingEnv, play
 from stored import at, in_buckets, listing_of
+from warm import start_warm
 
 from jamboree_gym import Jamboree
 from jamboree_gym.backup.waiting import StopSignal
@@ -59,7 +60,7 @@ class OtherProcess:
     def record(self, url: str, namespace: str) -> str:
         """The episode's id."""
         if self.process is None:
-            self.process = start_python(RECORD)
+            self.process = start_warm(RECORD)
         return self.ask(f"{url} {namespace}")
 
     def end(self) -> None:

@@ -269,8 +269,10 @@ def test_no_command_prints_a_password(
     bad = {name: url.replace("C4NARY", f"C4NARY{mark}x") for name, url in good.items()}
     names = [one.name or one.callback.__name__ for one in app.registered_commands]  # type: ignore[union-attr]
     assert {"status", "verify", "video"} <= set(names)
-    lines = [[name, "--help"] for name in names] + [["--help"], ["status"], ["verify"]]
-    lines += [
+    helps = [[name, "--help"] for name in names] + [["--help"]]
+    lines = [
+        ["status"],
+        ["verify"],
         ["verify", "no-such-episode"],
         ["verify", "--workers", "2"],
         ["verify", "--last", "x"],
@@ -279,6 +281,7 @@ def test_no_command_prints_a_password(
     for environment in (good, bad):
         options = ["--redis-url", environment["JAMBOREE_REDIS_URL"]]
         for line in [
+            *(helps if environment is good else ()),
             *lines,
             ["verify", *options],
             ["video", "x", *options],

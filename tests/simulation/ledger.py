@@ -52,6 +52,7 @@ class Episode:
         rows: How many rows `reset` and `step` have returned.
         has_begun_step: Whether one more may be there.
         status: What it has to be in the end; empty = that is not certain.
+        has_lost_status: Whether Redis has lost its newest status, which the backup lacks.
         length: After so many steps it is terminated.
         is_back: Whether Redis has lost that it was deleted, and the backup has not looked yet.
     """
@@ -66,6 +67,16 @@ class Episode:
     may_be_lost: str = ""
     is_deleted: bool = False
     is_back: bool = False
+    has_lost_status: bool = False
+
+    def ends(self, status: str) -> None:
+        """A call has returned that ends it, and nothing was lost meanwhile."""
+        if not (self.may_be_lost or self.has_lost_status):
+            self.status = status
+
+    def lose_status(self) -> None:
+        """What its status is in the end is not certain."""
+        self.status, self.has_lost_status = "", True
 
 
 @dataclass

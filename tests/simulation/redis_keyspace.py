@@ -69,7 +69,14 @@ class Keyspace:
         ["SET", "HSET", "HSETNX", "HINCRBY", "INCR", "LPUSH", "RPUSH", "LSET", "ZADD", "XADD"]
     )
 
-    _CHANGES: ClassVar[frozenset[str]] = GROWS | {"DEL", "LTRIM", "ZREM", "HDEL", "FLUSHALL"}
+    _CHANGES: ClassVar[frozenset[str]] = GROWS | {
+        "DEL",
+        "LTRIM",
+        "ZREM",
+        "ZREMRANGEBYRANK",
+        "HDEL",
+        "FLUSHALL",
+    }
 
     def __init__(self, now: Callable[[], float]) -> None:
         self._now = now
@@ -367,6 +374,16 @@ class Keyspace:
         gone = sum([found.pop(member, None) is not None for member in members])
         self._drop_if_empty(key)
         return gone
+
+    def _zremrangebyrank(self, key: bytes, start: bytes, stop: bytes) -> Any:
+        span = _integer(start), _integer(stop)
+        found = self._of(SortedSet, key) or SortedSet()
+        ranked = sorted(found.items(), key=lambda one: (one[1], one[0]))
+        gone = [name for name, _ in ranked[_slice(*span, len(ranked))]]
+        for name in gone:
+            del found[name]
+        self._drop_if_empty(key)
+        return len(gone)
 
     def _zcard(self, key: bytes) -> Any:
         return len(self._of(SortedSet, key) or ())

@@ -306,8 +306,8 @@ class _Simulation:
                     self.ledger.lose((), [episode.id], "its reset did not return")
         if not has_returned:
             return
-        if before is not None and is_running and not before.may_be_lost:
-            before.status = "abandoned"
+        if before is not None and is_running:
+            before.ends("abandoned")
         process.kept["episode"] = episode
         self.world.tell(f"{process.name} has begun episode {episode.id[-4:]}")
 
@@ -322,7 +322,7 @@ class _Simulation:
             envs = process.kept["vector"] = process.jam.record(made, run="v")
         before = self._vector_episodes(envs)
         for episode in before:
-            episode.has_begun_step = True
+            episode.has_begun_step, episode.has_lost_status = True, False
         self.world.tell(f"{process.name} takes a step of {envs.num_envs} environments")
         observations = None
         try:
@@ -353,8 +353,7 @@ class _Simulation:
             episode.rows, episode.has_begun_step = int(count) + 1, False
             episode.length = length
             episode.is_in_journal = is_safe and (is_new or episode.is_in_journal)
-            if not episode.may_be_lost:
-                episode.status = "terminated" if count == length else "running"
+            episode.ends("terminated" if count == length else "running")
         for episode in before:
             episode.has_begun_step = False
 
@@ -425,8 +424,7 @@ class _Simulation:
                 raise
         else:
             for one in running_ones:
-                if not one.may_be_lost:
-                    one.status = "abandoned"
+                one.ends("abandoned")
         finally:
             process.is_alive = False
             self.world.processes.pop(process.actor, None)
@@ -743,7 +741,7 @@ class _Simulation:
         for id, status in before.statuses.items():
             newer = after if id in after.episodes else copied
             if id in self.ledger.episodes and newer.statuses.get(id) != status:
-                self.ledger.episodes[id].status = ""
+                self.ledger.episodes[id].lose_status()
         carried_out = deleted_in_mongo(self.world.mongo, NAMESPACE, NAMESPACE)
         self.ledger.come_back(after, carried_out)
         self.ledger.come_back(copied, ())

@@ -96,6 +96,7 @@ class Drawn:
                 lambda: ("ZADD", key(), "GT", self.score(), name()),
                 lambda: ("ZSCORE", key(), name()),
                 lambda: ("ZREM", key(), *self.some(name)),
+                lambda: ("ZREMRANGEBYRANK", key(), number(), number()),
                 lambda: ("ZCARD", key()),
                 lambda: ("ZRANGE", key(), "0", "-1", "WITHSCORES"),
                 lambda: ("ZRANGE", key(), number(), number()),

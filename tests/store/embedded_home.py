@@ -23,7 +23,7 @@ from jamboree_gym.servers.embedded import EmbeddedServers, ServerStatus, server_
 from jamboree_gym.servers.home import Home
 from jamboree_gym.servers.programs.mongo import MongoProgram, _free_port
 
-PATIENCE_S = 30.0
+PATIENCE_S = 60.0
 SUPERVISOR = "--ready-fd"  # is in its command line
 ROOT = str(Path(jamboree_gym.__file__).parents[1])
 # Takes the place of the package, so that one of its modules is imported without NumPy and the rest,
@@ -223,7 +223,7 @@ def start_client(
 def run_client(home: Path, body: str, *, prefix: Sequence[str] = (), **environment: str) -> str:
     """What a client printed, once it has ended."""
     with start_client(home, body, prefix=prefix, **environment) as client:
-        return client.communicate(timeout=PATIENCE_S * 2)[0].strip()
+        return client.communicate(timeout=PATIENCE_S)[0].strip()
 
 
 @contextmanager

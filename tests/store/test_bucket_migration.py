@@ -6,8 +6,6 @@ import json
 import lzma
 import signal
 import struct
-import subprocess
-import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -20,6 +18,7 @@ from old_stores import fill, migrate, urls_of
 from processes import NoteHandler
 from recorded_envs import ACTION, CountingEnv, play
 from stored import at, beside
+from warm import run_warm
 
 from jamboree_gym import Jamboree
 from jamboree_gym.errors import DecodeError, EpisodeNotFound, JamboreeError
@@ -140,7 +139,7 @@ def test_everything_is_where_it_belongs(old: Jamboree) -> None:
     assert store.deletions.noted() == {(DELETED, 1.0)}
     assert store.listings.coverage() == "part"
     assert store.backup_state.trimmed_bytes() == 5
-    assert store.backup_state.mongo_at() == old._connection.backup_store.identity_now().where
+    assert store.backup_state.backup_place() == old._connection.backup_store.identity_now().where
     assert old.redis.hgetall("format-2:backup").keys() == {b"to", b"to_id"}
     bucket = store.buckets.of(DELETED)
     assert old.redis.hlen(f"{bucket.deleted}:former") == 1
@@ -285,8 +284,7 @@ app(sys.argv[2:])
 
 @pytest.mark.parametrize("line", quick_and_long(range(40, 280, 40), quick=[120]))
 def test_a_migration_that_was_killed_is_completed(old: Jamboree, line: int) -> None:
-    command = [sys.executable, "-c", KILLED, str(line), "migrate", *urls_of(old)]
-    done = subprocess.run(command, capture_output=True)
+    done = run_warm(KILLED, line, "migrate", *urls_of(old))
     assert done.returncode == -signal.SIGKILL, done.stderr
 
     migrate(old)

@@ -190,7 +190,7 @@ def test_a_delivery_of_a_writer_is_one_call_or_two(
     jam.flush()
 
     appends = [keys for name, keys in keys_of_scripts(sent) if name == "APPEND"]
-    assert sum(len(keys) - 6 for keys in appends) == 2 * 40
+    assert sum(len(keys) - 7 for keys in appends) == 2 * 40
     assert len(appends) <= 2
 
 

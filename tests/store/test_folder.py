@@ -430,6 +430,32 @@ def test_a_full_disk_is_said_and_nothing_is_left_of_the_write(
     assert store.damaged() == {}
 
 
+def test_a_full_disk_is_no_error_where_only_the_compaction_finds_no_space(
+    folder: Path,
+    open_folder: Open,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(state, "SEGMENT_BYTES", 20_000)
+    store = open_folder()
+    keys = list[str]()
+    while len(segments_of(folder)) < 2:
+        keys += fill(store, len(keys), 1, size=1000)
+    gone = [(key, BORN) for key in keys[:6]]
+    with limited_files(segments_of(folder)[-1].stat().st_size + 1000):
+        store.delete(gone)
+        store.delete([(keys[6], BORN)])
+    assert caplog.text.count("what was deleted still takes space") == 1
+    assert store.deleted(gone) == open_folder().deleted(gone) == set(gone)
+    assert not list((folder / NAMESPACE).glob("*.part"))
+
+    before = sum(path.stat().st_size for path in segments_of(folder))
+    again = open_folder()
+    fill(again, 99, 1)
+    assert sum(path.stat().st_size for path in segments_of(folder)) < before
+    assert check_all(again) == {*keys[7:], key_of(99)}
+
+
 def test_a_folder_that_may_only_be_read_is_read(
     folder: Path, open_folder: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:

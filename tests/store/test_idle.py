@@ -64,18 +64,20 @@ def commands_meanwhile(jam: Jamboree, seconds: float) -> int:
 def test_an_idle_jamboree_sends_redis_nothing_and_hardly_wakes_any_process(
     idle_jam: Jamboree, home: Path
 ) -> None:
-    assert commands_meanwhile(idle_jam, WATCHED_S) == 0
     status = server_status(home)
     pids = (status.supervisor_pid, status.redis_pid, status.backup_pid, status.mongo_pid)
     # Valkey's own timer: 5 a second; pymongo's threads: 4; those of the MongoDB server: 14.
     most = (2, 8, 8, 19)
-    for _ in range(3):  # on a busy machine, a process also sleeps in the middle of its work
+    for _ in range(10):  # on a busy machine, a process also sleeps in the middle of its work
         before = list(map(wake_ups, pids))
-        time.sleep(WATCHED_S)
+        sent = commands_meanwhile(idle_jam, WATCHED_S)
         found = [(wake_ups(pid) - one) / WATCHED_S for pid, one in zip(pids, before, strict=True)]
-        if all(one < allowed for one, allowed in zip(found, most, strict=True)):
+        if sent == 0 and all(one < allowed for one, allowed in zip(found, most, strict=True)):
             return
-    pytest.fail(f"wake-ups a second of supervisor, Valkey, backup, MongoDB: {found}, not {most}")
+    pytest.fail(
+        f"{sent} commands; wake-ups a second of supervisor, Valkey, backup, MongoDB: {found}, "
+        f"not {most}"
+    )
 
 
 def test_what_comes_after_a_long_idle_time_is_copied(idle_jam: Jamboree) -> None:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import lzma
 import re
-import subprocess
-import sys
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -23,6 +21,7 @@ from lengths import quick_and_long
 from make_format_2 import FILE, Notes, values_of
 from old_stores import fill, migrate, urls_of
 from stored import at
+from warm import run_warm
 
 from jamboree_gym import Jamboree
 from jamboree_gym.encoding.batch_format import decode_batch, decode_head
@@ -285,8 +284,7 @@ app(sys.argv[2:])
 
 @pytest.mark.parametrize("line", quick_and_long(range(60, 600, 60), quick=[180]))
 def test_a_migration_that_was_killed_is_completed(old: Jamboree, line: int) -> None:
-    command = [sys.executable, "-c", KILLED, str(line), "migrate", *urls_of(old)]
-    done = subprocess.run(command, capture_output=True)
+    done = run_warm(KILLED, line, "migrate", *urls_of(old))
     assert done.returncode == -9, done.stderr
 
     migrate(old)

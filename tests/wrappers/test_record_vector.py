@@ -44,6 +44,7 @@ from jamboree_gym.errors import (
     ReplayError,
     UnsupportedSpace,
 )
+from jamboree_gym.recording.block_steps import BLOCKS_FROM
 from jamboree_gym.replay import fork, verify
 from jamboree_gym.wrappers.vector import RecordEpisodes
 
@@ -654,16 +655,40 @@ def test_every_step_after_the_jamboree_was_closed_says_so(
     envs.close()
 
 
-def test_a_vector_environment_without_autoreset_mode_is_named(jam: Jamboree) -> None:
+@pytest.mark.parametrize("mode", [NEXT_STEP, SAME_STEP])
+@pytest.mark.parametrize("num_envs", [2, BLOCKS_FROM])
+def test_a_vector_environment_without_autoreset_mode_is_recorded_as_its_first_end_shows(
+    jam: Jamboree, caplog: pytest.LogCaptureFixture, mode: AutoresetMode, num_envs: int
+) -> None:
+    def recorded(*, says_it: bool) -> list[Any]:
+        envs = ByHandVectorEnv([partial(CountingEnv, 3)] * num_envs, mode)
+        envs.metadata = envs.metadata if says_it else {}
+        recorder = jam.record(envs, run=f"{mode}, {says_it}")
+        assert ("does not say" in caplog.text) is not says_it
+        recorder.reset(seed=1)
+        for _ in range(9):
+            recorder.step(np.zeros((num_envs, 2), np.float32))
+        recorder.close()
+        return sorted(
+            (one.summary.vector_index, data.observations.tolist(), data.actions.tolist())
+            for one in jam.episodes(run=recorder.run)
+            for data in [one.data()]
+        )
+
+    assert recorded(says_it=True) == recorded(says_it=False)
+    (warning,) = [one for one in caplog.records if one.levelname == "WARNING"]
+    line = warning.getMessage().partition("after an end: ")[2].partition("; it is taken")[0]
     envs = ByHandVectorEnv([make_cartpole], NEXT_STEP)
     envs.metadata = {}
-
-    with pytest.raises(InvalidArgument, match="metadata\\['autoreset_mode'\\]") as refused:
-        jam.record(envs)
-
-    line = str(refused.value).partition("after an end: ")[2]
     exec(line, {"gymnasium": gym, "envs": envs})
-    jam.record(envs).close()
+    assert envs.metadata["autoreset_mode"] is NEXT_STEP
+
+
+def test_an_autoreset_mode_that_there_is_not_is_named(jam: Jamboree) -> None:
+    envs = ByHandVectorEnv([make_cartpole], NEXT_STEP)
+    envs.metadata = {"autoreset_mode": "sometimes"}
+    with pytest.raises(InvalidArgument, match="but 'sometimes'"):
+        jam.record(envs)
 
 
 def test_those_of_phys2d_reset_in_the_next_step_although_they_do_not_say_it(jam: Jamboree) -> None:

@@ -6,7 +6,7 @@ A stand-in is stored again as the value that it stands for.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any, ClassVar, Final, Self
 
 import numpy as np
 
@@ -84,59 +84,46 @@ class StandIn:
         return f"<{self.class_name}({shortened(fields, MAX_SHOWN)}), {why}>"
 
 
-class _Number(StandIn, int):
-    __eq__, __ne__, __hash__ = int.__eq__, int.__ne__, int.__hash__
-    __str__ = int.__repr__
+class _WithValue(StandIn):
+    """One that is a number, text or tuple, too: the base of the classes below it."""
 
-    def __new__(cls, value: int, *_: Any) -> _Number:
-        return int.__new__(cls, value)
+    _base: ClassVar[Any]
 
-    def __init__(self, _: int, *of: Any) -> None:
-        super().__init__(*of)
-
-    def __getnewargs__(self) -> tuple[Any, ...]:
-        return int(self), self.kind, self.content, self.reason
-
-
-class _Float(StandIn, float):
-    __eq__, __ne__, __hash__ = float.__eq__, float.__ne__, float.__hash__
-    __str__ = float.__repr__
-
-    def __new__(cls, value: float, *_: Any) -> _Float:
-        return float.__new__(cls, value)
-
-    def __init__(self, _: float, *of: Any) -> None:
-        super().__init__(*of)
-
-    def __getnewargs__(self) -> tuple[Any, ...]:
-        return float(self), self.kind, self.content, self.reason
-
-
-class _Text(StandIn, str):
-    __eq__, __ne__, __hash__ = str.__eq__, str.__ne__, str.__hash__
-
-    def __new__(cls, value: str, *_: Any) -> _Text:
-        return str.__new__(cls, value)
-
-    def __init__(self, _: str, *of: Any) -> None:
-        super().__init__(*of)
-
-    def __getnewargs__(self) -> tuple[Any, ...]:
-        return str.__str__(self), self.kind, self.content, self.reason
-
-
-class _Named(StandIn, tuple[Any, ...]):
-    __eq__, __ne__, __hash__ = tuple.__eq__, tuple.__ne__, tuple.__hash__
-
-    def __new__(cls, values: Any, *_: Any) -> _Named:
-        return tuple.__new__(cls, values)
+    def __new__(cls, value: Any, *_: Any) -> Self:
+        made: Self = cls._base.__new__(cls, value)
+        return made
 
     def __init__(self, _: Any, *of: Any) -> None:
         super().__init__(*of)
-        self._fields = tuple(self.content[1])
 
     def __getnewargs__(self) -> tuple[Any, ...]:
-        return tuple(self), self.kind, self.content, self.reason
+        return self._base(self), self.kind, self.content, self.reason
+
+
+class _Number(_WithValue, int):
+    _base = int
+    __eq__, __ne__, __hash__ = int.__eq__, int.__ne__, int.__hash__
+    __str__ = int.__repr__
+
+
+class _Float(_WithValue, float):
+    _base = float
+    __eq__, __ne__, __hash__ = float.__eq__, float.__ne__, float.__hash__
+    __str__ = float.__repr__
+
+
+class _Text(_WithValue, str):
+    _base = str
+    __eq__, __ne__, __hash__ = str.__eq__, str.__ne__, str.__hash__
+
+
+class _Named(_WithValue, tuple[Any, ...]):
+    _base = tuple
+    __eq__, __ne__, __hash__ = tuple.__eq__, tuple.__ne__, tuple.__hash__
+
+    def __init__(self, *of: Any) -> None:
+        super().__init__(*of)
+        self._fields = tuple(self.content[1])
 
 
 _BASES: Final[dict[str, tuple[type, Any]]] = {

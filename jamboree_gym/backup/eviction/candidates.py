@@ -5,6 +5,8 @@ from __future__ import annotations
 import heapq
 from collections.abc import Iterator, Mapping
 
+from msgspec.structs import replace
+
 from jamboree_gym.backup.eviction.policy import RetentionPolicy
 from jamboree_gym.encoding.batch_format import CODEC_STEPS, Head
 from jamboree_gym.encoding.summary_codec import StoredSummary, decode_stored_summary
@@ -68,16 +70,12 @@ def _protected_ids(store: RedisStore, policy: RetentionPolicy, episodes: Found) 
         return set()
     living = store.leases.living({one.writer.hex() for one in episodes if one.status == "running"})
     as_of_now = [
-        one if one.status != "running" or one.writer.hex() in living else _interrupted(one)
+        one
+        if one.status != "running" or one.writer.hex() in living
+        else replace(one, status="interrupted")
         for one in episodes
     ]
     return {one.id for rule in filters for one in rule.among(as_of_now)}
-
-
-def _interrupted(summary: StoredSummary) -> StoredSummary:
-    changed = StoredSummary(*(getattr(summary, name) for name in summary.__struct_fields__))
-    changed.status = "interrupted"
-    return changed
 
 
 def _candidate(key: str, head: Head, summary: StoredSummary | None) -> Candidate | None:

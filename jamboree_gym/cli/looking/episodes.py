@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,9 +16,10 @@ from jamboree_gym.cli.commands import (
     DryRunOption,
     EpisodeOptions,
     JsonOption,
+    OverwriteOption,
     StoreOptions,
     YesOption,
-    confirm,
+    delete_confirmed,
 )
 from jamboree_gym.cli.completion import complete_episode
 from jamboree_gym.cli.episode_ids import (
@@ -28,7 +29,7 @@ from jamboree_gym.cli.episode_ids import (
     named_episodes,
 )
 from jamboree_gym.cli.output import print_json, print_lines, print_list, print_text
-from jamboree_gym.errors import EpisodeNotFound, InvalidArgument
+from jamboree_gym.errors import InvalidArgument
 from jamboree_gym.wording import counted
 
 if TYPE_CHECKING:
@@ -76,9 +77,7 @@ def show(
         Path | None,
         typer.Option("--output", "-o", help="Write one HTML file instead, which can be mailed."),
     ] = None,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace the file if it is there.")
-    ] = False,
+    overwrite: OverwriteOption = False,
     json: JsonOption = False,
 ) -> None:
     """Show an episode: what it is, where it comes from, its rewards, first and last steps.
@@ -114,7 +113,9 @@ def show(
     for line in _origin(provenance):
         print_text(line)
     for name, curve in _reward_curves(rewards).items():
-        print_text(f"{name} {sparkline(curve)} {min(curve):.4g} to {max(curve):.4g}")
+        finite = [one for one in curve if math.isfinite(one)]
+        span = f"{min(finite):.4g} to {max(finite):.4g}" if finite else "no finite number"
+        print_text(f"{name} {sparkline(curve)} {span}")
     for step in first:
         print_text(repr(step))
     if summary.steps > len(first) + len(last):
@@ -190,23 +191,16 @@ def rm(
     if bool(episodes) == chosen.are_given:
         raise InvalidArgument("name episodes, or choose them by options such as --run and --where")
     with store.open() as jam:
-        found = named_episodes(jam, episodes) if episodes else list(chosen.query(jam))
-        summaries = [one.summary for one in found]
-        steps = sum(one.steps for one in summaries)
-        amount = f"{counted(len(found), 'episode')} with {counted(steps, 'step')}"
-        what = f"delete {amount} for good"
-        if not dry_run and found:
-            confirm(what, yes=yes)
-            for one in found:
-                with suppress(EpisodeNotFound):  # another process has just deleted it
-                    one.delete()
+        if episodes:
+            going = [one.summary for one in named_episodes(jam, episodes)]
+        else:
+            going = chosen.query(jam).summaries()
+        done = delete_confirmed(jam, going, dry_run=dry_run, yes=yes)
     if json:
-        ids = [one.id for one in found]
+        ids, steps = [one.id for one in going], sum(one.steps for one in going)
         print_json({"episodes": ids, "steps": steps, "deleted": not dry_run})
-    elif dry_run:
-        typer.echo(f"would {what}")
     else:
-        typer.echo(f"{amount} deleted")
+        typer.echo(f"{done} for good" if dry_run else done)
 
 
 # -- as text ------------------------------------------------------------------------------------

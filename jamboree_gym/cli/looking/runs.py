@@ -69,7 +69,7 @@ def _table(found: Sequence[RunSummary]) -> Mapping[str, Sequence[object]]:
         "steps": [one.steps for one in found],
         "steps/s": [number(one.steps_per_s) for one in found],
         "last step": [ago(one.last_step_at, now) for one in found],
-        "return of last 10": [number(one.mean_return) for one in found],
+        "return of last 10": [one.shown_return for one in found],
         "checkpoints": [one.checkpoints for one in found],
         "environment": [", ".join(one.env_ids) for one in found],
     }

@@ -86,6 +86,6 @@ def _table(found: Sequence[RunSummary]) -> Mapping[str, Sequence[object]]:
         "steps/s": [number(one.steps_per_s) for one in found],
         "steps": [one.steps for one in found],
         "episodes": [one.episodes for one in found],
-        "return of last 10": [number(one.mean_return) for one in found],
+        "return of last 10": [one.shown_return for one in found],
         "last step": [ago(one.last_step_at, now) for one in found],
     }

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from jamboree_gym.cli.commands import (
+    EnvArgumentsOption,
     JsonOption,
     ModulesOption,
     StoreOptions,
@@ -15,6 +16,7 @@ from jamboree_gym.cli.commands import (
 )
 from jamboree_gym.cli.episode_ids import EpisodeArgument, named_episode
 from jamboree_gym.cli.output import print_json, print_lines
+from jamboree_gym.cli.playing.handed import MakeOption, handed_over
 from jamboree_gym.wording import counted, mask_password
 
 __all__ = ["fork"]
@@ -25,6 +27,8 @@ def fork(
     episode: EpisodeArgument,
     step: Annotated[int, typer.Option(min=0, help="Number of steps before the fork.")],
     modules: ModulesOption = None,
+    arguments: EnvArgumentsOption = None,
+    make: MakeOption = None,
     trust_entry_point: TrustOption = False,
     json: JsonOption = False,
 ) -> None:
@@ -36,11 +40,19 @@ def fork(
     Example: jamboree-gym fork @last --step 4
     """
     import_modules(modules)
+    handed = handed_over(make, arguments)
     with store.open() as jam:
         parent = named_episode(jam, episode)
-        env = parent.fork(step, record=False, trust_entry_point=trust_entry_point)
+        env = parent.fork(step, record=False, trust_entry_point=trust_entry_point, **handed)
         env.close()
-    code = _code(store, parent.id, step, modules or [], trust_entry_point=trust_entry_point)
+    given = [str(step)]
+    if trust_entry_point:
+        given.append("trust_entry_point=True")
+    if handed["env_kwargs"]:
+        given.append(f"env_kwargs={handed['env_kwargs']!r}")
+    if make is not None:
+        given.append(f"make={make.replace(':', '.')}")
+    code = _code(store, parent.id, given, _modules_of(modules, make))
     if json:
         print_json({"episode": parent.id, "step": step, "code": code})
     else:
@@ -48,17 +60,20 @@ def fork(
         typer.echo(f"it works: {counted(step, 'step')} played and compared", err=True)
 
 
-def _code(
-    store: StoreOptions, id: str, step: int, modules: list[str], *, trust_entry_point: bool
-) -> str:
-    trusted = ", trust_entry_point=True" if trust_entry_point else ""
+def _modules_of(modules: list[str] | None, make: str | None) -> list[str]:
+    """What the code imports."""
+    of_make = [] if make is None else [make.partition(":")[0]]
+    return list(dict.fromkeys([*(modules or []), *of_make]))
+
+
+def _code(store: StoreOptions, id: str, given: list[str], modules: list[str]) -> str:
     return "\n".join(
         [
             *(f"import {name}" for name in modules),
             "from jamboree_gym import Jamboree",
             "",
             f"jam = Jamboree({_arguments(store)})",
-            f"env = jam.episode({id!r}).fork({step}{trusted})",
+            f"env = jam.episode({id!r}).fork({', '.join(given)})",
             "print(env.observation)  # what the first action answers",
             "action = env.action_space.sample()",
             "observation, reward, terminated, truncated, info = env.step(action)",

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import importlib
-import sys
 from collections.abc import Sequence
 from typing import Annotated, Any
 
 import typer
 
+from jamboree_gym.cli.commands import imported
 from jamboree_gym.cli.typed_values import named_values
 from jamboree_gym.errors import InvalidArgument
 
@@ -40,15 +39,7 @@ def named(option: str, name: str) -> Any:
     Raises:
         InvalidArgument: The text does not have this form, or that cannot be imported.
     """
-    module, colon, path = name.partition(":")
-    if not (module and colon and path):
+    module, _, path = name.partition(":")
+    if not (module and path):
         raise InvalidArgument(f"{option} {name}: give module:function")
-    if "" not in sys.path:
-        sys.path.insert(0, "")  # as `python -m` does: find modules in the working directory
-    try:
-        found: Any = importlib.import_module(module)
-        for part in path.split("."):
-            found = getattr(found, part)
-    except Exception as error:
-        raise InvalidArgument(f"{option} {name}: {type(error).__name__}: {error}") from error
-    return found
+    return imported(option, name)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -40,10 +39,12 @@ def policy_of_text(text: str, space: gym.Space[Any], *, algorithm: str) -> Any:
         return lambda observation: space.sample()
     if text.endswith(".zip"):
         return _loaded(Path(text), algorithm)
-    module, colon, name = text.partition(":")
-    if not (module and colon and name):
+    if ":" not in text:
         raise InvalidArgument(f"--policy {text}: give random, a .zip file, or module:callable")
-    return _imported(module, name)
+    found = named("--policy", text)
+    if not (callable(found) or hasattr(found, "predict")):
+        raise InvalidArgument(f"--policy {text} cannot be called with an observation")
+    return found
 
 
 def _loaded(path: Path, algorithm: str) -> Any:
@@ -58,14 +59,6 @@ def _loaded(path: Path, algorithm: str) -> Any:
         raise InvalidArgument(
             f"--policy {path} is no model of {algorithm}: {error}\n--algo names another algorithm"
         ) from error
-
-
-def _imported(module: str, name: str) -> Callable[[Any], Any]:
-    found = named("--policy", f"{module}:{name}")
-    if not (callable(found) or hasattr(found, "predict")):
-        raise InvalidArgument(f"--policy {module}:{name} cannot be called with an observation")
-    policy: Callable[[Any], Any] = found
-    return policy
 
 
 def policy_of_checkpoint(jam: Jamboree, run: str, number: int) -> Any:

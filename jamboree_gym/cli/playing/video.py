@@ -11,8 +11,10 @@ from jamboree_gym.cli.commands import (
     EnvArgumentsOption,
     JsonOption,
     ModulesOption,
+    OverwriteOption,
     StoreOptions,
     TrustOption,
+    WeightsOption,
     import_modules,
     progress_bar,
 )
@@ -20,6 +22,7 @@ from jamboree_gym.cli.completion import complete_run_or_episode
 from jamboree_gym.cli.episode_ids import named_episode
 from jamboree_gym.cli.output import print_json, print_text, printable
 from jamboree_gym.cli.playing.handed import MakeOption, handed_over
+from jamboree_gym.cli.typed_values import weights_of
 from jamboree_gym.errors import InvalidArgument
 from jamboree_gym.wording import counted
 
@@ -55,13 +58,12 @@ def video(
     last: Annotated[
         bool, typer.Option("--last", help="Of the run: the episode that began last.")
     ] = False,
+    weights: WeightsOption = None,
     fps: Annotated[
         float | None,
         typer.Option(help="Frames per second.", show_default="the environment's, else 30"),
     ] = None,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace the file if it is there.")
-    ] = False,
+    overwrite: OverwriteOption = False,
     unverified: Annotated[
         bool, typer.Option("--unverified", help="Also of a replay that differs.")
     ] = False,
@@ -82,7 +84,7 @@ def video(
     import_modules(modules)
     with store.open() as jam, progress_bar("rendering") as progress:
         order = "episode_return" if worst else "-episode_return" if best else ""
-        found = _of_run(jam, name, order) if order or last else named_episode(jam, name)
+        found = _of_run(jam, name, order, weights) if order or last else named_episode(jam, name)
         path = path or Path(f"{found.id[:SHOWN_OF_ID]}.mp4")
         written = found.video(
             path,
@@ -101,7 +103,9 @@ def video(
         print_text(f"{path}: {counted(written.frames, 'frame')}")
 
 
-def _of_run(jam: Jamboree, run: str, order: str) -> Episode:
+def _of_run(jam: Jamboree, run: str, order: str, weights: str | None) -> Episode:
     """The first episode of a run in an order; without one the newest."""
     episodes = jam.episodes(run=run)
+    if weights is not None:
+        episodes = episodes.weighted(weights_of(weights))
     return episodes.order_by(order).first() if order else episodes.last()

@@ -7,20 +7,24 @@ from typing import Annotated, Any
 import typer
 
 from jamboree_gym.cli.commands import (
+    EnvArgumentsOption,
     JsonOption,
     ModulesOption,
     StoreOptions,
     TrustOption,
+    WeightsOption,
     import_modules,
     progress_bar,
 )
 from jamboree_gym.cli.episode_ids import EpisodeArgument, named_episode
 from jamboree_gym.cli.output import as_plain, print_json, print_lines, print_text
+from jamboree_gym.cli.playing.handed import MakeOption, handed_over
 from jamboree_gym.cli.playing.policies import (
     AlgorithmOption,
     policy_of_checkpoint,
     policy_of_text,
 )
+from jamboree_gym.cli.typed_values import weights_of
 from jamboree_gym.errors import InvalidArgument
 
 __all__ = ["what_if"]
@@ -48,11 +52,14 @@ def what_if(
     draw: Annotated[
         bool, typer.Option("--draw", help="Draw the actions of a model, not its best ones.")
     ] = False,
+    weights: WeightsOption = None,
     record: Annotated[
         bool, typer.Option("--record", help="Record each continuation, as a fork.")
     ] = False,
     algorithm: AlgorithmOption = "ppo",
     modules: ModulesOption = None,
+    arguments: EnvArgumentsOption = None,
+    make: MakeOption = None,
     trust_entry_point: TrustOption = False,
     json: JsonOption = False,
 ) -> None:
@@ -65,6 +72,7 @@ def what_if(
     if (policy is None) == (checkpoint is None):
         raise InvalidArgument("say which policy: --policy, or --checkpoint with its number")
     import_modules(modules)
+    rebuilt = {"trust_entry_point": trust_entry_point, **handed_over(make, arguments)}
     from jamboree_gym.replay import what_if as continuations
 
     with store.open() as jam, progress_bar("continuing") as progress:
@@ -72,8 +80,7 @@ def what_if(
         if checkpoint is not None:
             chosen = policy_of_checkpoint(jam, parent.summary.run, checkpoint)
         else:
-            with parent.fork(step, record=False, trust_entry_point=trust_entry_point) as env:
-                space = env.action_space
+            space = parent.action_space
             space.seed(seed)
             chosen = policy_of_text(str(policy), space, algorithm=algorithm)
         found = continuations(
@@ -84,8 +91,9 @@ def what_if(
             seed=seed,
             max_steps=max_steps,
             deterministic=not draw,
+            weights=None if weights is None else weights_of(weights),
             record=record,
-            trust_entry_point=trust_entry_point,
+            **rebuilt,
             progress=progress,
         )
     if json:
@@ -99,10 +107,11 @@ def _histogram(returns: Any) -> str:
     """How often the returns are between the lowest and the highest."""
     import numpy as np
 
+    from jamboree_gym.tables.histogram import histogram
     from jamboree_gym.tables.text_table import number, sparkline
 
     finite = returns[np.isfinite(returns)]
     if not len(finite):
         return "no return is a finite number"
-    counts, _ = np.histogram(finite, min(BINS, max(1, len(finite))))
+    counts, _ = histogram(finite, min(BINS, len(finite)))
     return f"returns {number(finite.min())} {sparkline(counts.tolist())} {number(finite.max())}"

@@ -1,6 +1,6 @@
 """Recorded episodes as a LeRobot data set; needs neither LeRobot nor torch.
 
-Imports: `arrays`, `checked`, `errors`, `progress`, `reading`.
+Imports: `arrays`, `checked`, `encoding`, `errors`, `progress`, `reading`.
 Imported by: `cli`.
 """
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import struct
-import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +12,7 @@ import pyarrow as pa
 
 from jamboree_gym.arrays.packing import rows_of
 from jamboree_gym.arrays.trees import LeafPath, numbers_of, path_shown
+from jamboree_gym.encoding.png import png
 from jamboree_gym.errors import ExportError
 from jamboree_gym.reading.episode_parts import EpisodePart
 
@@ -110,16 +109,3 @@ def frames_of(part: EpisodePart, fps: float) -> Iterator[tuple[str, npt.NDArray[
     index = np.arange(part.rows.start, part.rows.start + len(part.rows) - 1, dtype=np.int64)
     yield "timestamp", (index / fps).astype(np.float32)
     yield "frame_index", index
-
-
-def png(image: npt.NDArray[np.uint8]) -> bytes:
-    """An image (H, W, 3) as PNG (https://www.w3.org/TR/png-3), without a filter."""
-    height, width, _ = image.shape
-    lines = np.zeros((height, 1 + 3 * width), np.uint8)  # each begins with its filter: none
-    lines[:, 1:] = image.reshape(height, -1)
-    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(lines.tobytes())), (b"IEND", b""))
-    return b"\x89PNG\r\n\x1a\n" + b"".join(
-        struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
-        for name, body in chunks
-    )

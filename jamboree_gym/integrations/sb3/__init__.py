@@ -1,7 +1,7 @@
 """What is recorded by Stable-Baselines3, and what it trains from.
 
-Imports: `arrays`, `checked`, `connection`, `encoding`, `environment`, `errors`, `keys`,
-    `process_life`, `progress`, `reading`, `recording`, `records`, `runs`, `wording`, `wrappers`.
+Imports: `arrays`, `checked`, `connection`, `encoding`, `environment`, `errors`, `keys`, `progress`,
+    `reading`, `recording`, `records`, `runs`, `wording`, `wrappers`.
 Imported by: `cli`, `jamboree`, `runs`.
 """
 

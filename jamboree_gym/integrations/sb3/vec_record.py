@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from inspect import getmembers
 from typing import Any
 
 import gymnasium as gym
@@ -19,7 +20,6 @@ from jamboree_gym.environment.provenance import DONE_AND_TRUNCATED, class_name, 
 from jamboree_gym.environment.reward_spaces import check_held_rewards
 from jamboree_gym.environment.sent_specs import fetch_specs
 from jamboree_gym.errors import InvalidRecord
-from jamboree_gym.process_life import StaysHere
 from jamboree_gym.recording.batch_packing import copied_batch
 from jamboree_gym.recording.episode_handler import EpisodeHandler
 from jamboree_gym.recording.options import RecordOptions
@@ -35,7 +35,7 @@ _NO_INFO = {_TRUNCATED: False}  # SB3 adds this to each info
 _BOOL = np.dtype(np.bool_)
 
 
-class VecRecordEpisodes(RecordedSubEnvs, StaysHere, VecEnvWrapper):
+class VecRecordEpisodes(RecordedSubEnvs, VecEnvWrapper):
     """Records every episode of every environment; changes nothing of what is returned.
 
     A VecEnv resets an environment in the same step that ends its episode. So the episode's last
@@ -66,8 +66,6 @@ class VecRecordEpisodes(RecordedSubEnvs, StaysHere, VecEnvWrapper):
         InvalidRecord: A tag cannot be stored; names it.
     """
 
-    _instead = "copy or pickle the environment below it (`venv.venv`), and record the copy"
-
     @checked
     def __init__(
         self,
@@ -94,6 +92,15 @@ class VecRecordEpisodes(RecordedSubEnvs, StaysHere, VecEnvWrapper):
         )
         self._packed_actions: Sequence[Any] | None = None  # of the step in progress
         self._actions: Any = None  # the same, if they could not be packed
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What is pickled and copied; SB3 finds the members of the class again."""
+        return {name: vars(self)[name] for name in vars(self) if name != "class_attributes"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Be that."""
+        vars(self).update(state)
+        self.class_attributes = dict(getmembers(type(self)))
 
     def reset(self) -> VecEnvObs:
         """Reset all environments and begin a new episode in each.

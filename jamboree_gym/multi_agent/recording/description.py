@@ -43,8 +43,8 @@ WRAPPERS: Final[Mapping[str, Mapping[str, str]]] = {
 """Wrappers of PettingZoo that a replay builds: their arguments, and the attributes with these."""
 
 NOT_ALONE: Final = (
-    "it is one agent's part of a joint episode, which is simulated as a whole: "
-    "jam.joint_episode(id).verify()"
+    "it is one agent's part of a joint episode\n"
+    "simulate all agents together: jam.joint_episode(id).verify(), or .fork(turn)"
 )
 
 

@@ -245,13 +245,17 @@ class JointRecorder:
         recorder = self.recorder_of(agent)
         recorder.joint = self.joint
         self._writing[agent] = recorder
+        failure: JamboreeError | None = None
         try:
             recorder.begin(observation, info, seed=self._seed, parent=parent, fork_step=fork_step)
-        finally:
-            if self.joint is None and recorder.is_recording:
-                self.joint = recorder.joint
-                self._turns["episode"] = recorder.joint
-                self._turns.put(self._beginning)
+        except JamboreeError as error:  # it may have begun all the same
+            failure = error
+        if self.joint is None and recorder.is_recording:
+            self.joint = recorder.joint
+            self._turns["episode"] = recorder.joint
+            self._put(self._beginning)
+        if failure is not None:
+            raise failure
         return recorder
 
     def _keep_early(self, agent: Any, reward: Any) -> None:
@@ -295,6 +299,8 @@ class JointRecorder:
             self._turns.put(record)
         except (StoreFull, StoreUnavailable) as error:
             self._errors.append(unconfirmed(error))
+        except JamboreeError as error:
+            self._errors.append(error)
 
     def leave(self, agent: Any) -> None:
         """An agent is gone, without a word of how its episode ended."""
@@ -317,6 +323,18 @@ class JointRecorder:
         self.abandon()
         self._errors.clear()
         self._is_whole = False
+
+    def note_failed_call(self, error: BaseException, *, has_returned: bool = False) -> None:
+        """A call was cut off or raised. If the environment may have moved, break off.
+
+        Args:
+            error: What it has raised; a recorder inside this one says by it that it has moved.
+            has_returned: Whether the environment has, and what it returned cannot be recorded.
+        """
+        self._is_whole = False
+        has_moved = has_returned or getattr(error, "returned", None) is not None
+        if has_moved or not isinstance(error, Exception):
+            self.break_off()
 
     @property
     def writing(self) -> Mapping[Any, AgentRecorder]:
@@ -363,10 +381,22 @@ class JointRecorder:
         errors[0].returned = returned
         raise errors[0]
 
+    def __getstate__(self) -> dict[str, Any]:
+        """What is pickled and copied: the joint episode stays with this recorder."""
+        return {**vars(self), "_jam": (type(self._jam), self._jam._connection)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Record there: the next reset begins a joint episode."""
+        kind, connection = state["_jam"]
+        vars(self).update(state, _jam=kind._on(connection))
+        self.after_fork_in_child()
+        follow_forks(self)
+
     def after_fork_in_child(self) -> None:
         """The joint episode stays with the parent process; here, the next reset begins one."""
         self._writing = {}
         self._extra = {}
+        self._errors = []
         self.joint = None
         self.is_recording = self._is_whole = False
         self._turns = TurnHandler(self._jam)

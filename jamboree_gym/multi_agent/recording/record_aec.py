@@ -2,21 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
 from contextlib import suppress
 from typing import Any
 
 from pettingzoo.utils.wrappers import BaseWrapper
 
-from jamboree_gym.checked import checked
-from jamboree_gym.connection import HasConnection
-from jamboree_gym.errors import JamboreeClosed
 from jamboree_gym.multi_agent.looks import look_now
-from jamboree_gym.multi_agent.recording.joint_recorder import ForkPoint, JointRecorder
-from jamboree_gym.process_life import StaysHere
-from jamboree_gym.recording.episode_handler import EpisodeHandler
-from jamboree_gym.recording.options import RecordOptions
-from jamboree_gym.recording.recorder import closed_environment
+from jamboree_gym.multi_agent.recording.joint_wrapper import JointWrapper
 
 __all__ = ["RecordAEC"]
 
@@ -24,7 +16,7 @@ HAS_MOVED: tuple[()] = ()
 """`returned` of an error after which an AEC environment has moved: `step` returns nothing."""
 
 
-class RecordAEC(StaysHere, BaseWrapper):  # type: ignore[misc] # it has no types
+class RecordAEC(JointWrapper, BaseWrapper):  # type: ignore[misc] # it has no types
     """Records every turn of every agent; changes nothing of what the environment does or returns.
 
     Each agent has an episode of its own, with the tags `agent` (its name) and `joint` (the id of
@@ -54,37 +46,10 @@ class RecordAEC(StaysHere, BaseWrapper):  # type: ignore[misc] # it has no types
         InvalidArgument: An argument is invalid; names it.
     """
 
-    _instead = "copy or pickle the environment below it (`env.env`), and record the copy"
+    _api = "aec"
 
-    @checked
-    def __init__(
-        self,
-        env: Any,
-        jam: HasConnection,
-        *,
-        run: str | None = None,
-        tags: Mapping[str, Any] | None = None,
-        handler_class: type[EpisodeHandler] = EpisodeHandler,
-        record_infos: bool | Collection[str] = True,
-        strict_infos: bool = False,
-    ) -> None:
-        super().__init__(env)
-        options = RecordOptions(run, tags, handler_class, record_infos, strict_infos)
-        self._recorder = JointRecorder(jam, env, "aec", options)
-        self._connection = jam._connection
-        self._looked: Any = None  # the agent whose turn it is, if it has looked
-        self._has_looked = False
-        self._waiting: dict[Any, None] = {}  # agents that have acted since they looked
-        self._is_closed = False
-
-    @property
-    def joint_id(self) -> str:
-        """Id of the current joint episode.
-
-        Raises:
-            NotReset: There is none yet: it begins when the first agent looks.
-        """
-        return self._recorder.joint_id
+    _has_looked = False  # the agent whose turn it is
+    _waiting: dict[Any, None]  # agents that have acted since they looked
 
     def agent_iter(self, max_iter: int = 2**63) -> Any:
         """As that of the environment below."""
@@ -96,30 +61,29 @@ class RecordAEC(StaysHere, BaseWrapper):  # type: ignore[misc] # it has no types
         Raises:
             StoreUnavailable: As `step`.
         """
-        self._recorder.admit()
+        recorder = self._recorder
+        recorder.admit()
         self._finish()
         self._is_closed = False
-        origin = self._recorder.origin(seed, options)
+        origin = recorder.origin(seed, options)
         try:
             self.env.reset(seed=seed, options=options)
+            self._has_looked = False
+            self._waiting = {}
+            recorder.begin(origin, seed)
         except BaseException:
-            self._recorder.break_off()
+            recorder.break_off()
             raise
-        self._has_looked = False
-        self._waiting = {}
-        self._recorder.begin(origin, seed)
-        self._recorder.raise_errors(HAS_MOVED)
+        recorder.raise_errors(HAS_MOVED)
 
-    def _begin_child(self, run: ForkPoint, origin: Mapping[str, Any]) -> None:
-        """Begin a joint episode in the environment's current state."""
-        self._recorder.admit()
-        self._waiting = dict.fromkeys(self._recorder.begin_child(run, origin))
-        self._recorder.raise_errors(HAS_MOVED)
+    def _begin_there(self, waiting: list[Any]) -> None:
+        self._waiting = dict.fromkeys(waiting)
 
     def last(self, observe: bool = True) -> Any:
         """As that of the environment: what the agent sees whose turn it is, and what it has got.
 
-        It is recorded as it is now. What cannot be recorded, `step` raises.
+        It is recorded as it is now. What cannot be recorded, `step` raises. A Ctrl-C in the middle
+        abandons the joint episode, because the look may be missing.
         """
         result = self.env.last(observe)
         if observe and not self._has_looked and self._recorder.is_recording:
@@ -127,9 +91,13 @@ class RecordAEC(StaysHere, BaseWrapper):  # type: ignore[misc] # it has no types
         return result
 
     def _look(self, agent: Any, result: Any) -> None:
-        self._has_looked = True
-        self._waiting.pop(agent, None)
-        self._recorder.arrive(agent, *result)
+        try:
+            self._has_looked = True
+            self._waiting.pop(agent, None)
+            self._recorder.arrive(agent, *result)
+        except BaseException as error:
+            self._recorder.note_failed_call(error)
+            raise
 
     def step(self, action: Any) -> None:
         """Take a turn, and record it.
@@ -144,29 +112,23 @@ class RecordAEC(StaysHere, BaseWrapper):  # type: ignore[misc] # it has no types
                 the others continue. The environment has moved.
             JamboreeClosed: The environment was closed, and not reset since.
         """
-        recorder = self._recorder
-        if not recorder.is_recording:
-            if self._is_closed:
-                raise closed_environment()
+        if not self._is_recorded():
             self.env.step(action)
             return
-        if self._connection.writer.backpressure.is_on:
-            recorder.admit()
-        agent = self.env.agent_selection
+        recorder, agent = self._recorder, self.env.agent_selection
         if not self._has_looked:
             self._look(agent, self.env.last())
         recorder.set_action(agent, action)
         turn = {"agent": recorder.names.of(agent), "action": recorder.packed(action)}
         try:
             self.env.step(action)
+            self._has_looked = False
+            if agent in recorder.writing:
+                self._waiting[agent] = None
+            recorder.end_turn(turn)
         except BaseException as error:
-            if not isinstance(error, Exception):
-                recorder.break_off()
+            recorder.note_failed_call(error)
             raise
-        self._has_looked = False
-        if agent in recorder.writing:
-            self._waiting[agent] = None
-        recorder.end_turn(turn)
         recorder.raise_errors(HAS_MOVED)
 
     def annotate(self, **values: Any) -> None:
@@ -186,13 +148,4 @@ class RecordAEC(StaysHere, BaseWrapper):  # type: ignore[misc] # it has no types
                 look = look_now(self.env, agent)
                 self._recorder.arrive(agent, *look)
         self._waiting = {}
-        self._recorder.abandon()
-
-    def close(self) -> None:
-        """Close the environment; unfinished episodes become `abandoned`."""
-        self._is_closed = True
-        try:
-            with suppress(JamboreeClosed):
-                self._finish()
-        finally:
-            self.env.close()
+        super()._finish()

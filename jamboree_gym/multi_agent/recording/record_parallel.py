@@ -2,27 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
-from contextlib import suppress
+from collections.abc import Mapping
 from typing import Any
 
 from pettingzoo.utils import BaseParallelWrapper
 
-from jamboree_gym.checked import checked
-from jamboree_gym.connection import HasConnection
 from jamboree_gym.environment.outcomes import raise_refused
-from jamboree_gym.errors import JamboreeClosed
 from jamboree_gym.multi_agent.looks import beginnings, others_of, outcomes
-from jamboree_gym.multi_agent.recording.joint_recorder import ForkPoint, JointRecorder
-from jamboree_gym.process_life import StaysHere
-from jamboree_gym.recording.episode_handler import EpisodeHandler
-from jamboree_gym.recording.options import RecordOptions
-from jamboree_gym.recording.recorder import closed_environment
+from jamboree_gym.multi_agent.recording.joint_wrapper import JointWrapper
 
 __all__ = ["RecordParallel"]
 
 
-class RecordParallel(StaysHere, BaseParallelWrapper):  # type: ignore[misc] # it has no types
+class RecordParallel(JointWrapper, BaseParallelWrapper):  # type: ignore[misc] # it has no types
     """Records every step of every agent; changes nothing of what the environment does or returns.
 
     Each agent has an episode of its own, with the tags `agent` (its name) and `joint` (the id of
@@ -48,36 +40,9 @@ class RecordParallel(StaysHere, BaseParallelWrapper):  # type: ignore[misc] # it
         UnsupportedSpace, InvalidRecord, InvalidArgument: As `RecordAEC`.
     """
 
-    _instead = "copy or pickle the environment below it (`env.env`), and record the copy"
-
-    @checked
-    def __init__(
-        self,
-        env: Any,
-        jam: HasConnection,
-        *,
-        run: str | None = None,
-        tags: Mapping[str, Any] | None = None,
-        handler_class: type[EpisodeHandler] = EpisodeHandler,
-        record_infos: bool | Collection[str] = True,
-        strict_infos: bool = False,
-    ) -> None:
-        super().__init__(env)
-        options = RecordOptions(run, tags, handler_class, record_infos, strict_infos)
-        self._recorder = JointRecorder(jam, env, "parallel", options)
-        self._connection = jam._connection
-        self._acting: list[Any] | None = None  # agents that the newest turn has actions of
-        self._living: list[Any] = []
-        self._is_closed = False
-
-    @property
-    def joint_id(self) -> str:
-        """Id of the current joint episode.
-
-        Raises:
-            NotReset: There is none yet.
-        """
-        return self._recorder.joint_id
+    _api = "parallel"
+    _acting: list[Any] | None = None  # agents that the newest turn has actions of
+    _living: list[Any]
 
     def reset(self, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
         """Reset the environment, and begin a joint episode.
@@ -109,12 +74,8 @@ class RecordParallel(StaysHere, BaseParallelWrapper):  # type: ignore[misc] # it
         recorder.raise_errors(result)
         return result
 
-    def _begin_child(self, run: ForkPoint, origin: Mapping[str, Any]) -> None:
-        """Begin a joint episode in the environment's current state."""
-        self._recorder.admit()
-        self._recorder.begin_child(run, origin)
+    def _begin_there(self, waiting: list[Any]) -> None:
         self._living = list(self.env.agents)
-        self._recorder.raise_errors(None)
 
     def step(self, actions: dict[Any, Any]) -> Any:
         """Step all agents, and record what each of them did, saw and got.
@@ -129,13 +90,9 @@ class RecordParallel(StaysHere, BaseParallelWrapper):  # type: ignore[misc] # it
                 the others continue. The environment has moved, as above.
             JamboreeClosed: The environment was closed, and not reset since.
         """
-        recorder = self._recorder
-        if not recorder.is_recording:
-            if self._is_closed:
-                raise closed_environment()
+        if not self._is_recorded():
             return self.env.step(actions)
-        if self._connection.writer.backpressure.is_on:
-            recorder.admit()
+        recorder = self._recorder
         result = None
         try:
             turn, acting = self._packed_turn(actions), list(actions)
@@ -143,8 +100,7 @@ class RecordParallel(StaysHere, BaseParallelWrapper):  # type: ignore[misc] # it
             self._record(turn, result)
             self._acting = acting
         except BaseException as error:
-            if result is not None or not isinstance(error, Exception):
-                recorder.break_off()
+            recorder.note_failed_call(error, has_returned=result is not None)
             if result is None or not isinstance(error, Exception):
                 raise
             raise_refused("step", error, result)
@@ -179,12 +135,3 @@ class RecordParallel(StaysHere, BaseParallelWrapper):  # type: ignore[misc] # it
     def annotate(self, agent: Any, **values: Any) -> None:
         """Annotate the next step of an agent: as `RecordEpisodes.annotate`."""
         self._recorder.annotate(agent, values)
-
-    def close(self) -> None:
-        """Close the environment; unfinished episodes become `abandoned`."""
-        self._is_closed = True
-        try:
-            with suppress(JamboreeClosed):
-                self._recorder.abandon()
-        finally:
-            self.env.close()

@@ -18,6 +18,11 @@ export function returned(episode, digits = 4) {
   return episode.returns ? `(${episode.returns.map((one) => number(one, digits)).join(", ")})` : number(episode.episode_return, digits);
 }
 
+export function meanReturn(run) {
+  const several = run.mean_return === null && run.mean_returns;
+  return several ? `(${several.map((one) => number(one)).join(", ")})` : number(run.mean_return);
+}
+
 export function count(value) {
   return value === null || value === undefined ? "–" : whole.format(value).replace("-", "−");
 }

@@ -1,7 +1,7 @@
 // One run: its curves, what stands out, and all of its episodes.
 import { html, useEffect, useMemo, useRef, useState } from "./vendor.js";
 import { ask, watch } from "./api.js";
-import { ago, brief, count, duration, number, returned, short, time } from "./format.js";
+import { ago, brief, count, duration, meanReturn, number, returned, short, time } from "./format.js";
 import { RunCurves, axisOf } from "./curves.js";
 import { PART, VirtualTable } from "./list.js";
 import { Choice, Empty, Loading, Problem, Stat, State, TextField, Values, useAnswer } from "./parts.js";
@@ -34,7 +34,7 @@ function About({ name, run, values }) {
       <${Stat} name="episodes" value=${count(run.episodes)} />
       <${Stat} name="steps" value=${short(run.steps)} title=${count(run.steps)} />
       <${Stat} name="steps/s" value=${run.state === "running" ? count(Math.round(run.steps_per_s)) : "–"} />
-      <${Stat} name="mean return" value=${number(run.mean_return)} title="of the newest ten episodes that reached their end" />
+      <${Stat} name="mean return" value=${meanReturn(run)} title="of the newest ten episodes that reached their end" />
       <${Stat} name="last seen" value=${ago(run.last_step_at)} title=${time(run.last_step_at)} />
       <${Stat} name="began" value=${time(run.began_at)} />
     </dl>
@@ -53,17 +53,18 @@ function Outliers({ run }) {
   const { outliers } = run;
   const { value, again } = useAnswer("surprise", { run: run.name });
   useEffect(() => { if (value) again(); }, [run.version]);
-  if (!outliers.best) return null;
+  if (!outliers.longest) return null;
   const surprise = value && value.surprise;
   const lines = [["best", (one) => returned(one)], ["worst", (one) => returned(one)], ["longest", (one) => `${count(one.steps)} steps`]];
   return html`<section class="panel" aria-label="Outliers"><h2>Outliers</h2><ul class="lines">
-    ${lines.map(([name, shown]) => html`<li key=${name}><a href=${href("/episode", { id: outliers[name].id })}><span>${name}</span><b>${shown(outliers[name])}</b><code>${brief(outliers[name].id)}</code></a></li>`)}
+    ${lines.filter(([name]) => outliers[name]).map(([name, shown]) => html`<li key=${name}><a href=${href("/episode", { id: outliers[name].id })}><span>${name}</span><b>${shown(outliers[name])}</b><code>${brief(outliers[name].id)}</code></a></li>`)}
     ${surprise ? html`<li title="the value that the agent was most wrong about, as the next step showed; among the newest 200 episodes"><a href=${href("/episode", { id: surprise.id, step: surprise.step })}>
-      <span>surprise</span><b>value off by ${number(surprise.error, 3)} <span class="quiet">at step ${count(surprise.step)}</span></b><code>${brief(surprise.id)}</code></a></li>` : null}</ul></section>`;
+      <span>surprise</span><b>value off by ${number(surprise.error, 3)} <span class="quiet">at step ${count(surprise.step)}</span></b><code>${brief(surprise.id)}</code></a></li>` : null}</ul>
+    ${outliers.best ? null : html`<p class="quiet">No return is one number: the best is for you to say, as by <code>return_0 > 5</code> below.</p>`}</section>`;
 }
 
 function Distribution({ run }) {
-  const [of, setOf] = useState("returns");
+  const [of, setOf] = useState(run.returns.counts.length ? "returns" : "lengths");
   const { edges, counts } = run[of];
   const parts = useMemo(() => {
     const middle = counts.map((_, at) => (edges[at] + edges[at + 1]) / 2);

@@ -1,7 +1,7 @@
 // All runs, live; up to five of them compared.
 import { html, useEffect, useState } from "./vendor.js";
 import { watch } from "./api.js";
-import { ago, count, number, short } from "./format.js";
+import { ago, count, meanReturn, short } from "./format.js";
 import { Empty, Loading, Problem, Spark, State, TextField, useAnswer } from "./parts.js";
 import { href, set } from "./route.js";
 import { ReturnCurves, axisOf } from "./curves.js";
@@ -113,7 +113,7 @@ function RunTable({ runs, compared, choose }) {
       <td class="roomy quiet">${run.env_ids.join(", ") || "–"}</td>
       <td class="num roomy">${count(run.episodes)}</td><td class="num roomy">${short(run.steps)}</td>
       <td class="num roomy">${run.state === "running" ? short(Math.round(run.steps_per_s)) : "–"}</td>
-      <td class="num">${number(run.mean_return)}</td>
+      <td class="num">${meanReturn(run)}</td>
       <td class="roomy"><${Spark} values=${run.spark} label=${`returns of ${run.name}`} /></td>
       <td class="num quiet">${ago(run.last_step_at, now)}</td></tr>`)}</tbody></table>`;
 }

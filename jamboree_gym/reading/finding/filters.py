@@ -10,8 +10,10 @@ from typing import Any, Final, cast, get_args
 
 import numpy as np
 
+from jamboree_gym.arrays.difference import UNTYPED, differences
 from jamboree_gym.arrays.values import check_text
 from jamboree_gym.encoding.summary_codec import StoredSummary
+from jamboree_gym.environment.outcomes import weighted_sum
 from jamboree_gym.errors import InvalidArgument
 from jamboree_gym.reading.finding.names import RunNames, run_names
 from jamboree_gym.records import EpisodeStatus, EpisodeSummary
@@ -25,6 +27,7 @@ __all__ = [
     "Stage",
     "Weighing",
     "check_one_return",
+    "several_returns",
 ]
 
 EpisodeTest = Callable[[EpisodeSummary], Any]
@@ -54,11 +57,17 @@ def check_one_return(found: Found, what: str) -> None:
     """
     for one in found:
         if one.returns is not None and not one.is_weighted and one.steps:
-            count = len(one.returns)
-            raise InvalidArgument(
-                f"{what}: episode {one.id!r} of run {one.run!r} has {count} returns. Say "
-                f"before how to add them up: .weighted({[1.0] * count}); or take one, as return_0"
-            )
+            raise several_returns(one, what)
+
+
+def several_returns(episode: StoredSummary | EpisodeSummary, what: str) -> InvalidArgument:
+    """Why an episode has no one return, and what to do; `what` needs it."""
+    count = len(episode.returns or ())
+    return InvalidArgument(
+        f"{what}: episode {episode.id!r} of run {episode.run!r} has {count} returns\n"
+        f"say before how to add them up: .weighted({[1.0] * count}), in a shell --weights "
+        f"{','.join(['1'] * count)}; or take one, as return_0"
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,9 +86,8 @@ class Weighing:
                     f"weighted({list(self.weights)}): episode {one.id!r} of run {one.run!r} has "
                     f"{len(one.returns)} returns: give a weight for each, or ask for fewer episodes"
                 )
-            pairs = zip(self.weights, one.returns, strict=True)
-            weighed = [weight * value for weight, value in pairs if weight]
-            one.episode_return, one.is_weighted = sum(weighed, 0.0), True
+            one.episode_return = weighted_sum(self.weights, one.returns)
+            one.is_weighted = True
         return found
 
 
@@ -209,7 +217,10 @@ class EpisodeFilter:
 
 
 def _eq(tag: Any, wanted: Any) -> bool:
-    """Whether two values are equal; works for arrays, too."""
+    """Whether two values are equal; works for arrays, and for what holds arrays, too."""
     if isinstance(tag, np.ndarray) or isinstance(wanted, np.ndarray):
         return np.array_equal(tag, wanted)
-    return bool(tag == wanted)
+    try:
+        return bool(tag == wanted)
+    except ValueError:  # of arrays within them: one answer for each element
+        return not any(differences("tag", tag, wanted, UNTYPED))

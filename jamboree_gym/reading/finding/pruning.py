@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable, Sequence
 from heapq import nlargest
 
+from jamboree_gym.reading.finding.filters import several_returns
 from jamboree_gym.records import EpisodeSummary
 
 __all__ = ["prunable"]
@@ -28,7 +29,12 @@ def prunable(
         every: All that there are, forks included.
         keep_best: How many with the highest return stay, of each run. NaN is not the highest.
         keep_last: How many that began last stay, of each run.
+
+    Raises:
+        InvalidArgument: `keep_best` is given, and an episode has several returns.
     """
+    if keep_best:
+        _check_returns(found, f"keep_best={keep_best}")
     staying = {one.id for one in found if one.status == "running"}
     by_run: dict[str, list[EpisodeSummary]] = {}
     for one in found:
@@ -42,6 +48,12 @@ def prunable(
         if one.id not in going:
             going -= _ancestors(one, known)
     return [one for one in found if one.id in going]
+
+
+def _check_returns(found: Sequence[EpisodeSummary], what: str) -> None:
+    several = [one for one in found if one.returns is not None and one.steps]
+    if several and all(math.isnan(one.episode_return) for one in several):  # not weighted
+        raise several_returns(several[0], what)
 
 
 def _return(summary: EpisodeSummary) -> float:

@@ -48,7 +48,8 @@ class ReplayVectorEnv(SyncVectorEnv):
     Raises:
         EpisodeNotFound: An episode does not exist.
         DecodeError: The bytes of an episode are damaged.
-        ReplayError: There is no episode, or two have different spaces; names both.
+        ReplayError: There is no episode; or two have different spaces (names both), or rewards of
+            different shapes.
     """
 
     @checked
@@ -73,6 +74,7 @@ class ReplayVectorEnv(SyncVectorEnv):
             [partial(_StaysAtItsEnd, replay) for replay in self._replays],
             autoreset_mode=AutoresetMode.DISABLED,
         )
+        self._rewards = _no_rewards(self._replays)
 
     @property
     def remaining(self) -> npt.NDArray[np.int64]:
@@ -93,7 +95,7 @@ class ReplayVectorEnv(SyncVectorEnv):
         actions = [next(upcoming) if replay.remaining else left[0] for replay in self._replays]
         return _batched(actions, self.single_action_space)
 
-    def step(self, actions: Any) -> tuple[Any, npt.NDArray[np.float64], Any, Any, dict[str, Any]]:
+    def step(self, actions: Any) -> tuple[Any, npt.NDArray[Any], Any, Any, dict[str, Any]]:
         """Take the next step of each episode; episodes that are over do not move.
 
         Raises:
@@ -130,6 +132,19 @@ def _check_alike(replays: Sequence[ReplayEnv], name: str) -> None:
                 f"episodes {first.episode.id!r} and {other.episode.id!r} cannot be stepped "
                 f"together: their {name} is {getattr(first, name)} and {getattr(other, name)}"
             )
+
+
+def _no_rewards(replays: Sequence[ReplayEnv]) -> npt.NDArray[Any]:
+    """Zeros like the rewards of a step: float64 (n,), or (n, ...) where each is several numbers."""
+    rewards = [replay._rows.rewards for replay in replays if replay.remaining]
+    shapes = {one.shape[1:] for one in rewards}
+    if len(shapes) > 1:
+        raise ReplayError(
+            "episodes cannot be stepped together whose rewards have different shapes: "
+            f"{', '.join(map(str, sorted(shapes)))}"
+        )
+    shape = shapes.pop() if shapes else ()
+    return np.zeros((len(replays), *shape), np.result_type(*rewards) if shape else np.float64)
 
 
 def _batched(actions: Sequence[Any], space: spaces.Space[Any]) -> Any:

@@ -17,9 +17,9 @@ from jamboree_gym.wrappers import RecentTransactionsObservation
 
 __all__ = ["buildable", "learn_modules", "load_if_known", "loaded_modules", "module_to_import"]
 
-# Wrappers of Gymnasium that only compute with their arguments. Not among them: ArrayConversion and
-# its kind, whose arguments are modules, and which load torch or jax; RecordVideo, which writes
-# files; and wrappers with a function as argument, which cannot be stored.
+# Wrappers of Gymnasium that only compute with their arguments. Not among them: ArrayConversion,
+# whose arguments are modules; RecordVideo, which writes files; and wrappers with a function as
+# argument, which cannot be stored.
 _OF_GYMNASIUM: Final = (
     *("AddRenderObservation", "AddWhiteNoise", "AtariPreprocessing", "Autoreset", "ClipAction"),
     *("ClipReward", "DelayObservation", "DiscretizeAction", "DiscretizeObservation"),
@@ -30,6 +30,7 @@ _OF_GYMNASIUM: Final = (
     *("TimeAwareObservation", "TimeLimit"),
 )
 _OF_OTHERS: Final = {
+    "gymnasium.wrappers.numpy_to_torch": ("NumpyToTorch",),  # it loads torch
     "highway_env.envs.common.abstract": ("MultiAgentWrapper",),
     "minigrid.wrappers": (
         *("ActionBonus", "DictObservationSpaceWrapper", "DirectionObsWrapper", "FlatObsWrapper"),

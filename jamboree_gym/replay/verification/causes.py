@@ -7,7 +7,7 @@ import random
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, Final
 
 import gymnasium as gym
@@ -60,13 +60,23 @@ def _seed_spaces(env: gym.Env[Any, Any]) -> None:
 
 @contextmanager
 def kept_generators() -> Iterator[None]:
-    """Give the global generators of NumPy and Python back as they were."""
+    """Give the global generators of NumPy, Python and torch back as they were."""
     of_numpy, of_python = np.random.get_state(), random.getstate()
     try:
-        yield
+        with _kept_torch():
+            yield
     finally:
         np.random.set_state(of_numpy)
         random.setstate(of_python)
+
+
+def _kept_torch() -> AbstractContextManager[None]:
+    torch: Any = sys.modules.get("torch")
+    if torch is None:
+        return nullcontext()
+    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
+    kept: AbstractContextManager[None] = torch.random.fork_rng(devices)
+    return kept
 
 
 @contextmanager

@@ -63,15 +63,21 @@ def play_elsewhere(
     with tempfile.TemporaryDirectory() as folder:
         asked, answered = Path(folder, "job"), Path(folder, "answer")
         asked.write_bytes(encode_value(job))
-        done = subprocess.run(
-            [sys.executable, "-m", __name__, str(asked), str(answered)],
-            env=variables,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=TIMEOUT_S,
-        )
+        try:
+            done = subprocess.run(
+                [sys.executable, "-m", __name__, str(asked), str(answered)],
+                env=variables,
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+                check=False,
+                timeout=TIMEOUT_S,
+            )
+        except subprocess.TimeoutExpired as error:
+            raise ReplayError(
+                f"it cannot be played in a new process: that takes longer than {TIMEOUT_S} s. Ask "
+                "for fewer steps"
+            ) from error
         if done.returncode or not answered.exists():
             reason = (done.stderr.strip().splitlines() or ["it says nothing"])[-1]
             raise ReplayError(f"it cannot be played in a new process: {reason}")

@@ -91,12 +91,10 @@ class FolderIndex:
                 return
             added = self._add_head if section.kind == Kind.HEAD else self._add_batch
             added(place, *about)
-        elif section.kind == Kind.BLOB:
-            self._forget(self.blobs.get(about[0]))
-            self.blobs[about[0]] = place
-        elif section.kind == Kind.SETTING:
-            self._forget(self.settings.get(about[0]))
-            self.settings[about[0]] = place
+        elif section.kind in (Kind.BLOB, Kind.SETTING):
+            named = self._named(section)
+            self._forget(named.get(about[0]))
+            named[about[0]] = place
         elif section.kind == Kind.DELETION:
             self._delete(about[0], about[1])
         elif section.kind == Kind.CLEARING:
@@ -117,8 +115,7 @@ class FolderIndex:
             batch = log.batches.get(about[2]) if section.kind == Kind.BATCH else None
             place = log.head if section.kind == Kind.HEAD else batch and batch[0]
         else:
-            named = self.blobs if section.kind == Kind.BLOB else self.settings
-            place = named.get(about[0])
+            place = self._named(section).get(about[0])
         return place is not None and (place.segment, place.at) == (segment, section.at)
 
     def log(self, key: str) -> tuple[float, IndexedLog] | None:
@@ -150,8 +147,7 @@ class FolderIndex:
             del self.births[about[0]]
             self._are_sorted = False
         else:
-            named = self.blobs if section.kind == Kind.BLOB else self.settings
-            self._forget(named.pop(about[0]))
+            self._forget(self._named(section).pop(about[0]))
 
     def lacks(self, section: Section) -> bool:
         """Whether nothing has taken the place of a section that was dropped."""
@@ -161,7 +157,11 @@ class FolderIndex:
             if log is None:
                 return False
             return log.head is None if section.kind == Kind.HEAD else about[2] not in log.batches
-        return about[0] not in (self.blobs if section.kind == Kind.BLOB else self.settings)
+        return about[0] not in self._named(section)
+
+    def _named(self, section: Section) -> dict[str, Place]:
+        """Blobs or settings, of which a section is one."""
+        return self.blobs if section.kind == Kind.BLOB else self.settings
 
     def _log_of(self, key: str, born: float) -> IndexedLog:
         log = self.logs.get((key, born))

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import math
 import threading
+import time
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -23,6 +25,7 @@ __all__ = ["FolderState"]
 SEGMENT_BYTES = 64 << 20  # a larger segment grows no more
 APPENDED_AT_ONCE = 8 << 20
 DEAD_SHARE = 1 / 2  # of a segment that is compacted
+COMPACT_AGAIN_S = 60.0  # after there was no space for it
 ATTEMPTS = 5  # while others compact
 
 log = logging.getLogger(__name__)
@@ -50,6 +53,7 @@ class FolderState:
         self._segments = SegmentFiles(root / name)
         self._lock = threading.RLock()
         self._was_there = False
+        self._compact_at = -math.inf  # of `time.monotonic`
         self._reset()
 
     def _reset(self) -> None:
@@ -152,7 +156,7 @@ class FolderState:
                     self._take_over()
                     yield self.index
                     self._append_waiting()
-                    self._compact()
+                    self._compact_if_due()
             except FileNotFoundError as error:
                 self._reset()
                 raise gone(self.root) from error
@@ -233,6 +237,19 @@ class FolderState:
     def _is_readable(self, name: SegmentName, section: Section) -> bool:
         place = Place(name, section.at, section.content_at, section.length, section.crc)
         return self.content(place) is not None
+
+    def _compact_if_due(self) -> None:
+        """Compact. All that was written is on disk already, so a full disk is no error here."""
+        if time.monotonic() < self._compact_at:
+            return
+        try:
+            self._compact()
+        except FileNotFoundError:
+            raise
+        except OSError as error:
+            self._compact_at = time.monotonic() + COMPACT_AGAIN_S
+            self._segments.remove_leftovers()
+            log.warning("what was deleted still takes space in %s: %s", self.root, error)
 
     def _compact(self) -> None:
         """Write one segment anew of which much is dead."""

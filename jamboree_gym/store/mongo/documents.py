@@ -33,6 +33,7 @@ __all__ = [
     "checked_head",
     "chunk_documents",
     "chunk_span",
+    "count_of",
     "crc_of",
     "found_log",
     "head_fields",
@@ -175,6 +176,12 @@ def birth_of(document: Any) -> float:
     """Birth of the log of a document; -inf if it is damaged."""
     born = document.get("born")
     return born if isinstance(born, float) else -math.inf
+
+
+def count_of(document: Any) -> int:
+    """Number of records that the document of a log counts; -1 if it is damaged."""
+    count = document.get("count")
+    return count if isinstance(count, int) else -1
 
 
 def stored_batches(documents: Iterable[Any]) -> Iterator[tuple[str, StoredBatch]]:

@@ -24,6 +24,7 @@ from jamboree_gym.store.mongo.documents import (
     blob_document,
     checked_content,
     chunk_span,
+    count_of,
     found_log,
     is_chunk_of,
     stored_batches,
@@ -195,7 +196,7 @@ class MongoStore(LogWriter, BackupStore):
         """Birth and number of records of each of these logs; missing logs are left out."""
         counts = {one.key: (one.born, one.records) for one in self.bundles.members(keys)}
         found = self.link.find(self.link.logs, keys, {"born": 1, "count": 1})
-        return counts | {one["_id"]: (birth_of(one), one["count"]) for one in found}
+        return counts | {one["_id"]: (birth_of(one), count_of(one)) for one in found}
 
     def batches_between(self, first_key: str, last_key: str) -> Iterator[tuple[str, StoredBatch]]:
         """Batches with their own documents, of all logs between two keys; sorted by key and start.
@@ -264,4 +265,4 @@ class MongoStore(LogWriter, BackupStore):
         """Number of records and episode rows in all logs."""
         bundled = {one.key: one.records for one in self.bundles.all_members()}
         found = self.link.scan(lambda: list(self.link.logs.find({}, {"count": 1})))
-        return sum((bundled | {log["_id"]: log["count"] for log in found}).values())
+        return sum((bundled | {log["_id"]: max(0, count_of(log)) for log in found}).values())

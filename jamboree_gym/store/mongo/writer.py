@@ -17,6 +17,7 @@ from jamboree_gym.store.mongo.documents import (
     FoundLog,
     birth_of,
     chunk_documents,
+    count_of,
     head_fields,
     log_document,
     log_of_chunk,
@@ -82,7 +83,7 @@ class LogWriter:
         for documents in _by_size(log_document(key, log) for key, log in rest.items()):
             present = [one["_id"] for one in self.link.insert_new(self.link.logs, documents)]
             stored = self.link.find(self.link.logs, present, {"count": 1})
-            counts = {one["_id"]: one["count"] for one in stored}
+            counts = {one["_id"]: count_of(one) for one in stored}
             for key in present:
                 if counts.get(key, logs[key].head.count) != logs[key].head.count:
                     inserted.of_other_length.add(key)

@@ -202,7 +202,7 @@ class LogAppender(BucketPart):
         is_repeated: bool,
     ) -> Call:
         keys = [bucket.unbacked, bucket.runs, bucket.feed]
-        keys += [bucket.coverage, bucket.epoch, bucket.deleted]
+        keys += [bucket.coverage, bucket.epoch, bucket.deleted, bucket.carried_out]
         arguments: list[Any] = ["1" if self._can_ask else "", epoch]
         runs = newest_in_runs(append.entry for append in appends)
         listings = {run: places.of_listing(bucket, run) for run in ("", *runs)}

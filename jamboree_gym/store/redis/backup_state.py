@@ -63,7 +63,7 @@ class BackupState(BucketPart):
         """Identity of the backup that the namespace is copied to; empty until it was copied."""
         return as_text(self._fields().get("to_id", b""))
 
-    def mongo_at(self) -> str | None:
+    def backup_place(self) -> str | None:
         """Where the backup is that acknowledges; None where none has yet."""
         return next((as_text(one) for one in self._of_all("mongo_at") if one is not None), None)
 
@@ -245,13 +245,19 @@ class Deletions(BucketPart):
         """This backup has forgotten a log; those that were the backup before may come back."""
         bucket = self._buckets.of(key)
         stored = identity(self._keyspace.in_bucket(key, bucket), born)
-        keys = (bucket.deleted, bucket.backup)
+        keys = (bucket.deleted, bucket.backup, bucket.carried_out)
         self._link.script(scripts.FORGET_DELETION, keys, (stored, BORN.pack(born), backup.id))
 
-    def assign_new_birth(self, key: str, head: Head, *, epoch: str) -> bool:
-        """Give a log another birth, as one of this birth was deleted; False if it has changed."""
+    def assign_new_birth(
+        self, key: str, head: Head, *, epoch: str, without_evicted: bool = False
+    ) -> bool:
+        """Give a log another birth, as one of this birth was deleted; False if it has changed.
+
+        `without_evicted` says that what Redis has evicted of it was deleted, too.
+        """
         bucket, born = self._buckets.of(key), math.nextafter(head.born, math.inf)
         of_epoch, pack = part_of(epoch, bucket), BORN.pack
-        arguments = (of_epoch, pack(head.born), head.revision, pack(born))
+        births = pack(head.born), head.revision, pack(born)
+        arguments = (of_epoch, *births, "1" if without_evicted else "")
         keys = (*self._logs(bucket, [key]), bucket.unbacked, bucket.epoch)
         return bool(self._link.script(scripts.ASSIGN_BIRTH, keys, arguments, again=False))

@@ -88,7 +88,7 @@ def train(
     kind: Any = algorithm_named(algorithm)
     try:
         plain = make_vec_env(env_id, n_envs=envs, seed=seed, env_kwargs=arguments or {})
-    except (gym.error.Error, TypeError, ModuleNotFoundError) as error:
+    except Exception as error:
         raise InvalidArgument(f"{env_id} cannot be made: {error}") from error
     recorded = VecRecordEpisodes(plain, jam, run=run)
     try:

@@ -1,7 +1,8 @@
 -- include: layout, search
 -- Appends to many logs. A log's error does not keep the others from being appended to.
 --
--- KEYS: unbacked, runs, feed, coverage, epoch, deleted, then for each append: log, summaries.
+-- KEYS: unbacked, runs, feed, coverage, epoch, deleted, carried_out, then for each append: log,
+--   summaries.
 -- ARGV: '1' where MongoDB can be asked, the epoch that the sender knows, then for each append:
 --   codec, note ('' keeps the old one), summary field ('' = none), summary, run ('' = none), time
 --   of the run,
@@ -26,13 +27,16 @@
 -- A log that does not exist is begun by its first batch only, else the answer is {0, 0, -inf}. That
 -- is also the answer where MongoDB has to be asked first: for records, if Redis was emptied and it
 -- is not known yet what MongoDB holds; for a repeated try, because the log may have been deleted
--- after the first. Where that deletion is noted here, the answer is {-1, 0, -inf}. A log that is
--- begun again on purpose gets another birth than the deleted one.
+-- after the first. Where that deletion is noted here, or was carried out a while ago, the answer is
+-- {-1, 0, -inf}. A log that is begun again on purpose gets another birth than the deleted one.
+--
+-- MongoDB may hold an episode as an earlier try has stored it, although Redis was emptied since. So
+-- an episode that a later try begins has a revision that no earlier one had: the time.
 --
 -- The feed names each listed log that has changed. Readers who follow create the feed. It keeps its
 -- newest `feed_entries` entries, and some more, because trimming it roughly is cheaper.
 
-local unbacked, runs, feed, deleted = KEYS[1], KEYS[2], KEYS[3], KEYS[6]
+local unbacked, runs, feed, deleted, carried_out = KEYS[1], KEYS[2], KEYS[3], KEYS[6], KEYS[7]
 local epoch = redis.call('GET', KEYS[5])
 if epoch ~= ARGV[2] then return epoch or '' end
 local moved_back = 256 -- so many batches are compared with one that may have been moved
@@ -59,6 +63,9 @@ local function append(key, summaries, at)
     if count_of_batches > 0 then
       local _, _, t_first = batch_span(ARGV[at + 10])
       born = t_first
+      if is_repeated and redis.call('ZSCORE', carried_out, identity(key, born)) then
+        return {-1, 0, '-inf'}
+      end
       while redis.call('HGET', deleted, identity(key, born)) do
         if is_repeated then return {-1, 0, '-inf'} end
         born = born + math.max(2 ^ -20, math.abs(born) * 2 ^ -51)
@@ -70,6 +77,9 @@ local function append(key, summaries, at)
     end
     head = {codec = tonumber(ARGV[at]), first = 0, held = 0, newest = 0, count = 0, acked = 0,
             revision = 0, t_last = -math.huge, born = -math.huge, note = ''}
+    if head.codec == CODEC_STEPS and (is_repeated or was_asked_for) then
+      head.revision = tonumber(redis.call('TIME')[1])
+    end
   end
   local accepted, stored, begins_at = {}, 0, head.count
   for i = at + 10, at + 9 + count_of_batches do
@@ -117,7 +127,7 @@ local function append(key, summaries, at)
           string.format('%.17g', head.born), head.held}
 end
 local answers, at = {}, 3
-for i = 7, #KEYS, 2 do
+for i = 8, #KEYS, 2 do
   local worked, answer = pcall(append, KEYS[i], KEYS[i + 1], at)
   if not worked then answer = {err = type(answer) == 'table' and answer.err or tostring(answer)} end
   answers[#answers + 1] = answer

@@ -1,10 +1,12 @@
 #!lua flags=allow-oom
--- A MongoDB has forgotten a deleted log.
+-- A MongoDB has forgotten a deleted log. That is remembered for a while: an append whose answer was
+-- lost may come again, and must not begin the log, also while no MongoDB answers.
 --
--- KEYS: deleted, backup.
+-- KEYS: deleted, backup, carried_out.
 -- ARGV: identity of the log, its time of birth (8 bytes), identity of the MongoDB.
 -- Answer: 1, or 0 where another MongoDB acknowledges, which still has to forget the log.
 
+local remembered, remembered_s = 1000, 3600 -- the newest, and for so long after the last
 local fields, mongo = redis.call('HGETALL', KEYS[2]), ARGV[3]
 for i = 1, #fields, 2 do
   if fields[i] == 'mongo' then mongo = fields[i + 1] end
@@ -19,4 +21,7 @@ for i = 1, #fields, 2 do
   end
 end
 redis.call('HDEL', KEYS[1], ARGV[1])
+redis.call('ZADD', KEYS[3], redis.call('TIME')[1], ARGV[1])
+redis.call('ZREMRANGEBYRANK', KEYS[3], 0, -remembered - 1)
+redis.call('EXPIRE', KEYS[3], remembered_s)
 return 1
