@@ -62,7 +62,8 @@ def main() -> None:
 
     with Jamboree() as jam:
         ended = ("terminated", "truncated")
-        episodes = jam.episodes(run=arguments.run).where(lambda one: one.status in ended)
+        recorded = jam.episodes(run=arguments.run, wait=True)  # there is none at the first time
+        episodes = recorded.where(lambda one: one.status in ended)
         if not episodes:
             record(jam, arguments.run, arguments.episodes)
         buffer = dataset(episodes)

@@ -282,8 +282,9 @@ class AnnotateSteps(ConnectorV2):  # type: ignore[misc] # RLlib has no types whe
 
     def __call__(self, *, batch: Any, episodes: Any, metrics: Any = None, **kwargs: Any) -> Any:
         """Annotate the steps that are about to be made; `batch` stays as it is."""
+        # By position: where an episode has just ended, `episodes` has the next one already.
         said = {
-            name: [batch[column][one.id_,][-1] for one in episodes]
+            name: [items[-1] for items in batch[column].values()]
             for name, column in _ANNOTATED.items()
             if column in batch
         }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +19,14 @@ from conftest import Server
 from gymnasium import spaces
 from ray.rllib.algorithms.bc import BCConfig
 from ray.rllib.algorithms.marwil import MARWILConfig
+from ray.rllib.env.multi_agent_env import MultiAgentEnv
 from ray.rllib.env.single_agent_episode import SingleAgentEpisode
 from ray.rllib.utils.spaces.space_utils import unsquash_action
 from recorded_envs import CountingEnv, play
 from run_example import ROOT, run_example, run_script
 
 from jamboree_gym import Jamboree
-from jamboree_gym.errors import ExportError, InvalidArgument
+from jamboree_gym.errors import ExportError, InvalidArgument, InvalidRecord
 from jamboree_gym.integrations import rllib
 from jamboree_gym.integrations.rllib import AnnotateSteps, to_rllib
 
@@ -292,21 +293,59 @@ def test_a_missing_annotation_and_a_foreign_file_are_named(jam: Jamboree, tmp_pa
         to_rllib(jam.episodes(), tmp_path)
 
 
+class TwoAgents(MultiAgentEnv):
+    def __init__(self) -> None:
+        super().__init__()
+        self.agents = self.possible_agents = ["a", "b"]
+        self.observation_space = self.observation_spaces = each(spaces.Box(0, 1, (1,), np.float32))
+        self.action_space = self.action_spaces = each(spaces.Discrete(2))
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
+        return {name: np.zeros(1, np.float32) for name in self.agents}, {}
+
+    def step(self, action: Any) -> Any:
+        observation, _ = self.reset()
+        return observation, {"a": 1.0, "b": 0.0}, {"__all__": False}, {"__all__": False}, {}
+
+
+def each(space: spaces.Space[Any]) -> spaces.Dict:
+    return spaces.Dict(a=space, b=space)
+
+
+def test_an_environment_of_several_agents_is_refused_at_its_first_step(jam: Jamboree) -> None:
+    env = jam.record(TwoAgents())
+    env.reset(seed=1)
+    with pytest.raises(InvalidRecord, match=r"the reward \{'a': 1.0, 'b': 0.0\} is not a number"):
+        env.step({"a": 1, "b": 0})
+    env.close()
+
+
 def test_a_connector_says_if_nothing_records() -> None:
     with pytest.raises(InvalidArgument, match=r"return jam.record\(env\)"):
         AnnotateSteps(gym.make_vec("CartPole-v1", num_envs=2, vectorization_mode="sync"))
 
 
-def test_a_recorder_around_all_sub_environments_is_annotated_in_one_call(jam: Jamboree) -> None:
-    envs = jam.record(gym.make_vec("CartPole-v1", num_envs=2, vectorization_mode="sync"))
+def recorded_each(jam: Jamboree) -> gym.vector.VectorEnv:
+    return gym.vector.SyncVectorEnv([lambda: jam.record(gym.make("CartPole-v1"))] * 2)
+
+
+def recorded_together(jam: Jamboree) -> gym.vector.VectorEnv:
+    return jam.record(gym.make_vec("CartPole-v1", num_envs=2, vectorization_mode="sync"))
+
+
+@pytest.mark.parametrize("make", [recorded_each, recorded_together])
+def test_each_sub_environment_is_told_its_own(
+    jam: Jamboree, make: Callable[[Jamboree], gym.vector.VectorEnv]
+) -> None:
+    envs = make(jam)
     envs.reset(seed=1)
-    episodes = [SingleAgentEpisode(id_=id) for id in ("a", "b")]
-    batch = {"action_logp": {("a",): [-0.5], ("b",): [-0.25]}}
+    episodes = [SingleAgentEpisode(id_=id) for id in ("next", "b")]
+    batch = {"action_logp": {("ended",): [-0.5], ("b",): [-0.25]}}
 
     AnnotateSteps(envs)(batch=batch, episodes=episodes, rl_module=None)
     envs.step(np.array([0, 1]))
 
-    said = [jam.episode(id).data().annotations for id in envs.episode_ids]
+    said = [one.data().annotations for one in jam.episodes().order_by("started_at")]
     assert [one["log_prob"].tolist() for one in said] == [[-0.5], [-0.25]]
     assert [one["policy_version"].tolist() for one in said] == [[0], [0]]
     envs.close()
