@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from conftest import Server
 from gymnasium.vector import SyncVectorEnv
-from processes import NoteHandler
 from recorded_envs import ACTION, CountingEnv
 from stored import at
 
