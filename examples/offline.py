@@ -68,7 +68,7 @@ def record(jam: Jamboree, run: str, env_id: str, timesteps: int) -> None:
 def dataset(jam: Jamboree, run: str) -> EpisodeQuery:
     """The episodes of a run that came to their end."""
     ends = ("terminated", "truncated")
-    return jam.episodes(run=run).where(lambda episode: episode.status in ends)
+    return jam.episodes(run=run, wait=True).where(lambda episode: episode.status in ends)
 
 
 def spaces_of(episode: Episode) -> gym.Env:

@@ -177,8 +177,12 @@ class Connection(HasConnection):
         closer.prepare()
         # A script that ends without `close` saves all the same.
         self._at_exit = AtExit(self.close, worker_priority=WORKER_EXIT_PRIORITY)
+        self._close_when_dropped(repr(self))
+
+    def _close_when_dropped(self, what: str | None) -> None:
+        """Let it be closed if nobody refers to it any more; `what` is named in a warning then."""
         self._if_dropped = weakref.finalize(
-            self, closer.drop, self.opened, self._at_exit.cancel, repr(self)
+            self, closer.drop, self.opened, self._at_exit.cancel, what
         )
         self._if_dropped.atexit = False
 
@@ -295,7 +299,10 @@ class Connection(HasConnection):
         """
         known = _arrivals.open_here(address.origin)
         where = known._where() if known is not None else address.urls()
-        return cls(**where, **address.options)
+        connection = cls(**where, **address.options)
+        connection._if_dropped.detach()
+        connection._close_when_dropped(None)  # who copies an object may not know of it
+        return connection
 
     def _where(self) -> dict[str, Any]:
         """The arguments that say where it records."""
@@ -543,13 +550,22 @@ class Connection(HasConnection):
             self._close_callbacks.remove(callback)
 
     def _call_close_callbacks(self) -> None:
-        while not self._closed and self._close_callbacks:
-            with suppress(JamboreeError):  # what is not saved, the writer will say
-                self._close_callbacks.pop()()
+        """Call each of them, whatever another one raises."""
+        if not self._closed and self._close_callbacks:
+            try:
+                with suppress(JamboreeError):  # what is not saved, the writer will say
+                    self._close_callbacks.pop()()
+            finally:
+                self._call_close_callbacks()
 
     def close(self, timeout_s: float = CLOSE_TIMEOUT_S) -> None:
         """As `Jamboree.close`."""
-        self._call_close_callbacks()
+        try:
+            self._call_close_callbacks()
+        finally:
+            self._close(timeout_s)
+
+    def _close(self, timeout_s: float) -> None:
         with self._lock:
             if self._closed:
                 return

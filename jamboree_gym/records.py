@@ -321,9 +321,9 @@ class EpisodeOrigin:
     Attributes:
         seed: Seed given to the reset; None where none was given.
         rng_state: State of the environment's `np_random` bit generator just before an unseeded
-            reset, with that of its emulator if it has one; None where `seed` tells instead, or
-            where the environment has no generator. Of a fork, the state that the generator was
-            given there; None where it kept its own.
+            reset, with that of its emulator and with its keys of JAX (`jax_keys`) if it has them;
+            None where `seed` tells instead, or where the environment has no generator. Of a fork,
+            the state that the generator was given there; None where it kept its own.
         options: The `options` given to `reset`; None = none were.
         provenance: Digest of the blob that holds environment spec, versions and machine.
         follows: Id of the episode of the same environment whose end, or whose newest step, the

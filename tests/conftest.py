@@ -31,8 +31,15 @@ from jamboree_gym.environment import provenance
 pytest_plugins = ["left_out", "slices", "page_tabs"]
 pytest.register_assert_rewrite("contract", "backup_contract")  # its tests are in no test_ module
 
-# MO-Gymnasium cannot be installed beside what the other tests need: `.ci/run` has a phase for it.
-collect_ignore = [] if find_spec("mo_gymnasium") else ["replay/test_mo_gymnasium.py"]
+# These cannot be installed beside what the others need, or are large: `.ci/run` has their phases.
+IN_AN_ENVIRONMENT_OF_ITS_OWN = {
+    "flax": "replay/test_jax.py",
+    "mo_gymnasium": "replay/test_mo_gymnasium.py",
+    "ray": "trainers",
+}
+collect_ignore = [
+    tests for library, tests in IN_AN_ENVIRONMENT_OF_ITS_OWN.items() if not find_spec(library)
+]
 
 START_TIMEOUT_S = 60.0  # of a machine that is very busy; ends at once where the server does
 

@@ -19,10 +19,18 @@ from warm import start_warm
 from jamboree_gym import Jamboree
 from jamboree_gym.backup import follow
 from jamboree_gym.backup.leader_lock import LeaderLock
+from jamboree_gym.delivery import pacing
 from jamboree_gym.errors import InvalidArgument
 from jamboree_gym.store.mongo import client as mongo_client
 
 OpenJamboree = Callable[..., Jamboree]
+
+
+@pytest.fixture(autouse=True)
+def prompt_writer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is saved is delivered soon, though nobody reads it."""
+    monkeypatch.setattr(pacing, "LEISURE_S", 0.05)
+
 
 RECORD = """
 import sys

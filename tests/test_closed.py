@@ -271,3 +271,20 @@ def test_a_ctrl_c_while_it_is_opened_leaves_nothing_open(
         Jamboree(valkey.url, namespace=namespace)
     with pytest.raises(JamboreeClosed):
         made[0].check_open()
+
+
+def test_a_callback_that_fails_at_the_close_keeps_nothing_open(
+    open_jamboree: OpenJamboree,
+) -> None:
+    jam, called = open_jamboree(), list[int]()
+
+    def fail() -> None:
+        raise OSError("no space left")
+
+    jam._connection.add_close_callback(lambda: called.append(1))
+    jam._connection.add_close_callback(fail)
+    with pytest.raises(OSError, match="no space left"):
+        jam.close()
+    assert called == [1]
+    with pytest.raises(JamboreeClosed):
+        jam.flush()

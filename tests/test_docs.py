@@ -26,6 +26,7 @@ ROOT = Path(__file__).resolve().parent.parent
 BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 FIRST_BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+ELSEWHERE = {"docs/trainers.md"}  # tests/trainers/test_rllib.py runs it: it needs RLlib
 NEEDS = {
     "README.md": "torch",
     "docs/decisions/stable-baselines3.md": "torch",
@@ -122,7 +123,7 @@ def run(environment: dict[str, str]) -> Iterator[Run]:
 
 
 @pytest.mark.parametrize(
-    ("page", "code"), parameters([page for page in PAGES if name_of(page) not in SLOW])
+    ("page", "code"), parameters([page for page in PAGES if name_of(page) not in SLOW | ELSEWHERE])
 )
 def test_the_code_of_a_page_runs(page: Path, code: str, run: Run, tmp_path: Path) -> None:
     script = tmp_path / "page.py"
@@ -158,7 +159,9 @@ def test_a_command_that_fails_fails_the_test_of_its_page(run: Run, tmp_path: Pat
 
 
 @pytest.mark.long
-@pytest.mark.parametrize(("page", "code"), parameters(PAGES))
+@pytest.mark.parametrize(
+    ("page", "code"), parameters([page for page in PAGES if name_of(page) not in ELSEWHERE])
+)
 def test_the_code_of_a_page_runs_in_a_fresh_interpreter(
     page: Path, code: str, other_environment: dict[str, str], tmp_path: Path
 ) -> None:

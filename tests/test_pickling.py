@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import copy
+import gc
 import multiprocessing
 import os
 import pickle
 import shutil
+import time
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +22,7 @@ from conftest import Server
 from warm import run_warm
 
 from jamboree_gym import DBHandler, EpisodeHandler, Jamboree
+from jamboree_gym.delivery.opened import writers_here
 from jamboree_gym.errors import JamboreeClosed, JamboreeError, NotCopyable
 from jamboree_gym.handlers.snapshots import SnapshotHandler
 from jamboree_gym.reading.finding.filters import EpisodeFilter
@@ -81,6 +85,24 @@ def test_a_copy_of_a_jamboree_is_opened_anew_and_closed_by_itself(
         assert again._connection.address().options == jam._connection.address().options
     env.step(1)
     assert len(jam.episode(env.episode_id)) == 2
+
+
+def test_a_copy_that_is_dropped_closes_itself_without_a_warning(jam: Jamboree) -> None:
+    handler = DBHandler(copy.deepcopy(jam))
+    handler.entity = "note"
+    handler.save({"value": 1})
+    writer = handler.event._connection.writer_name
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        del handler
+        gc.collect()
+    deadline = time.monotonic() + 60
+    while writer in writers_here:  # on another thread
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    note = DBHandler(jam)
+    note.entity = "note"
+    assert note.count() == 1
 
 
 def test_a_closed_jamboree_cannot_be_copied(open_jamboree: Callable[..., Jamboree]) -> None:

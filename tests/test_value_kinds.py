@@ -231,6 +231,8 @@ def test_a_class_whose_end_runs_code_is_not_made() -> None:
         kind("matrix", 1),
         kind("namespace", {1: 2}),
         kind("tensor", ["torch", "system", np.zeros(1)]),
+        kind("tensor", ["torch", "key:rbg", np.zeros(4, np.uint32)]),
+        kind("tensor", ["jax", "key:system", np.zeros(4, np.uint32)]),
         kind("named tuple", ["a"]),
         kind("pandas", []),
         msgspec.msgpack.encode(msgspec.msgpack.Ext(21, b"\x93")),

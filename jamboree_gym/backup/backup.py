@@ -183,7 +183,7 @@ class Backup:
             records,
             deletes,
             lag_s,
-            self._store.backup_state.mongo_at(),
+            self._store.backup_state.backup_place(),
             mark.by if mark is not None and is_seen else None,
             error or None,
             memory.used_bytes,

@@ -394,7 +394,7 @@ def _adopt(store: RedisStore, backup: BackupStore, *, to: str) -> str:
     If another backup did so before, or this one was emptied, nothing counts as acknowledged yet.
     If the process is killed midway, the next call finishes the change.
     """
-    check_is_not_gone(backup.where, store.keyspace.namespace, store.backup_state.mongo_at)
+    check_is_not_gone(backup.where, store.keyspace.namespace, store.backup_state.backup_place)
     adoption = store.acknowledgements.adopt(backup.identity_now(), to=to)
     if adoption.instead_of:
         has_evicted = store.backup_state.trimmed_bytes() > 0

@@ -12,7 +12,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, fields
 from functools import wraps
 from operator import attrgetter
@@ -26,6 +26,7 @@ from jamboree_gym.cli.output import printable
 from jamboree_gym.cli.typed_values import tag_test, time_of, weights_of
 from jamboree_gym.errors import (
     EmbeddedServerError,
+    EpisodeNotFound,
     InvalidArgument,
     InvalidExpression,
     InvalidUrl,
@@ -36,11 +37,13 @@ from jamboree_gym.errors import (
     UnsavedRecords,
     UnsupportedServer,
 )
+from jamboree_gym.wording import counted
 
 if TYPE_CHECKING:
     from jamboree_gym.jamboree import Jamboree
     from jamboree_gym.progress import Progress
     from jamboree_gym.reading.query import EpisodeQuery
+    from jamboree_gym.records import EpisodeSummary
 
 __all__ = [
     "DryRunOption",
@@ -51,7 +54,9 @@ __all__ = [
     "JsonOption",
     "ModulesOption",
     "NO",
+    "OverwriteOption",
     "StoreOptions",
+    "TagsOption",
     "TrustOption",
     "USAGE",
     "WeightsOption",
@@ -59,6 +64,7 @@ __all__ = [
     "add_command",
     "check_home",
     "confirm",
+    "delete_confirmed",
     "import_modules",
     "imported",
     "progress_bar",
@@ -90,6 +96,20 @@ DryRunOption = Annotated[
     bool, typer.Option("--dry-run", help="Change nothing, show what would happen.")
 ]
 YesOption = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
+OverwriteOption = Annotated[
+    bool, typer.Option("--overwrite", help="Replace the file if it is there.")
+]
+TagsOption = Annotated[
+    list[str] | None,
+    typer.Option("--tag", metavar="NAME=VALUE", help="A tag of all episodes; repeatable."),
+]
+WeightsOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="W,W",
+        help="Where a reward is several numbers: the weight of each in the return, 0.7,0.3.",
+    ),
+]
 EnvArgument = Annotated[
     str, typer.Argument(metavar="ENV", help="Its Gymnasium id; module:id imports the module first.")
 ]
@@ -108,13 +128,6 @@ TrustOption = Annotated[
     typer.Option(
         "--trust-entry-point",
         help="Import and call what the store names. Who can write to it can then run code here.",
-    ),
-]
-WeightsOption = Annotated[
-    str | None,
-    typer.Option(
-        metavar="W,W",
-        help="Where a reward is several numbers: the weight of each in the return, 0.7,0.3.",
     ),
 ]
 
@@ -207,13 +220,7 @@ class EpisodeOptions:
         int | None,
         _episode_option("Only N, the highest return first.", min=1, metavar="N"),
     ] = None
-    weights: Annotated[
-        str | None,
-        _episode_option(
-            "Where a reward is several numbers: the weight of each in the return, 0.7,0.3.",
-            metavar="W,W",
-        ),
-    ] = None
+    weights: WeightsOption = None
 
     @property
     def are_given(self) -> bool:
@@ -386,6 +393,28 @@ def confirm(what: str, *, yes: bool) -> None:
     if sys.stdin.readline().strip().lower() not in ("y", "yes"):
         typer.echo("nothing was changed", err=True)
         raise typer.Exit(NO)
+
+
+def delete_confirmed(
+    jam: Jamboree, going: Sequence[EpisodeSummary], *, dry_run: bool, yes: bool
+) -> str:
+    """Ask, and delete these episodes; return what was done, in words.
+
+    Raises:
+        InvalidArgument, typer.Exit: As `confirm`.
+    """
+    steps = sum(one.steps for one in going)
+    amount = f"{counted(len(going), 'episode')} with {counted(steps, 'step')}"
+    if dry_run:
+        return f"would delete {amount}"
+    if going:
+        confirm(f"delete {amount} for good", yes=yes)
+        with progress_bar("deleting") as progress:
+            for number, one in enumerate(going, 1):
+                with suppress(EpisodeNotFound):  # another process has just deleted it
+                    jam.episode(one.id).delete()
+                progress(number, len(going))
+    return f"{amount} deleted"
 
 
 @contextmanager

@@ -120,7 +120,7 @@ class Opened:
                 if url is None or not is_folder(url):
                     check_threads()
                 url = url or self.join_servers().backup_url()
-                known_at = self.store.redis.backup_state.mongo_at
+                known_at = self.store.redis.backup_state.backup_place
                 check_is_not_gone(url, self.namespace, known_at)
                 self.backup_store = open_backup(url, self.namespace)
             return self.backup_store
@@ -213,15 +213,18 @@ class _Closer:
             if self._at_exit is None:
                 self._at_exit = AtExit(self.finish, worker_priority=WORKER_EXIT_PRIORITY)
 
-    def drop(self, opened: Opened, forget: Callable[[], None], what: str) -> None:
-        """Nobody refers to it any more.
+    def drop(self, opened: Opened, forget: Callable[[], None], what: str | None) -> None:
+        """Nobody refers to it any more; `what` it is, if its user should have closed it.
 
         The garbage collector calls this, so it waits for no lock; `Thread.start` does.
         """
         self._dropped.put((opened, forget))
         with suppress(RuntimeError):  # the interpreter is ending, or has no threads left
             _thread.start_new_thread(self._start, ())
-        warnings.warn(f"unclosed {what}: close it, or use `with`", ResourceWarning, stacklevel=2)
+        if what is not None:
+            warnings.warn(
+                f"unclosed {what}: close it, or use `with`", ResourceWarning, stacklevel=2
+            )
 
     def _start(self) -> None:
         with self._lock, suppress(RuntimeError):

@@ -15,7 +15,7 @@ import msgspec
 
 from jamboree_gym.arrays.values import check_text, decode_value, encode_mapping, encode_value
 from jamboree_gym.encoding.batch_format import decode_note
-from jamboree_gym.environment.provenance import EMULATOR
+from jamboree_gym.environment.hidden_generators import HIDDEN
 from jamboree_gym.errors import DecodeError, InvalidRecord
 from jamboree_gym.records import EpisodeOrigin, EpisodeStatus, EpisodeSummary, Progress
 
@@ -497,7 +497,7 @@ def _decode_state(
 
 def _encode_rng(state: Mapping[str, Any]) -> bytes | tuple[Any, ...]:
     """State of a generator; that of PCG64, which is Gymnasium's, in a form that is quickly made."""
-    if state["bit_generator"] != _PCG64 or EMULATOR in state:
+    if state.get("bit_generator") != _PCG64 or not state.keys().isdisjoint(HIDDEN):
         return encode_value(dict(state))
     inner = state["state"]
     big = inner["state"].to_bytes(16), inner["inc"].to_bytes(16)

@@ -18,7 +18,12 @@ import gymnasium as gym
 import numpy as np
 
 from jamboree_gym.arrays.values import decode_value, encode_value
-from jamboree_gym.environment.atari_rng import emulator_of, state_as_bytes
+from jamboree_gym.environment.hidden_generators import (
+    HIDDEN,
+    emulator_of,
+    restore_hidden,
+    state_as_bytes,
+)
 from jamboree_gym.environment.provenance import class_name, generator_of
 from jamboree_gym.environment.wrapper_state import carriers_of, put_carried, take_carried
 from jamboree_gym.errors import DecodeError, InvalidRecord, ReplayError
@@ -162,9 +167,12 @@ def put_rng_state(env: gym.Env[Any, Any], state: Any) -> None:
     """
     generator = generator_of(env)
     try:
-        if generator is None:
+        own = {name: state[name] for name in state if name not in HIDDEN}
+        if generator is None and own:
             raise ValueError("it has none")
-        generator.bit_generator.state = dict(state)
+        if generator is not None and own:
+            generator.bit_generator.state = own
+        restore_hidden(env, state)
     except (KeyError, OverflowError, TypeError, ValueError) as error:
         raise ReplayError(f"the generator cannot take the stored state: {error}") from error
 

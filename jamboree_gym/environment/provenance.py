@@ -27,7 +27,7 @@ from jamboree_gym.environment.arguments import (
     shown,
     warn_of_unkept,
 )
-from jamboree_gym.environment.atari_rng import emulator_state_of
+from jamboree_gym.environment.hidden_generators import hidden_state_of
 from jamboree_gym.environment.spaces import check_space, space_to_json
 from jamboree_gym.environment.wrapper_arguments import (
     arguments_of,
@@ -41,7 +41,6 @@ from jamboree_gym.errors import DecodeError
 __all__ = [
     "BASE_VERSIONS",
     "DONE_AND_TRUNCATED",
-    "EMULATOR",
     "carries_over",
     "class_name",
     "conditions_now",
@@ -62,7 +61,6 @@ FORMAT_VERSION = 3  # 1 had no `exact` and no `not_kept` arguments, 2 no kinds i
 GIT_TIMEOUT_S = 2.0
 BASE_VERSIONS = ("python", "numpy", "gymnasium", "jamboree-gym")
 """Versions in every provenance, besides those of the environment and its wrappers."""
-EMULATOR = "emulator"
 # Environments that keep their world, with all changes, from one episode to the next.
 _CARRY_OVER = (
     "gymnasium.envs.box2d.bipedal_walker:BipedalWalker",
@@ -196,15 +194,13 @@ def generator_of(env: gym.Env[Any, Any]) -> np.random.Generator | None:
 
 
 def rng_state_of(env: gym.Env[Any, Any]) -> Mapping[str, Any] | None:
-    """State of an environment's generator; None if it has none. Ask before a reset.
+    """State of an environment's generators; None if it has none. Ask before a reset.
 
-    If an emulator has generators inside it, its state is included (`EMULATOR`).
+    Beside that of `np_random` it holds what `hidden_state_of` finds: of an emulator, keys of JAX.
     """
-    generator = generator_of(env)
-    if generator is None:
-        return None
-    state, emulator = generator.bit_generator.state, emulator_state_of(env)
-    return state if emulator is None else {**state, EMULATOR: emulator}
+    generator, hidden = generator_of(env), hidden_state_of(env)
+    state = {} if generator is None else generator.bit_generator.state
+    return {**state, **hidden} if hidden else state or None
 
 
 def carries_over(env: gym.Env[Any, Any] | EnvSpec | None, *, wrappers: bool = False) -> bool:

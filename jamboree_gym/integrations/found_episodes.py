@@ -18,13 +18,14 @@ from jamboree_gym.arrays.values import check_text
 from jamboree_gym.connection import Connection, HasConnection
 from jamboree_gym.environment.provenance import describe_imported
 from jamboree_gym.environment.spaces import AnyText
-from jamboree_gym.errors import InvalidArgument, InvalidRecord
+from jamboree_gym.errors import InvalidArgument
 from jamboree_gym.keys import digest
 from jamboree_gym.progress import Progress, teller
 from jamboree_gym.recording.importer import (
     EpisodeImporter,
     NewEpisode,
     episode_id_of,
+    is_imported,
     layout_of_rewards,
 )
 from jamboree_gym.records import EpisodeOrigin, EpisodeStatus, EpisodeSummary
@@ -108,7 +109,7 @@ def store_found(
         for found in episodes:
             id = episode_id_of(source, run, found.id)
             stored = importer.stored([id]).get(id)
-            if not _is_imported(found, stored, source):
+            if not is_imported(stored, len(found.rewards), f"episode {found.id} of {source}"):
                 importer.add(_new_episode(connection, found, stored, id, run, source, more_tags))
             ids.append(id)
             if len(ids) % EPISODES_PER_FLUSH == 0:
@@ -119,17 +120,6 @@ def store_found(
     if report is not None and (not ids or len(ids) % EPISODES_PER_FLUSH):
         report(len(ids), max(total, len(ids)))
     return ids
-
-
-def _is_imported(found: FoundEpisode, stored: EpisodeSummary | None, source: str) -> bool:
-    if stored is None or stored.steps < len(found.rewards):
-        return False
-    if stored.steps > len(found.rewards):
-        raise InvalidRecord(
-            f"episode {found.id} of {source} was imported with {stored.steps} steps and has "
-            f"{len(found.rewards)}: that was another one. Import under another run"
-        )
-    return True
 
 
 def _new_episode(

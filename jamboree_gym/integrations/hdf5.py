@@ -358,8 +358,9 @@ def _read_episode(group: Any) -> FoundEpisode:
 def _tree(node: Any) -> Arrays:
     """Inverse of `_Writer._append_tree`."""
     if isinstance(node, h5py.Group):
-        if all(name.startswith("_index_") for name in node) and len(node):
-            return tuple(_tree(node[f"_index_{at}"]) for at in range(len(node)))
+        places = [f"_index_{at}" for at in range(len(node))]
+        if places and set(places) == set(node):
+            return tuple(_tree(node[place]) for place in places)
         return {_unquoted(name): _tree(part) for name, part in node.items()}
     if h5py.check_string_dtype(node.dtype) is not None:
         return as_objects(list(node.asstr()[:]))

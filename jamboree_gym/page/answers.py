@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter, OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from operator import eq
 from typing import Any, Final
@@ -15,6 +15,7 @@ import pyarrow.types as kinds
 
 from jamboree_gym.encoding.summary_codec import StoredSummary
 from jamboree_gym.errors import EpisodeNotFound, InvalidArgument
+from jamboree_gym.handlers.turns import AGENT_TAG, JOINT_TAG
 from jamboree_gym.jamboree import Jamboree
 from jamboree_gym.page.columns import picture_leaves
 from jamboree_gym.page.curves import curve_of, histogram_of, spark_of
@@ -320,6 +321,12 @@ def _is_same_run(one: dict[str, Any], other: dict[str, Any]) -> bool:
 # -- as plain values ------------------------------------------------------------------------
 
 
+def _tags_of_run(tags: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of its newest episode, without what only holds for that one of several agents."""
+    of_one_agent = (AGENT_TAG, JOINT_TAG) if JOINT_TAG in tags else ()
+    return {name: value for name, value in tags.items() if name not in of_one_agent}
+
+
 def _fits(run: RunSummary, env: str, tag: str) -> bool:
     name, _, value = tag.partition("=")
     return (not env or any(env.lower() in one.lower() for one in run.env_ids)) and (
@@ -340,7 +347,7 @@ def _run_row(run: RunSummary, listing: Listing) -> dict[str, Any]:
         "began_at": run.began_at,
         "last_step_at": run.last_step_at,
         "checkpoints": run.checkpoints,
-        "tags": without_paths(dict(run.tags)),
+        "tags": without_paths(_tags_of_run(run.tags)),
         "spark": spark_of(listing.finished),
     }
 
@@ -378,19 +385,17 @@ def _session(one: RunSession) -> dict[str, Any]:
 
 
 def _outliers(listing: Listing) -> dict[str, Any]:
-    """The best, the worst and the longest episode; None if there is none that is over."""
+    """The best, the worst and the longest episode that is over; None if there is no such one."""
     over = listing.is_own & np.isin(listing.status, ("terminated", "truncated"))
     rows = over.nonzero()[0]
     returns = listing.numbers("episode_return")[rows]
-    steps = listing.numbers("steps")[rows]
-    if not len(rows) or np.isnan(returns).all():
-        return dict.fromkeys(("best", "worst", "longest"))
-    places = {
-        "best": np.nanargmax(returns),
-        "worst": np.nanargmin(returns),
-        "longest": steps.argmax(),
-    }
-    return {name: _episode_row(listing.found[rows[place]]) for name, place in places.items()}
+    places = {}
+    if len(rows):
+        places["longest"] = listing.numbers("steps")[rows].argmax()
+    if not np.isnan(returns).all():
+        places |= {"best": np.nanargmax(returns), "worst": np.nanargmin(returns)}
+    found = {name: _episode_row(listing.found[rows[place]]) for name, place in places.items()}
+    return dict.fromkeys(("best", "worst", "longest")) | found
 
 
 def _marks(history: Sequence[RunSession], listing: Listing) -> list[dict[str, Any]]:

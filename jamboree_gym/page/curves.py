@@ -29,11 +29,13 @@ class Finished:
         returns: float64 (n,).
         steps: float64 (n,), of each.
         ended_at: float64 (n,), epoch seconds.
+        each: float64 (n, k) where a reward is k numbers: each of the returns; else None.
     """
 
     returns: Numbers
     steps: Numbers
     ended_at: Numbers
+    each: Numbers | None = None
 
 
 def curve_of(finished: Finished, size: int | None = None, start: int = 0) -> dict[str, Any]:
@@ -45,7 +47,8 @@ def curve_of(finished: Finished, size: int | None = None, start: int = 0) -> dic
     Returns:
         A dict: `size`, `start`, `episodes` (number of all), and for each point `episode` (number of
         its last one, from 1), `steps` (of all episodes up to its end), `at` (when it ended, epoch
-        seconds), `mean`, `low`, `high` of the returns, and `length`.
+        seconds), `mean`, `low`, `high` of the returns, `length`, and `each`: where a reward is
+        several numbers, the mean of each return.
     """
     count = len(finished.returns)
     fitting = _size_for(count)
@@ -54,7 +57,7 @@ def curve_of(finished: Finished, size: int | None = None, start: int = 0) -> dic
     cuts = np.arange(start * fitting, count, fitting)
     answer: dict[str, Any] = {"size": fitting, "start": start, "episodes": count}
     if not len(cuts):
-        names = ("episode", "steps", "at", "mean", "low", "high", "length")
+        names = ("episode", "steps", "at", "mean", "low", "high", "length", "each")
         return answer | dict.fromkeys(names, ())
     ends = np.append(cuts[1:], count) - 1
     counts = ends - cuts + 1
@@ -68,6 +71,9 @@ def curve_of(finished: Finished, size: int | None = None, start: int = 0) -> dic
         "low": np.minimum.reduceat(returns, places),
         "high": np.maximum.reduceat(returns, places),
         "length": np.add.reduceat(steps, places) / counts,
+        "each": ()
+        if finished.each is None
+        else np.add.reduceat(finished.each[cuts[0] :], places) / counts[:, None],
     }
 
 
@@ -89,5 +95,6 @@ def histogram_of(values: Sequence[float] | Numbers) -> dict[str, Any]:
 
 def spark_of(finished: Finished) -> list[float]:
     """The returns of a run in some 40 means, for a curve in a table."""
-    parts = np.array_split(finished.returns, min(SPARK_POINTS, len(finished.returns)) or 1)
+    returns = finished.returns[np.isfinite(finished.returns)]
+    parts = np.array_split(returns, min(SPARK_POINTS, len(returns)) or 1)
     return [float(part.mean()) for part in parts if len(part)]

@@ -174,8 +174,14 @@ class Listing:
         over = self.is_own & (self.status != "running")
         rows = over.nonzero()[0]
         rows = rows[self.ended_at[rows].argsort(kind="stable")]
+        several = [self.found[row].returns for row in rows]
+        sizes = {None if one is None else len(one) for one in several}
+        is_one_size = len(sizes) == 1 and None not in sizes
         return Finished(
-            self.numbers("episode_return")[rows], self.numbers("steps")[rows], self.ended_at[rows]
+            self.numbers("episode_return")[rows],
+            self.numbers("steps")[rows],
+            self.ended_at[rows],
+            np.array(several, np.float64) if is_one_size else None,
         )
 
     @cached_property

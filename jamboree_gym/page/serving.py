@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import threading
 import webbrowser
@@ -20,6 +21,22 @@ __all__ = ["PORT", "PageServer"]
 PORT: Final = 7432
 START_TIMEOUT_S: Final = 20.0
 STOP_TIMEOUT_S: Final = 5.0
+
+
+class CuttingServer(uvicorn.Server):
+    """A server that leaves no connection open when it ends.
+
+    uvicorn forgets those of answers that do not end in time: their sockets would stay open until
+    the garbage collector finds them, and it would warn of each.
+    """
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """End, as uvicorn does, and cut who still listens."""
+        await super().shutdown(sockets)
+        for connection in list(self.server_state.connections):
+            if (transport := getattr(connection, "transport", None)) is not None:
+                transport.abort()
+        await asyncio.sleep(0)  # the loop closes them in its next round
 
 
 class PageServer:
@@ -59,7 +76,7 @@ class PageServer:
         self._token = rules.token
         self._host, self._port = host, int(self._socket.getsockname()[1])
         app = build_page(jam, rules, allow_actions=allow_actions)
-        self._server = uvicorn.Server(
+        self._server = CuttingServer(
             uvicorn.Config(
                 app,
                 log_level="warning",
@@ -101,6 +118,7 @@ class PageServer:
             if not self._thread.is_alive():
                 break
             waited.wait(0.01)
+        self.close()
         raise JamboreeError("the page did not start: the lines above say why")
 
     def open(self) -> None:

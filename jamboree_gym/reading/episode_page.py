@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from html import escape
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -119,7 +120,7 @@ def _read(episode: Episode) -> tuple[dict[str, list[npt.NDArray[Any]]], list[Ste
     steps: list[StepData] = []
     start = 0
     while len(part := episode.steps(start, start + STEPS_PER_READ)):
-        steps += list(part)[: ROWS - len(steps)]
+        steps += islice(part, ROWS - len(steps))
         for name, columns in _columns(part).items():
             parts[name].append(columns)
         start += len(part)

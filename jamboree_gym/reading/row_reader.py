@@ -102,7 +102,11 @@ class RowReader:
     def _not_found(self) -> EpisodeNotFound:
         store, namespace = self._connection.store, self._connection.keyspace.namespace
         is_run = self._id in store.listings.runs()
-        hint = f"; it is a run: jam.run({self._id!r}), or --run {self._id}" if is_run else ""
+        hint = (
+            f"; it is a run: jam.run({self._id!r}), in a shell jamboree-gym run {self._id}"
+            if is_run
+            else ""
+        )
         return EpisodeNotFound(
             f"no episode {self._id!r} in namespace {namespace!r} on {store.where}{hint}"
         )

@@ -98,6 +98,22 @@ def episode_id_of(*origin: object) -> str:
     return blake2b("\n".join(map(repr, origin)).encode(), digest_size=16).hexdigest()
 
 
+def is_imported(stored: EpisodeSummary | None, steps: int, what: str) -> bool:
+    """Whether an episode is in the store with all of its steps; `what` is its name in errors.
+
+    Raises:
+        InvalidRecord: It is there with more steps.
+    """
+    if stored is None or stored.steps < steps:
+        return False
+    if stored.steps > steps:
+        raise InvalidRecord(
+            f"{what} was imported with {stored.steps} steps and has {steps}: that was another one. "
+            "Import under another run"
+        )
+    return True
+
+
 def layout_of_arrays(arrays: Arrays, space: spaces.Space[Any]) -> Layout:
     """Layout of the values that arrays (n, ...) hold, where only their space is known.
 

@@ -14,6 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from jamboree_gym.checked import checked
+from jamboree_gym.environment.env_state import put_rng_state
+from jamboree_gym.environment.hidden_generators import new_jax_keys
 from jamboree_gym.environment.outcomes import reward_of, weighted_sum
 from jamboree_gym.environment.provenance import describe, env_id_of, generator_of
 from jamboree_gym.errors import InvalidArgument, ReplayError
@@ -256,15 +258,17 @@ def _worth_of_reward(
 def _new_noise(
     env: gym.Env[Any, Any], seed: int, number: int, *, keep: bool
 ) -> Mapping[str, Any] | None:
-    """Seed the generators for one continuation; return the state of `np_random` if it was set."""
+    """Seed the generators for one continuation; return their state if it was set."""
     sequence = np.random.SeedSequence([seed, number])
     env.action_space.seed(int(sequence.generate_state(1)[0]))
-    generator = None if keep else generator_of(env)
-    if generator is None:
+    if keep:
         return None
-    state: Mapping[str, Any] = type(generator.bit_generator)(sequence).state
-    generator.bit_generator.state = state
-    return state
+    generator = generator_of(env)
+    own = {} if generator is None else type(generator.bit_generator)(sequence).state
+    state = {**own, **new_jax_keys(env, sequence)}
+    if state:
+        put_rng_state(env, state)
+    return state or None
 
 
 def _continue(

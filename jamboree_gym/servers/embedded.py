@@ -128,10 +128,8 @@ class EmbeddedServers:
     @property
     def have_backup(self) -> bool:
         """Whether the backup of this home may hold anything."""
-        home = self._home
-        if (folder := folder_instead_of_mongo(home)) is not None:
-            return folder.is_dir()
-        return home.data_dir("mongo").is_dir() and not home.mongo_unused.exists()
+        folder = folder_instead_of_mongo(self._home)
+        return self._home.mongo_holds_data if folder is None else folder.is_dir()
 
     def mongo_url(self) -> str:
         """URL for pymongo, password included; starts the Mongo server if it does not run.

@@ -121,6 +121,11 @@ class Home:
         """Lock of a server process (and its forks); held even after its supervisor has died."""
         return self.path / f"{server}.lock"
 
+    @property
+    def mongo_holds_data(self) -> bool:
+        """Whether the Mongo server has a data directory, and anybody was given access to it."""
+        return self.data_dir("mongo").is_dir() and not self.mongo_unused.exists()
+
     def prepare(self) -> None:
         """Make the directory if it is missing, and make it private.
 

@@ -18,6 +18,7 @@ from gymnasium.vector.utils import iterate
 from jamboree_gym.arrays.layout import as_array
 from jamboree_gym.checked import checked
 from jamboree_gym.connection import HasConnection
+from jamboree_gym.environment.hidden_generators import hidden_state_of
 from jamboree_gym.environment.outcomes import flags_of
 from jamboree_gym.environment.provenance import class_name, rng_state_of
 from jamboree_gym.environment.reward_spaces import check_held_rewards
@@ -353,12 +354,14 @@ class RecordEpisodes(RecordedSubEnvs, VectorWrapper):
 
 
 def _shared_state(base: VectorEnv[Any, Any, Any]) -> Mapping[str, Any] | None:
-    """State of the one generator of a vector environment of Gymnasium's own."""
-    if not type(base).__module__.startswith("gymnasium."):
+    """State of the one generator of a vector environment of Gymnasium's own, or of one of JAX."""
+    hidden = hidden_state_of(base)
+    if not hidden and not type(base).__module__.startswith("gymnasium."):
         return None
     generator = base.np_random
     is_known = isinstance(generator, np.random.Generator)
-    return generator.bit_generator.state if is_known else None
+    state = generator.bit_generator.state if is_known else {}
+    return {**state, **hidden} or None
 
 
 class _NoInfos:

@@ -72,6 +72,27 @@ def test_policies_are_a_function_or_a_file(
     assert store.run("diff", *drawn).exit_code == 0
 
 
+class ClosesOnce(gym.Wrapper):
+    """Refuses to be closed twice, as simulators in other processes do."""
+
+    is_closed = False
+
+    def close(self) -> None:
+        assert not self.is_closed
+        self.is_closed = True
+        super().close()
+
+
+def closes_once() -> gym.Env:
+    return ClosesOnce(gym.make("CartPole-v1"))
+
+
+def test_an_environment_is_closed_once(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(gym.registry, "test/Once-v0", EnvSpec("test/Once-v0", closes_once))
+    done = store.run("record", "test/Once-v0")
+    assert (done.exit_code, done.exception) == (0, None)
+
+
 def fails() -> gym.Env:
     raise ValueError("a wire is loose")
 

@@ -31,19 +31,18 @@ OpenJamboree = Callable[..., Jamboree]
 
 # For each line it reads, an offset of its clock, it plays on in a long episode, plays short ones,
 # saves notes, and says which episodes it began. It never flushes: the thread has to deliver. It
-# renews its lease often: who waits for that need not wait long.
+# renews its lease often, and delivers soon: who waits for that need not wait long.
 RECORDER = f"""
 import json, sys, time
 from processes import NoteHandler
 from recorded_envs import ACTION, CountingEnv
 from jamboree_gym import Jamboree
-from jamboree_gym.delivery import lease
+from jamboree_gym.delivery import lease, pacing
 
 offset = [0.0]
-lease.RENEW_S = 0.2
+lease.RENEW_S, pacing.LEISURE_S = 0.2, 0.1
 url, namespace = sys.argv[1:]
-clock = lambda: time.time() + offset[0]
-jam = Jamboree(url, namespace=namespace, clock=clock, flush_interval_s=0.1)
+jam = Jamboree(url, namespace=namespace, clock=lambda: time.time() + offset[0])
 long, short = jam.record(CountingEnv(length=10**9)), jam.record(CountingEnv(length=3))
 notes = NoteHandler(jam, "clock")
 long.reset()

@@ -53,10 +53,11 @@ def test_a_run_goes_on_beside_a_full_disk_and_nothing_is_lost_or_repeated(
     server: Server,
     directory: Path,
     open_jamboree: OpenJamboree,
+    as_processes: None,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     caplog.set_level(logging.WARNING, "jamboree_gym")
-    jam, reader = open_jamboree(server.url), open_jamboree(server.url)
+    jam, reader = open_jamboree(server.url, flush_interval_s=0.05), open_jamboree(server.url)
     env = jam.record(CountingEnv(length=100))
     notes = NoteHandler(jam, "n")
     steps = 0
@@ -74,7 +75,7 @@ def test_a_run_goes_on_beside_a_full_disk_and_nothing_is_lost_or_repeated(
     jam.flush()
     fill(server, directory, room=ROOM)
     wait_until(lambda: play() or caplog.records)
-    for _ in range(50):
+    for _ in range(10):
         play()
     with pytest.raises(UnsavedRecords, match=WHAT_TO_DO) as caught:
         jam.flush(timeout_s=0.5)

@@ -149,6 +149,21 @@ def test_an_episode_without_steps_comes_back_from_hdf5_also_of_an_agent_that_ann
     assert other.episode(ids[0]).data().annotations["q_values"].tolist() == [[1.0, 1.0]]
 
 
+def test_a_key_that_looks_like_a_place_in_a_tuple_stays_a_key(
+    jam: Jamboree, other: Jamboree, tmp_path: Path
+) -> None:
+    observations = [{"_index_a": np.ones(2), "_index_0": np.zeros(1)}] * 2
+    scripted = ScriptedEnv(observations)
+    scripted.observation_space = spaces.Dict(
+        {"_index_a": spaces.Box(0, 1, (2,), np.float64), "_index_0": spaces.Box(0, 1, (1,))}
+    )
+    env = jam.record(scripted)
+    play(env, [ACTION])
+    env.close()
+    (id,) = through_hdf5(jam, tmp_path)(other)
+    assert other.episode(id).data().observations.keys() == observations[0].keys()
+
+
 def test_hdf5_keeps_more_than_the_values(
     jam: Jamboree, other: Jamboree, recorded: list[Episode], tmp_path: Path
 ) -> None:

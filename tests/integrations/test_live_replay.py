@@ -23,6 +23,7 @@ from jamboree_gym import Jamboree
 from jamboree_gym.errors import (
     BufferMismatch,
     EpisodeNotFound,
+    InvalidArgument,
     RunNotFound,
     StoreUnavailable,
 )
@@ -524,6 +525,9 @@ def test_other_spaces_and_normalised_values_are_refused(jam: Jamboree) -> None:
         make(jam, optimize_memory_usage=True)
     with pytest.raises(BufferMismatch, match="prioritized=True"):
         make(jam).update_priorities([0], [1.0])
+    for one in (np.nan, np.inf):
+        with pytest.raises(InvalidArgument, match="a priority is NaN or infinite"):
+            make(jam, prioritized=True).update_priorities([0, 1], [1.0, one])
 
 
 def test_while_redis_is_away_it_goes_on_with_what_it_has(

@@ -33,6 +33,15 @@ def grown(jam: Jamboree) -> JointEpisode:
     return jam.joint_episode(env.joint_id)
 
 
+def test_an_agents_episode_alone_says_what_simulates_all(counted: JointEpisode) -> None:
+    with pytest.raises(ReplayError) as caught:
+        counted.episodes[0].verify()
+    first, second = str(caught.value).splitlines()
+    assert first.endswith("it is one agent's part of a joint episode")
+    assert "jam.joint_episode(id).verify()" in second
+    assert "make" not in second
+
+
 class OtherCounting(CountingAEC):
     """Pays otherwise from the fifth turn on."""
 

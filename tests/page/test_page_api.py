@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import math
 import re
+import socket
 import threading
 import uuid
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import gymnasium as gym
 import numpy as np
 import pytest
 from conftest import Server
+from processes import wait_until
 from served_page import DISCOUNT, SURPRISE, Asker, ImageEnv, play, record_some
 
 from jamboree_gym import Episode, Jamboree
 from jamboree_gym.page import app, pictures
+from jamboree_gym.page.answers import Answers
 from jamboree_gym.page.columns import columns_of
 from jamboree_gym.page.curves import histogram_of
 from jamboree_gym.page.pictures import Simulations
@@ -240,8 +244,13 @@ def test_an_episode_without_a_return_is_the_last_also_after_an_infinite_one(
     for sort, order in (("episode_return", [1, 2, 3, 0]), ("-episode_return", [3, 2, 1, 0])):
         found = ask.api("episodes", run="infinite", sort=sort)["episodes"]
         assert [one["number"] - 1 for one in found] == order
-    for one in episodes:
+    outliers = ask.api("run", run="infinite")["outliers"]
+    assert [outliers[name]["id"] for name in ("best", "worst")] == [episodes[3].id, episodes[1].id]
+    for one in episodes[1:]:
         one.delete()
+    kept = Answers(jam).run("infinite")["outliers"]
+    assert (kept["best"], kept["worst"], kept["longest"]["id"]) == (None, None, episodes[0].id)
+    episodes[0].delete()
 
 
 @pytest.mark.parametrize(
@@ -651,6 +660,21 @@ def test_a_lost_folder_of_the_backup_is_not_taken_for_a_lost_redis(
             answer = Asker(page)("/api/columns", {"id": id})
         assert answer.status == 503
         assert "The folder of the backup does not answer" in answer.json["error"]
+
+
+def test_a_page_that_is_closed_leaves_no_connection_open(
+    jam: Jamboree, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with PageServer(jam, port=0).start() as page:
+        server = page._server
+        monkeypatch.setattr(server.config, "timeout_graceful_shutdown", 0)
+        with socket.create_connection(("127.0.0.1", urlsplit(page.url).port)):
+            wait_until(lambda: server.server_state.connections)
+            (connection,) = server.server_state.connections
+            # As one that is accepted just after the server has told all others to end.
+            monkeypatch.setattr(connection, "shutdown", lambda: None)
+            page.close()
+            wait_until(lambda: connection.transport.get_extra_info("socket").fileno() == -1)
 
 
 # -- no path, no secret ---------------------------------------------------------------------

@@ -655,6 +655,7 @@ def test_an_environment_without_spec_is_made_by_what_is_handed_over(jam: Jambore
     with pytest.raises(ReplayError, match=r"not made by gymnasium.*\nsay how .*make=lambda"):
         verify(episode)
     assert verify(episode, make=CountingEnv)
+    assert verify(episode, make=CountingEnv, infos=True)
 
 
 def test_an_environment_that_is_not_registered_here_is_named(jam: Jamboree) -> None:

@@ -139,7 +139,7 @@ def test_everything_is_where_it_belongs(old: Jamboree) -> None:
     assert store.deletions.noted() == {(DELETED, 1.0)}
     assert store.listings.coverage() == "part"
     assert store.backup_state.trimmed_bytes() == 5
-    assert store.backup_state.mongo_at() == old._connection.backup_store.identity_now().where
+    assert store.backup_state.backup_place() == old._connection.backup_store.identity_now().where
     assert old.redis.hgetall("format-2:backup").keys() == {b"to", b"to_id"}
     bucket = store.buckets.of(DELETED)
     assert old.redis.hlen(f"{bucket.deleted}:former") == 1

@@ -12,6 +12,7 @@ from jamboree_gym.cli.commands import (
     EpisodeOptions,
     JsonOption,
     StoreOptions,
+    TagsOption,
     progress_bar,
 )
 from jamboree_gym.cli.output import print_json, print_text
@@ -126,10 +127,7 @@ def import_(
         str | None,
         typer.Option(help="The run of the episodes.", show_default="the id, or the folder's name"),
     ] = None,
-    tag: Annotated[
-        list[str] | None,
-        typer.Option(metavar="NAME=VALUE", help="A tag of all episodes; repeatable."),
-    ] = None,
+    tag: TagsOption = None,
     json: JsonOption = False,
 ) -> None:
     """Store the episodes of a dataset. A second call adds those that are missing.

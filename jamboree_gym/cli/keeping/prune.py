@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from contextlib import suppress
 from typing import Annotated
 
 import typer
@@ -14,12 +13,11 @@ from jamboree_gym.cli.commands import (
     JsonOption,
     StoreOptions,
     YesOption,
-    confirm,
-    progress_bar,
+    delete_confirmed,
 )
 from jamboree_gym.cli.output import print_json
 from jamboree_gym.cli.typed_values import SECONDS, amount
-from jamboree_gym.errors import EpisodeNotFound, InvalidArgument
+from jamboree_gym.errors import InvalidArgument
 from jamboree_gym.wording import counted
 
 __all__ = ["prune"]
@@ -65,19 +63,10 @@ def prune(
         found = [one.decoded() for one in stored]
         every = jam.episodes(forks=True).summaries()
         going = prunable(found, every, keep_best=keep_best, keep_last=keep_last)
-        steps = sum(one.steps for one in going)
-        how_much = f"{counted(len(going), 'episode')} with {counted(steps, 'step')}"
-        if going and not dry_run:
-            confirm(f"delete {how_much} for good", yes=yes)
-            with progress_bar("deleting") as progress:
-                for number, one in enumerate(going, 1):
-                    with suppress(EpisodeNotFound):  # another process has just deleted it
-                        jam.episode(one.id).delete()
-                    progress(number, len(going))
+        done = delete_confirmed(jam, going, dry_run=dry_run, yes=yes)
     stay = len(found) - len(going)
     if json:
-        ids = [one.id for one in going]
+        ids, steps = [one.id for one in going], sum(one.steps for one in going)
         print_json({"episodes": ids, "steps": steps, "stay": stay, "deleted": not dry_run})
     else:
-        done = f"would delete {how_much}" if dry_run else f"{how_much} deleted"
         typer.echo(f"{done}; {counted(stay, 'chosen episode')} stay{'s' if stay == 1 else ''}")

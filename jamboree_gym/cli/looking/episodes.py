@@ -6,7 +6,6 @@ import math
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,9 +16,10 @@ from jamboree_gym.cli.commands import (
     DryRunOption,
     EpisodeOptions,
     JsonOption,
+    OverwriteOption,
     StoreOptions,
     YesOption,
-    confirm,
+    delete_confirmed,
 )
 from jamboree_gym.cli.completion import complete_episode
 from jamboree_gym.cli.episode_ids import (
@@ -29,7 +29,7 @@ from jamboree_gym.cli.episode_ids import (
     named_episodes,
 )
 from jamboree_gym.cli.output import print_json, print_lines, print_list, print_text
-from jamboree_gym.errors import EpisodeNotFound, InvalidArgument
+from jamboree_gym.errors import InvalidArgument
 from jamboree_gym.wording import counted
 
 if TYPE_CHECKING:
@@ -77,9 +77,7 @@ def show(
         Path | None,
         typer.Option("--output", "-o", help="Write one HTML file instead, which can be mailed."),
     ] = None,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace the file if it is there.")
-    ] = False,
+    overwrite: OverwriteOption = False,
     json: JsonOption = False,
 ) -> None:
     """Show an episode: what it is, where it comes from, its rewards, first and last steps.
@@ -193,23 +191,16 @@ def rm(
     if bool(episodes) == chosen.are_given:
         raise InvalidArgument("name episodes, or choose them by options such as --run and --where")
     with store.open() as jam:
-        found = named_episodes(jam, episodes) if episodes else list(chosen.query(jam))
-        summaries = [one.summary for one in found]
-        steps = sum(one.steps for one in summaries)
-        amount = f"{counted(len(found), 'episode')} with {counted(steps, 'step')}"
-        what = f"delete {amount} for good"
-        if not dry_run and found:
-            confirm(what, yes=yes)
-            for one in found:
-                with suppress(EpisodeNotFound):  # another process has just deleted it
-                    one.delete()
+        if episodes:
+            going = [one.summary for one in named_episodes(jam, episodes)]
+        else:
+            going = chosen.query(jam).summaries()
+        done = delete_confirmed(jam, going, dry_run=dry_run, yes=yes)
     if json:
-        ids = [one.id for one in found]
+        ids, steps = [one.id for one in going], sum(one.steps for one in going)
         print_json({"episodes": ids, "steps": steps, "deleted": not dry_run})
-    elif dry_run:
-        typer.echo(f"would {what}")
     else:
-        typer.echo(f"{amount} deleted")
+        typer.echo(f"{done} for good" if dry_run else done)
 
 
 # -- as text ------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack, closing
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -12,6 +13,7 @@ from jamboree_gym.cli.commands import (
     JsonOption,
     ModulesOption,
     StoreOptions,
+    TagsOption,
     import_modules,
     progress_bar,
 )
@@ -49,10 +51,7 @@ def record(
     max_steps: Annotated[
         int | None, typer.Option(min=1, help="Most steps of an episode.", show_default="its end")
     ] = None,
-    tag: Annotated[
-        list[str] | None,
-        typer.Option(metavar="NAME=VALUE", help="A tag of all episodes; repeatable."),
-    ] = None,
+    tag: TagsOption = None,
     arguments: EnvArgumentsOption = None,
     algorithm: AlgorithmOption = "ppo",
     modules: ModulesOption = None,
@@ -68,22 +67,22 @@ def record(
     made = _made(env, named_values("--arg", arguments))
     tags = named_values("--tag", tag)
     ids, returns, steps = list[str](), list[Any](), 0
-    try:
+    with ExitStack() as not_recorded_yet:
+        not_recorded_yet.callback(made.close)
         if seed is not None:
             made.action_space.seed(seed)
         choose = _chooser(policy_of_text(policy, made.action_space, algorithm=algorithm), seed)
         with store.open(is_new=True) as jam, progress_bar("recording") as progress:
             recorded = jam.record(made, run=run, tags={"policy": policy, **tags})
-            for number in range(episodes):
-                total, count = _episode(recorded, choose, seed, number, max_steps)
-                ids.append(recorded.episode_id)
-                returns.append(total)
-                steps += count
-                progress(number + 1, episodes)
+            not_recorded_yet.pop_all()  # the recorder closes it: some refuse to be closed twice
+            with closing(recorded):
+                for number in range(episodes):
+                    total, count = _episode(recorded, choose, seed, number, max_steps)
+                    ids.append(recorded.episode_id)
+                    returns.append(total)
+                    steps += count
+                    progress(number + 1, episodes)
             run = recorded.run
-            recorded.close()
-    finally:
-        made.close()
     mean = sum(returns) / len(returns)
     if json:
         print_json({"run": run, "episodes": ids, "steps": steps, "mean_return": mean})

@@ -11,6 +11,7 @@ from jamboree_gym.cli.commands import (
     EnvArgumentsOption,
     JsonOption,
     ModulesOption,
+    OverwriteOption,
     StoreOptions,
     TrustOption,
     WeightsOption,
@@ -62,9 +63,7 @@ def video(
         float | None,
         typer.Option(help="Frames per second.", show_default="the environment's, else 30"),
     ] = None,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace the file if it is there.")
-    ] = False,
+    overwrite: OverwriteOption = False,
     unverified: Annotated[
         bool, typer.Option("--unverified", help="Also of a replay that differs.")
     ] = False,

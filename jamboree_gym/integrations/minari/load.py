@@ -18,7 +18,7 @@ from jamboree_gym.arrays.values import check_text
 from jamboree_gym.checked import checked
 from jamboree_gym.connection import Connection, HasConnection
 from jamboree_gym.environment.provenance import describe_imported
-from jamboree_gym.errors import DecodeError, EpisodeNotFound, InvalidArgument, InvalidRecord
+from jamboree_gym.errors import DecodeError, EpisodeNotFound, InvalidArgument
 from jamboree_gym.integrations.minari.columns import ANNOTATED, TIMESTAMP, InfoColumns
 from jamboree_gym.integrations.minari.convert import Note, note_of, schemas_of
 from jamboree_gym.integrations.minari.staging import OWN_METADATA
@@ -28,6 +28,7 @@ from jamboree_gym.recording.importer import (
     EpisodeImporter,
     NewEpisode,
     episode_id_of,
+    is_imported,
     layout_of_arrays,
     layout_of_rewards,
 )
@@ -158,7 +159,11 @@ class _Source:
         metadata = zip(indices, self._read("get_episode_metadata", indices), strict=True)
         listed_episodes = [self._listed(index, one) for index, one in metadata]
         there = importer.stored([listed.id for listed in listed_episodes])
-        missing = [one for one in listed_episodes if not self._is_imported(one, there.get(one.id))]
+        missing = [
+            one
+            for one in listed_episodes
+            if not is_imported(there.get(one.id), one.steps, f"episode {one.index} of {self._id}")
+        ]
         episodes = self._read("get_episodes", [one.index for one in missing]) if missing else ()
         for listed, content in zip(missing, episodes, strict=True):
             importer.add(self._episode(listed, content, there.get(listed.id)))
@@ -177,16 +182,6 @@ class _Source:
 
     def _new_id(self, known: int | str) -> str:
         return episode_id_of(_SOURCE, self._id, self._run, known)
-
-    def _is_imported(self, listed: _Listed, stored: EpisodeSummary | None) -> bool:
-        if stored is None or stored.steps < listed.steps:
-            return False
-        if stored.steps > listed.steps:
-            raise InvalidRecord(
-                f"episode {listed.index} of {self._id} was imported with {stored.steps} steps and "
-                f"has {listed.steps}: that was another dataset. Import under another run"
-            )
-        return True
 
     def _episode(
         self, listed: _Listed, content: Mapping[str, Any], begun: EpisodeSummary | None

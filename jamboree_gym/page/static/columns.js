@@ -179,6 +179,11 @@ export class Columns {
     return drawn(values.subarray(0, half), values.subarray(half), view);
   }
 
+  // The columns of the reward: several where it is several numbers.
+  rewards() {
+    return [...this.columns.keys()].filter((one) => /^reward(_\d+)*$/.test(one));
+  }
+
   // Curves that belong together: those whose names differ in their last number.
   panels() {
     const found = new Map();
@@ -189,7 +194,8 @@ export class Columns {
       found.get(base).push(one);
     }
     const order = ["annotation", "action", "observation", "info", "step"];
-    return [...found].sort((a, b) => order.indexOf(a[1][0].group) - order.indexOf(b[1][0].group));
+    const place = ([base, [first]]) => (base === "reward" ? -1 : order.indexOf(first.group)); // of several numbers
+    return [...found].sort((a, b) => place(a) - place(b));
   }
 }
 

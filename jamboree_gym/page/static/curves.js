@@ -8,7 +8,7 @@ import { href, oneOf } from "./route.js";
 
 const AXES = [["episode", "episodes"], ["steps", "steps"], ["at", "time"]];
 const SMOOTH = 10;
-const PARTS = ["episode", "steps", "at", "mean", "low", "high", "length"];
+const PARTS = ["episode", "steps", "at", "mean", "low", "high", "length", "each"];
 
 export function axisOf(values) {
   return oneOf(values.axis, AXES.map(([name]) => name), "episode");
@@ -80,8 +80,10 @@ export function RunCurves({ name, axis, onAxis, version, marks }) {
     if (!curve || !curve.mean.length) return null;
     const x = curve[axis];
     const returns = [{ label: "mean", values: curve.mean, index: 0, width: 1.75 }];
-    if (curve.size > 1) {
+    if (curve.size > 1 && !curve.each.length) {
       returns.push({ label: "highest", values: curve.high, index: 0, band: "range" }, { label: "lowest", values: curve.low, index: 0, band: "range" });
+    } else if (curve.each.length) {
+      returns.splice(0, 1, ...curve.each[0].map((_, at) => ({ label: `return ${at}`, values: curve.each.map((one) => one[at]), index: at, width: 1.75 })));
     } else if (curve.mean.length > 20) {
       returns[0] = { label: "return", values: curve.mean, stroke: "faint", width: 1 };
       returns.push({ label: "mean of 20", values: rolling(curve.mean, 20), index: 0, width: 1.75 });
@@ -91,9 +93,11 @@ export function RunCurves({ name, axis, onAxis, version, marks }) {
   const places = (marks || []).map((one) => one[axis]);
   if (!parts) return html`<p class="quiet">No episode has ended yet.</p>`;
   const last = curve.mean.length - 1;
+  const newest = curve.each.length ? curve.each[last] : [curve.mean[last]];
   return html`<div>
-    <div class="toolbar tight"><h2>Return</h2><span class="quiet tabular">newest: ${number(curve.mean[last])}</span>
-      <span class="quiet">${curve.size > 1 ? `each point is the mean of ${curve.size} episodes; the area goes from the lowest to the highest` : parts.returns.length > 1 ? "thin line: each episode; thick line: mean of 20" : ""}</span><span class="spacer"></span>
+    <div class="toolbar tight"><h2>Return</h2><span class="quiet tabular">newest: ${newest.map((one) => number(one)).join(", ")}</span>
+      ${curve.each.length ? html`<ul class="legend">${newest.map((_, at) => html`<li key=${at}><i style=${{ background: colour(at) }}></i>${at}</li>`)}</ul>` : null}
+      <span class="quiet">${curve.each.length ? (curve.size > 1 ? `each point is the mean of ${curve.size} episodes` : "") : curve.size > 1 ? `each point is the mean of ${curve.size} episodes; the area goes from the lowest to the highest` : parts.returns.length > 1 ? "thin line: each episode; thick line: mean of 20" : ""}</span><span class="spacer"></span>
       <${Choice} label="Horizontal axis" value=${axis} choices=${AXES} onChoice=${onAxis} /></div>
     <${Plot} key=${`r${axis}${parts.returns.length}`} label="Return over the run" x=${parts.x} series=${parts.returns} height=${190} isTime=${axis === "at"} marks=${places} />
     <h2>Length</h2>

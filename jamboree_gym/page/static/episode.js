@@ -138,7 +138,7 @@ function Shown({ episode, values, store, setEpisode }) {
 
   return html`<main class="shell">
     <div class="title"><h1><code>${brief(id)}</code></h1><${State} state=${episode.status} />
-      <a href=${href("/run", { run: episode.run })}>${episode.run}</a><span class="quiet">${episode.env_id || "no spec"}</span>
+      <a href=${href("/run", { run: episode.run })}>${episode.run}</a>${isOneAgent(episode) ? html`<a class="tag" title="the episodes of all agents" href=${href("/run", { run: episode.run, where: `tag_joint == "${episode.tags.joint}"` })}>agent ${String(episode.tags.agent)}</a>` : null}<span class="quiet">${episode.env_id || "no spec"}</span>
       ${isLive ? html`<${Stale} since=${staleSince} />` : null}
       <span class="spacer"></span>
       ${around && around.number ? html`<span class="pager"><${Step} id=${around.before} label="Episode before" mark="‹" /><span class="quiet tabular">${count(around.number)} of ${count(around.total)}</span><${Step} id=${around.after} label="Episode after" mark="›" /></span>` : null}
@@ -152,19 +152,35 @@ function Shown({ episode, values, store, setEpisode }) {
     ${problem ? html`<${Problem} error=${problem} />` : null}
     ${!version && !problem ? html`<${Loading} what="steps" />` : null}
     ${version ? html`<div class="player">
-      <div class="side sticky">
+      <${Beside}>
         <${Pictures} episode=${episode} cursor=${cursor} values=${values} />
         <${Transport} cursor=${cursor} isPlaying=${isPlaying} toggle=${toggle} speed=${speed} version=${version} />
         <${AtStep} episode=${episode} columns=${columns} cursor=${cursor} version=${version} />
         <${Flags} episode=${episode} cursor=${cursor} store=${store} setEpisode=${setEpisode} />
         <${Fork} episode=${episode} cursor=${cursor} />
-      </div>
+      </${Beside}>
       <div class="main">
         <${Panels} columns=${columns} cursor=${cursor} zoom=${zoom} envId=${episode.env_id} />
         <${Transitions} columns=${columns} cursor=${cursor} version=${version} />
         <${Provenance} episode=${episode} />
       </div></div>` : null}
   </main>`;
+}
+
+// The left column stays in sight. Where it is higher than the window, its lower end does.
+function Beside({ children }) {
+  const column = useRef(null);
+  useEffect(() => {
+    const measure = new ResizeObserver(([one]) => one.target.style.setProperty("--height", `${Math.ceil(one.contentRect.height)}px`));
+    measure.observe(column.current);
+    return () => measure.disconnect();
+  }, []);
+  return html`<div class="side sticky" ref=${column}>${children}</div>`;
+}
+
+// Whether it is what one of several agents saw and did.
+function isOneAgent(episode) {
+  return typeof episode.tags.joint === "string" && "agent" in episode.tags;
 }
 
 function Step({ id, label, mark }) {
@@ -194,10 +210,10 @@ function Pictures({ episode, cursor, values }) {
     simulated: (shown, step) => `simulated again and verified: equal to the recording, bit for bit, up to step ${count(step)}`,
   };
   return html`<section class="panel pictures" aria-label="Pictures">
-    ${wanted ? html`<${Picture} id=${episode.id} kind=${wanted} label="Rendered frame" cursor=${cursor} note=${notes[wanted]} />` : html`<div class="no-picture">
+    ${isOneAgent(episode) ? html`<p class="quiet">What one of several agents saw. Simulate all of them together: <code>jam.joint_episode("${episode.id}").verify()</code></p>` : wanted ? html`<${Picture} id=${episode.id} kind=${wanted} label="Rendered frame" cursor=${cursor} note=${notes[wanted]} />` : html`<div class="no-picture">
       <p class="quiet">No frames were recorded. The page can simulate the episode again, and compare each step with the recording:</p><button type="button" onClick=${() => choose("simulated")}>simulate again, verified</button>
       <p class="quiet">To record frames: <code>jam.record(env, record_frames=True)</code></p></div>`}
-    ${wanted && kinds.length > 1 ? html`<div class="choice" role="group" aria-label="Frames">${kinds.map(([kind, text]) => html`<button type="button" key=${kind} aria-pressed=${wanted === kind ? "true" : "false"} onClick=${() => choose(kind)}>${text}</button>`)}</div>` : null}
+    ${wanted && kinds.length > 1 && !isOneAgent(episode) ? html`<div class="choice" role="group" aria-label="Frames">${kinds.map(([kind, text]) => html`<button type="button" key=${kind} aria-pressed=${wanted === kind ? "true" : "false"} onClick=${() => choose(kind)}>${text}</button>`)}</div>` : null}
     ${episode.pictures.map((leaf) => html`<${Picture} key=${leaf} id=${episode.id} kind=${leaf} label=${leaf} cursor=${cursor} note=${() => leaf} />`)}
   </section>`;
 }
@@ -237,7 +253,7 @@ function Transport({ cursor, isPlaying, toggle, speed, version }) {
 function AtStep({ episode, columns, cursor, version }) {
   const table = useRef(null);
   const [exact, setExact] = useState(null);
-  const names = ["action", "reward", "return", "annotation_value", "annotation_log_prob"].filter((one) => columns.columns.has(one));
+  const names = ["action", ...columns.rewards(), "return", "annotation_value", "annotation_log_prob"].filter((one) => columns.columns.has(one));
   const chances = [...columns.columns.keys()].filter((one) => /^annotation_.*prob.*_\d+$/.test(one));
   const said = [...columns.columns.values()].filter((one) => one.group === "annotation");
   const isAllSaid = said.length > 0 && said.every((one) => names.includes(one.name) || chances.includes(one.name));
@@ -271,7 +287,7 @@ function AtStep({ episode, columns, cursor, version }) {
       if (control) control.abort();
     };
   }, [version]);
-  return html`<section class="panel" aria-label="At this step"><h2>At this step</h2>
+  return html`<section class="panel at-step" aria-label="At this step"><h2>At this step</h2>
     <div ref=${table}><table class="values"><tbody>
       ${names.map((name) => html`<tr key=${name}><th scope="row">${name.replace("annotation_", "").replace("_", " ")}</th><td class="tabular" data-name=${name}></td></tr>`)}</tbody></table>
       ${chances.map((name) => html`<div class="chance" key=${name} data-chance=${name}><span>${name.replace("annotation_", "")}</span><b class="tabular"></b></div>`)}</div>
@@ -306,9 +322,10 @@ function Flags({ episode, cursor, store, setEpisode }) {
 
 function Fork({ episode, cursor }) {
   const [step, setStep] = useState(null);
+  if (isOneAgent(episode)) return null; // only all agents together can be forked
   if (step === null) return html`<section class="panel" aria-label="Fork"><button type="button" onClick=${() => setStep(cursor.step)}>fork here</button></section>`;
   const code = `from jamboree_gym import Jamboree\n\njam = Jamboree()\nenv = jam.episode("${episode.id}").fork(${step})\naction = env.action_space.sample()\nobservation, reward, terminated, truncated, info = env.step(action)`;
-  const command = `jamboree-gym fork ${brief(episode.id)} --step ${step}`;
+  const command = `jamboree-gym fork ${episode.id} --step ${step}`;
   return html`<section class="panel" aria-label="Fork"><h2>Fork at step ${count(step)}</h2>
     <p class="quiet">A live environment as it was then:</p><div class="code"><pre tabindex="0"><code>${code}</code></pre><${Copy} text=${code} label="Copy the code" /></div>
     <p class="quiet">In a shell, this tries whether the fork works:</p><div class="code"><pre tabindex="0"><code>${command}</code></pre><${Copy} text=${command} label="Copy the command" /></div>
@@ -325,8 +342,8 @@ function Transitions({ columns, cursor, version }) {
   const list = [
     { name: "step", kind: "num", width: "64px", of: null },
     ...actions.map((one) => ({ name: one.name.replace("action_", "a"), title: one.name, kind: "num", of: one.name })),
-    { name: "reward", kind: "num", of: "reward" },
-    ...(isLong ? [] : [{ name: "return", kind: "num", of: "return", wide: true }]),
+    ...columns.rewards().slice(0, 4).map((one) => ({ name: one.replace("reward_", "r"), title: one, kind: "num", of: one })),
+    ...(isLong || !columns.columns.has("return") ? [] : [{ name: "return", kind: "num", of: "return", wide: true }]),
     ...said.map((one) => ({ name: one.name.replace("annotation_", ""), kind: "num", of: one.name, wide: true })),
     ...observations.map((one) => ({ name: one.name.replace("observation_", "o").replace("observation", "obs"), title: one.name, kind: "num", of: one.name, wide: true })),
   ];

@@ -53,17 +53,18 @@ function Outliers({ run }) {
   const { outliers } = run;
   const { value, again } = useAnswer("surprise", { run: run.name });
   useEffect(() => { if (value) again(); }, [run.version]);
-  if (!outliers.best) return null;
+  if (!outliers.longest) return null;
   const surprise = value && value.surprise;
   const lines = [["best", (one) => returned(one)], ["worst", (one) => returned(one)], ["longest", (one) => `${count(one.steps)} steps`]];
   return html`<section class="panel" aria-label="Outliers"><h2>Outliers</h2><ul class="lines">
-    ${lines.map(([name, shown]) => html`<li key=${name}><a href=${href("/episode", { id: outliers[name].id })}><span>${name}</span><b>${shown(outliers[name])}</b><code>${brief(outliers[name].id)}</code></a></li>`)}
+    ${lines.filter(([name]) => outliers[name]).map(([name, shown]) => html`<li key=${name}><a href=${href("/episode", { id: outliers[name].id })}><span>${name}</span><b>${shown(outliers[name])}</b><code>${brief(outliers[name].id)}</code></a></li>`)}
     ${surprise ? html`<li title="the value that the agent was most wrong about, as the next step showed; among the newest 200 episodes"><a href=${href("/episode", { id: surprise.id, step: surprise.step })}>
-      <span>surprise</span><b>value off by ${number(surprise.error, 3)} <span class="quiet">at step ${count(surprise.step)}</span></b><code>${brief(surprise.id)}</code></a></li>` : null}</ul></section>`;
+      <span>surprise</span><b>value off by ${number(surprise.error, 3)} <span class="quiet">at step ${count(surprise.step)}</span></b><code>${brief(surprise.id)}</code></a></li>` : null}</ul>
+    ${outliers.best ? null : html`<p class="quiet">No return is one number: the best is for you to say, as by <code>return_0 > 5</code> below.</p>`}</section>`;
 }
 
 function Distribution({ run }) {
-  const [of, setOf] = useState("returns");
+  const [of, setOf] = useState(run.returns.counts.length ? "returns" : "lengths");
   const { edges, counts } = run[of];
   const parts = useMemo(() => {
     const middle = counts.map((_, at) => (edges[at] + edges[at + 1]) / 2);

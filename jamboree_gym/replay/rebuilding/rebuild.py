@@ -15,12 +15,12 @@ import gymnasium as gym
 import numpy as np
 from gymnasium import wrappers as of_gymnasium
 from gymnasium.envs.registration import EnvSpec, load_env_creator
+from gymnasium.vector import VectorEnv
 
 from jamboree_gym.arrays.values import renewed
 from jamboree_gym.encoding.info_codec import holds_unrecorded
 from jamboree_gym.environment.arguments import arguments_from_json, unkept
-from jamboree_gym.environment.atari_rng import restore_emulator
-from jamboree_gym.environment.provenance import EMULATOR
+from jamboree_gym.environment.hidden_generators import HIDDEN, restore_hidden
 from jamboree_gym.environment.references import resolved
 from jamboree_gym.environment.wrapper_state import carriers_of, put_carried
 from jamboree_gym.errors import DecodeError, ReplayError
@@ -92,9 +92,9 @@ def rebuild_env(
                 "say how to make it: verify(..., make=lambda: ...) (in a shell: --make "
                 "module:function)"
             )
-            text, _, own_advice = str(reason).partition("\n")
+            text, *own_advice = str(reason).split("\n")
             raise ReplayError(
-                f"the environment cannot be made again: {text}\n{own_advice or advice}"
+                f"the environment cannot be made again: {text}\n{[*own_advice, advice][0]}"
             )
         name, layers = str(spec["id"]), layers_of(provenance)
         limit = spec["max_episode_steps"] if layers.limits is None else None
@@ -264,19 +264,33 @@ def reset_as_recorded(
         check_arguments(named, "the reset")
     if origin.rng_state is None and origin.seed is None and origin.follows is None:
         raise ReplayError("the episode has neither a seed nor a captured state of its generator")
-    generator = None if origin.rng_state is None else generator_from(origin.rng_state)
-    emulator = None if origin.rng_state is None else origin.rng_state.get(EMULATOR)
+    state = origin.rng_state
     try:
-        if generator is not None:
-            env.unwrapped.np_random = generator
-        if emulator is not None:
-            restore_emulator(env, emulator)
+        if state is not None:
+            put_generators(env, state)
         if origin.carried is not None:
             put_carried(carriers_of(env), origin.carried)
         observation, info = env.reset(seed=origin.seed, options=options)
+    except ReplayError:
+        raise
     except Exception as error:
         raise ReplayError(f"the environment cannot be reset as recorded: {error!r}") from error
     return observation, info
+
+
+def put_generators(
+    env: gym.Env[Any, Any] | VectorEnv[Any, Any, Any], state: Mapping[str, Any]
+) -> None:
+    """Give an environment its generators back, before an unseeded reset.
+
+    Raises:
+        ReplayError: The state of `np_random` is damaged.
+        ValueError: That of another generator is, or is of another kind of environment.
+    """
+    is_hidden_alone = isinstance(state, Mapping) and state and set(HIDDEN).issuperset(state)
+    if not is_hidden_alone:
+        env.unwrapped.np_random = generator_from(state)
+    restore_hidden(env, state)
 
 
 def generator_from(state: Mapping[str, Any]) -> np.random.Generator:
@@ -286,7 +300,7 @@ def generator_from(state: Mapping[str, Any]) -> np.random.Generator:
         raise ReplayError(f"the episode was recorded with the unknown bit generator {name!r}")
     bit_generator = getattr(np.random, str(name))(0)  # faster than with the system's entropy
     try:
-        bit_generator.state = {name: state[name] for name in state if name != EMULATOR}
+        bit_generator.state = {name: state[name] for name in state if name not in HIDDEN}
     except (KeyError, OverflowError, TypeError, ValueError) as error:
         raise ReplayError(f"the stored state of the generator is damaged: {error!r}") from error
     return np.random.Generator(bit_generator)

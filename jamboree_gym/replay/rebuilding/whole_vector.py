@@ -15,6 +15,7 @@ import numpy as np
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import concatenate, create_empty_array, iterate
 
+from jamboree_gym.arrays.values import encode_value
 from jamboree_gym.environment.arguments import arguments_from_json, unkept
 from jamboree_gym.environment.references import resolved
 from jamboree_gym.errors import DecodeError, ReplayError
@@ -22,7 +23,7 @@ from jamboree_gym.reading.bulk_read import WholeEpisode, trips, whole_episodes
 from jamboree_gym.reading.episode import Episode
 from jamboree_gym.reading.query import EpisodeQuery
 from jamboree_gym.replay.rebuilding.named_modules import check_arguments
-from jamboree_gym.replay.rebuilding.rebuild import generator_from
+from jamboree_gym.replay.rebuilding.rebuild import put_generators
 from jamboree_gym.replay.rebuilding.wrapping import damaged
 from jamboree_gym.replay.verification.compare import recorded_actions
 from jamboree_gym.wrappers.vector_infos import split_infos
@@ -134,8 +135,9 @@ def _parts(episode: Episode, size: int, ignored: int) -> list[list[_Part]]:
     for chain, begins in zip(chains, roots, strict=True):
         stop = begins[number + 1] if number + 1 < len(begins) else len(chain)
         parts.append(list(_placed(chain[begins[number] : stop], ignored)))
-    resets = [(one[0].episode.origin.seed, one[0].episode.origin.rng_state) for one in parts]
-    if any(one != resets[0] for one in resets) or resets[0] == (None, None):
+    origins = [one[0].episode.origin for one in parts]
+    resets = {encode_value([one.seed, one.rng_state]) for one in origins}
+    if len(resets) > 1 or (origins[0].seed is None and origins[0].rng_state is None):
         raise ReplayError(f"the vector environment was reset: {_NO_SEED}")
     return parts
 
@@ -204,10 +206,10 @@ class OneOfVector(gym.Env[Any, Any]):
     def reset(self, **_: Any) -> tuple[Any, dict[str, Any]]:
         """Play everything up to the beginning of the episode."""
         origin = self._parts[0][0].episode.origin
-        if origin.rng_state is not None:
-            self._envs.unwrapped.np_random = generator_from(origin.rng_state)
         options = None if origin.options is None else dict(origin.options)
         try:
+            if origin.rng_state is not None:
+                put_generators(self._envs, origin.rng_state)
             observations, infos = self._envs.reset(seed=origin.seed, options=options)
             self._at = 0
             while self._at < self._own.begin:

@@ -238,9 +238,13 @@ def ignored_infos(provenance: Mapping[str, Any]) -> set[Any]:
     """Infos that a replay lacks: statistics, which contain the elapsed time of an episode."""
     try:
         spec, vector = provenance["env_spec"], provenance.get("vector")
-        wrappers = [(one["entry_point"], one["kwargs"]) for one in spec["additional_wrappers"]]
+        if spec is None:  # made without `gymnasium.make`, and handed over to be made again
+            by_hand = provenance["wrappers"]
+            wrappers = [(_as_entry_point(one["class"]), one["kwargs"]) for one in by_hand]
+        else:
+            wrappers = [(one["entry_point"], one["kwargs"]) for one in spec["additional_wrappers"]]
         outside = [] if vector is None else vector["wrappers"]
-        wrappers += [(":".join(name.rsplit(".", 1)), None) for name in outside]
+        wrappers += [(_as_entry_point(name), None) for name in outside]
         found = [
             (kwargs or {}).get("stats_key", "episode")
             for name, kwargs in wrappers
@@ -249,6 +253,10 @@ def ignored_infos(provenance: Mapping[str, Any]) -> set[Any]:
     except (AttributeError, KeyError, TypeError) as error:
         raise damaged(error) from error
     return set(found)
+
+
+def _as_entry_point(name: str) -> str:
+    return ":".join(name.rsplit(".", 1))
 
 
 def damaged(error: Exception) -> ReplayError:

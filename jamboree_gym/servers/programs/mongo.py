@@ -43,8 +43,7 @@ def folder_instead_of_mongo(home: Home) -> Path | None:
     folder = home.backup_folder
     if folder.is_dir():
         return folder
-    holds_data = home.data_dir("mongo").is_dir() and not home.mongo_unused.exists()
-    return None if holds_data or is_installed("secantus") else folder
+    return None if home.mongo_holds_data or is_installed("secantus") else folder
 
 
 def describe_backup(home: Home) -> str:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from jamboree_gym.errors import InvalidUrl
 from jamboree_gym.store.tls_advice import MONGO_WORDS, tls_advice
-from jamboree_gym.store.urls import hosts_of, is_cut_short
+from jamboree_gym.store.urls import MONGO_SCHEMES, hosts_of, is_cut_short
 
 if TYPE_CHECKING:
     from pymongo import MongoClient
@@ -17,7 +17,6 @@ __all__ = ["client_from_url", "reason_of"]
 CONNECT_TIMEOUT_S = 4.0
 ONE_TRY_TIMEOUT_S = 0.75 * CONNECT_TIMEOUT_S  # shorter: the reason is known in time
 ANSWER_TIMEOUT_S = 30.0
-_SCHEMES = ("mongodb", "mongodb+srv")
 _HOST = r"([\w.-]+|\[[\da-fA-F:.]+\]|%2F[^:@/?]+)(:\d+)?"
 _HOSTS = re.compile(f"{_HOST}(,{_HOST})*")
 _QUOTE = "user and password have to be quoted: urllib.parse.quote_plus(password)"
@@ -35,7 +34,7 @@ def client_from_url(url: str) -> MongoClient[Any]:
     from pymongo.server_api import ServerApi
 
     scheme, found, _ = url.partition("://")
-    if not found or scheme not in _SCHEMES:
+    if not found or scheme not in MONGO_SCHEMES:
         shown = f"begins with {scheme!r}" if found else "has no scheme"
         raise InvalidUrl(f"mongo_url {shown}; use mongodb://host:port or mongodb+srv://")
     where = hosts_of(url)

@@ -63,7 +63,7 @@ class BackupState(BucketPart):
         """Identity of the backup that the namespace is copied to; empty until it was copied."""
         return as_text(self._fields().get("to_id", b""))
 
-    def mongo_at(self) -> str | None:
+    def backup_place(self) -> str | None:
         """Where the backup is that acknowledges; None where none has yet."""
         return next((as_text(one) for one in self._of_all("mongo_at") if one is not None), None)
 

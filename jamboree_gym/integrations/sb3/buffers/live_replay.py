@@ -21,6 +21,7 @@ from jamboree_gym.connection import HasConnection
 from jamboree_gym.errors import (
     BufferMismatch,
     EpisodeNotFound,
+    InvalidArgument,
     StoreUnavailable,
     UnsavedRecords,
 )
@@ -318,6 +319,7 @@ class JamboreeReplayBuffer(ReplayBuffer):
 
         Raises:
             BufferMismatch: The buffer is not prioritized.
+            InvalidArgument: A priority is NaN or infinite; all stay as they were.
         """
         if self._priorities is None:
             raise BufferMismatch("priorities are for a buffer that was made with prioritized=True")
@@ -325,6 +327,8 @@ class JamboreeReplayBuffer(ReplayBuffer):
             priorities = priorities.detach().cpu().numpy()
         numbers = np.asarray(indices, np.int64)
         values = np.abs(np.asarray(priorities, np.float64).reshape(-1)) + SMALLEST_PRIORITY
+        if not np.isfinite(values).all():
+            raise InvalidArgument("a priority is NaN or infinite: with it no step could be drawn")
         is_here = numbers >= self._succession.count - self.buffer_size
         self._priorities[numbers[is_here] % self.buffer_size] = values[is_here] ** self._alpha
         self._highest_priority = max(self._highest_priority, float(values.max(initial=0.0)))
