@@ -447,7 +447,11 @@ class Connection(HasConnection):
                 found = asked.stored.get(one.key, 0)
                 stored[at] += found
                 again[at] = structs.replace(
-                    one, batches=one.batches[found:], asked_in=asked.epoch, is_repeated=False
+                    one,
+                    batches=one.batches[found:],
+                    asked_in=asked.epoch,
+                    is_uncertain=asked.is_uncertain,
+                    is_repeated=False,
                 )
         return again
 

@@ -277,7 +277,7 @@ def test_what_a_later_try_stores_in_an_emptied_redis_takes_the_place_of_an_earli
     assert isinstance(result, AppendResult)
     assert result.must_ask
     # The backup does not answer: nobody knows that it has the episode.
-    (result,) = store.append([structs.replace(later, asked_in=store.epoch())])
+    (result,) = store.append([structs.replace(later, asked_in=store.epoch(), is_uncertain=True)])
     assert isinstance(result, AppendResult)
     assert result.stored == 1
     jam.backup.flush()

@@ -76,6 +76,7 @@ class Outbox(ABC):
         error: Why it can never be written, None as long as it can.
         late_at: After this (epoch seconds) a caller looks whether the writer's thread runs.
         answers: How often the server has answered.
+        is_uncertain: Whether the backup did not answer when it was asked for the log.
         was_refused: Whether the writer knows of `error`.
     """
 
@@ -95,6 +96,7 @@ class Outbox(ABC):
         "_writer_id",
         "answers",
         "error",
+        "is_uncertain",
         "key",
         "late_at",
         "was_refused",
@@ -111,7 +113,7 @@ class Outbox(ABC):
         self.key = key
         self.error: JamboreeError | None = None
         self.answers = 0
-        self.was_refused = False
+        self.was_refused = self.is_uncertain = False
         self._codec = codec
         self._writer_id = writer_id
         self._mark = mark
@@ -192,6 +194,7 @@ class Outbox(ABC):
             self._born,
             is_repeated,
             "" if is_repeated else self._asked_in,
+            self.is_uncertain,
         )
         self._sent, self._unanswered = len(encoded), append
         return append

@@ -377,6 +377,7 @@ class Writer:
             outbox.settle(AppendResult(0, 0, -math.inf, is_deleted=True))
             self._refuse_if_over(outbox)
         elif asked.epoch and key not in asked.failed:
+            outbox.is_uncertain = asked.is_uncertain
             outbox.was_asked_for(asked.epoch, asked.stored.get(key, 0))
 
     def _ask_beside(self, unknown: dict[Outbox, Append]) -> None:

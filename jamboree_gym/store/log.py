@@ -102,6 +102,8 @@ class Append(msgspec.Struct, frozen=True, gc=False):
             begun the log.
         is_repeated: Whether an earlier attempt may have been stored.
         asked_in: The epoch in which the backup was asked for this log.
+        is_uncertain: Whether it did not answer then, so that it may have what an earlier attempt
+            has stored.
     """
 
     key: str
@@ -114,6 +116,7 @@ class Append(msgspec.Struct, frozen=True, gc=False):
     born: float | None = None
     is_repeated: bool = False
     asked_in: str = ""
+    is_uncertain: bool = False
 
 
 def birth_of(append: Append) -> float:
@@ -172,12 +175,14 @@ class Asked(NamedTuple):
         deleted: Those that were deleted, of the logs that Redis lacks.
         stored: How many batches of an append, from the first on, are in its log already.
         failed: Logs of which this is not known, and why: their appends have to wait.
+        is_uncertain: Whether the backup did not answer.
     """
 
     epoch: str
     deleted: set[str]
     stored: Mapping[str, int] = MappingProxyType({})
     failed: Mapping[str, JamboreeError] = MappingProxyType({})
+    is_uncertain: bool = False
 
 
 class Acknowledged(NamedTuple):

@@ -351,7 +351,7 @@ class ReadThroughStore(LogAppender, LogStore):
         This may take long. It is no error if the backup does not answer, and Redis has nothing of a
         log: the saved records then begin it again.
         """
-        epoch, deleted = self.epoch(), set[str]()
+        epoch, deleted, is_uncertain = self.epoch(), set[str](), False
         keys = [append.key for append in appends]
         finds: list[Callable[[], object]] = [
             lambda: deleted.update(self._deleted_among(appends)),
@@ -364,6 +364,7 @@ class ReadThroughStore(LogAppender, LogStore):
                 find()
             except BackupUnavailable as error:  # the warning was already logged
                 log.debug("%s", error)
+                is_uncertain = True
             except (AccessRefused, DecodeError) as error:
                 self.warn_once(f"{error}; {_PRICE}")
         stored, failed = dict[str, int](), dict[str, JamboreeError]()
@@ -372,7 +373,7 @@ class ReadThroughStore(LogAppender, LogStore):
                 stored[append.key] = self._stored_batches_of(append)
             except BackupUnavailable as error:
                 failed[append.key] = error
-        return Asked(epoch, deleted, stored, failed)
+        return Asked(epoch, deleted, stored, failed, is_uncertain)
 
     def _stored_batches_of(self, append: Append) -> int:
         """How many of the batches, from the first on, the log has, here or in the backup.

@@ -210,7 +210,8 @@ class LogAppender(BucketPart):
             entry, batches = append.entry, append.batches
             _, log = places.of_log(append.key)
             keys += (log, listings[entry.run if entry else ""])
-            repeated = "1" if is_repeated or append.is_repeated else ""
+            uncertain = "?" if append.is_uncertain else ""
+            repeated = "1" if is_repeated or append.is_repeated else uncertain
             has_asked = append.asked_in and not is_repeated
             asked_in = part_of(append.asked_in, bucket) if has_asked else ""
             arguments += (str(append.codec), append.note, *listing_arguments(entry, runs))

@@ -6,7 +6,8 @@
 -- ARGV: '1' where MongoDB can be asked, the epoch that the sender knows, then for each append:
 --   codec, note ('' keeps the old one), summary field ('' = none), summary, run ('' = none), time
 --   of the run,
---   records in the log after it, '1' where an earlier try may have been stored,
+--   records in the log after it, '1' where an earlier try may have been stored ('?' where that was
+--   asked, and MongoDB did not answer),
 --   the epoch in which MongoDB was asked for the log, number of batches, batches...
 -- Answer: for each append {k, count, t_last, first, born, held}, or its error. The first k batches
 -- are in the log, from now or from an earlier try. Batch k + 1 does not continue the log: another
@@ -30,8 +31,9 @@
 -- after the first. Where that deletion is noted here, or was carried out a while ago, the answer is
 -- {-1, 0, -inf}. A log that is begun again on purpose gets another birth than the deleted one.
 --
--- MongoDB may hold an episode as an earlier try has stored it, although Redis was emptied since. So
--- an episode that a later try begins has a revision that no earlier one had: the time.
+-- MongoDB may hold an episode as an earlier try has stored it, although Redis was emptied since, and
+-- may not have answered. So an episode that is begun then has a revision that no earlier try had:
+-- the time.
 --
 -- The feed names each listed log that has changed. Readers who follow create the feed. It keeps its
 -- newest `feed_entries` entries, and some more, because trimming it roughly is cheaper.
@@ -77,7 +79,7 @@ local function append(key, summaries, at)
     end
     head = {codec = tonumber(ARGV[at]), first = 0, held = 0, newest = 0, count = 0, acked = 0,
             revision = 0, t_last = -math.huge, born = -math.huge, note = ''}
-    if head.codec == CODEC_STEPS and (is_repeated or was_asked_for) then
+    if head.codec == CODEC_STEPS and ARGV[at + 7] == '?' then
       head.revision = tonumber(redis.call('TIME')[1])
     end
   end
