@@ -37,10 +37,14 @@ BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
 @pytest.fixture(scope="module")
-def cluster(short_directory: Path) -> Iterator[None]:
-    """The processes of Ray, which scripts use, too: they find its address in the environment."""
+def cluster(short_directory: Path, valkey: Server) -> Iterator[None]:
+    """The processes of Ray, which scripts use, too: they find its address in the environment.
+
+    Env runners have the variables that Ray was started with, not those of the script.
+    """
     before = dict(os.environ)
     os.environ |= {"RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0"}
+    os.environ |= {"JAMBOREE_REDIS_URL": valkey.url, "JAMBOREE_BACKUP": "0"}
     os.environ["RAY_ADDRESS"] = start_ray(short_directory / "ray")
     yield
     ray.shutdown()
