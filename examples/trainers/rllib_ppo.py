@@ -30,7 +30,9 @@ ENV_ID = "CartPole-v1"
 
 def make_env(context: Any) -> gym.Env:
     tags = {"worker": context.worker_index}
-    return Jamboree().record(gym.make(ENV_ID), run=context["run"], tags=tags)
+    # RLlib kills this process at the end: what it had not delivered by then would come later.
+    jam = Jamboree(write="sync")
+    return jam.record(gym.make(ENV_ID), run=context["run"], tags=tags)
 
 
 class ValuedPPO(DefaultPPOTorchRLModule):

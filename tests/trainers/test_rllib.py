@@ -123,7 +123,7 @@ def test_env_runners_record_each_step_with_what_the_module_thought(
     with Jamboree(valkey.url, backup=False) as jam:
         ended = list(jam.episodes(run=namespace, status="terminated"))
         assert {one.provenance["pid"] for one in ended}.isdisjoint({os.getpid()})
-        assert all(one.tags["worker"] == 1 for one in ended)
+        assert all(one.summary.tags["worker"] == 1 for one in ended)
         assert all(one.verify() for one in ended)
         annotations = [one.data().annotations for one in ended]
         assert {int(number) for one in annotations for number in one["policy_version"]} == {0, 1}
