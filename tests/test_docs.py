@@ -29,6 +29,7 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 NEEDS = {
     "README.md": "torch",
     "docs/decisions/stable-baselines3.md": "torch",
+    "docs/envs/tensors.md": "torch",
     "docs/formats.md": "torch",
     "docs/read.md": "vaex",
     "docs/recent.md": "torch",
