@@ -38,6 +38,7 @@ from jamboree_gym.store.mongo.store import MongoStore
 from jamboree_gym.store.urls import backup_name
 from jamboree_gym.wrappers.record import RecordEpisodes
 from jamboree_gym.wrappers.record_vector import RecordEpisodes as VectorRecordEpisodes
+from jamboree_gym.wrappers.record_vector import steps_many
 
 if TYPE_CHECKING:
     import redis
@@ -282,7 +283,8 @@ class Jamboree(HasConnection):
             InvalidRecord: A tag cannot be kept.
             InvalidArgument: The run is no name, or another argument is not what it can be.
         """
-        if not isinstance(env, gym.Env):
+        recorder = _recorder_of(env)
+        if recorder is not RecordEpisodes:
             kind = "a vector environment" if api_of(env) is None else "one of several agents"
             for name, kept in (
                 ("record_frames", options.pop("record_frames", None)),
@@ -293,7 +295,7 @@ class Jamboree(HasConnection):
                         f"{name}= is for single environments: {kind} gives that of all at once, "
                         "not of the episodes that are recorded"
                     )
-        return _recorder_of(env)(env, self, **options)
+        return recorder(env, self, **options)
 
     @checked
     def episode(self, id: Episode | str) -> Episode:
@@ -589,7 +591,7 @@ def page_server(jam: Jamboree, **options: Any) -> PageServer:
 def _recorder_of(env: Any) -> Any:
     """The wrapper that records such an environment."""
     if isinstance(env, gym.Env):
-        return RecordEpisodes
+        return VectorRecordEpisodes if steps_many(env) else RecordEpisodes
     if isinstance(env, VectorEnv):
         return VectorRecordEpisodes
     if (api := api_of(env)) is not None:

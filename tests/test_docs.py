@@ -30,6 +30,7 @@ ELSEWHERE = {"docs/trainers.md"}  # tests/trainers/test_rllib.py runs it: it nee
 NEEDS = {
     "README.md": "torch",
     "docs/decisions/stable-baselines3.md": "torch",
+    "docs/envs/tensors.md": "torch",
     "docs/formats.md": "torch",
     "docs/read.md": "vaex",
     "docs/recent.md": "torch",

@@ -8,7 +8,7 @@ from typing import Any, cast
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["detached", "is_tensor", "plain_array", "tensor_array"]
+__all__ = ["detached", "is_tensor", "on_host", "plain_array", "tensor_array"]
 
 _ARRAY_METHODS = ("__dlpack__", "__array__", "__array_interface__")
 _LABELS = ("iloc", "coords")  # of pandas and xarray: an array would lose them
@@ -31,6 +31,7 @@ def tensor_array(value: Any) -> npt.NDArray[Any] | None:
     With a gradient it is taken without, from another device it is fetched. What NumPy has no dtype
     for (bfloat16, float8) becomes float32, which holds the same numbers.
     """
+    value = _fetched(value)
     for read in (_as_it_is, _forced, _widened):
         try:
             array = plain_array(read(value))
@@ -39,6 +40,22 @@ def tensor_array(value: Any) -> npt.NDArray[Any] | None:
         if array is not None:
             return array
     return None
+
+
+def on_host(value: Any) -> Any:
+    """A tensor as an array, also in dicts, lists and tuples: each is fetched from its device once.
+
+    What is no tensor, or has no exact numbers (a sparse one), stays as it is.
+    """
+    if isinstance(value, (np.ndarray, np.generic)):
+        return value
+    if value.__class__ is dict:
+        return {name: on_host(part) for name, part in value.items()}
+    if value.__class__ in (list, tuple):
+        parts = [on_host(part) for part in value]
+        return value.__class__(parts) if any(map(is_not, parts, value)) else value
+    array = tensor_array(value) if is_tensor(value) else None
+    return value if array is None else array
 
 
 def detached(value: Any) -> Any:
@@ -71,6 +88,14 @@ def _wider_kind(name: str) -> type[np.generic]:
     return kinds.get(name.rstrip("0123456789"), np.float32)
 
 
+def _fetched(value: Any) -> Any:
+    """A tensor of torch in the memory of the host, without its gradient; all else as it is."""
+    try:
+        return value.detach().cpu()
+    except Exception:  # noqa: BLE001 - as above
+        return value
+
+
 def _as_it_is(value: Any) -> npt.NDArray[Any]:
     return cast("npt.NDArray[Any]", np.asarray(value).view(np.ndarray))
 
@@ -78,12 +103,12 @@ def _as_it_is(value: Any) -> npt.NDArray[Any]:
 def _forced(value: Any) -> npt.NDArray[Any]:
     """Of torch and of cupy, which copy from a device only when they are asked to."""
     if hasattr(value, "detach"):
-        return np.asarray(value.detach().cpu().resolve_conj().resolve_neg().numpy())
+        return np.asarray(value.resolve_conj().resolve_neg().numpy())
     return np.asarray(value.get() if hasattr(value, "get") else np.from_dlpack(value))
 
 
 def _widened(value: Any) -> npt.NDArray[Any]:
-    floats, doubles = value.detach().cpu().float(), value.detach().cpu().double()
+    floats, doubles = value.float(), value.double()
     array = np.asarray(floats.numpy())
     if not np.array_equal(array, doubles.numpy(), equal_nan=True):
         raise ValueError("float32 does not hold the same numbers")

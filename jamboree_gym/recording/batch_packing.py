@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from jamboree_gym.arrays.layout import Layout, Leaf, as_array, has_column
-from jamboree_gym.arrays.tensors import detached
+from jamboree_gym.arrays.tensors import on_host
 from jamboree_gym.environment.outcomes import refusal
 
 __all__ = ["BatchPacker", "copied_batch", "rewards_of", "rewards_together"]
@@ -123,4 +123,4 @@ def _copied(value: Any) -> Any:
         return value.__class__([_copied(part) for part in value])
     if value.__class__ is dict:
         return {name: _copied(part) for name, part in value.items()}
-    return deepcopy(detached(value))
+    return deepcopy(on_host(value))

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any, cast
+from typing import Any
 from uuid import uuid4
 
 import gymnasium as gym
 import numpy as np
 import numpy.typing as npt
-from gymnasium import Space
 from gymnasium.envs.registration import EnvSpec
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv, VectorWrapper
-from gymnasium.vector.utils import iterate
 
 from jamboree_gym.arrays.layout import as_array
+from jamboree_gym.arrays.tensors import on_host
 from jamboree_gym.checked import checked
 from jamboree_gym.connection import HasConnection
 from jamboree_gym.environment.hidden_generators import hidden_state_of
@@ -30,9 +29,15 @@ from jamboree_gym.recording.options import RecordOptions
 from jamboree_gym.recording.vector_recorder import VectorRecorder
 from jamboree_gym.wrappers.recorded_sub_envs import RecordedSubEnvs
 from jamboree_gym.wrappers.returned import of_reset, of_step
-from jamboree_gym.wrappers.vector_infos import split_infos
+from jamboree_gym.wrappers.vector_infos import split_batch, split_infos
 
-__all__ = ["RESET_MASK", "RecordEpisodes", "autoreset_mode", "leaves_autoresets"]
+__all__ = [
+    "RESET_MASK",
+    "RecordEpisodes",
+    "autoreset_mode",
+    "leaves_autoresets",
+    "steps_many",
+]
 
 # Up to this version a reset leaves a pending autoreset to the workers of an AsyncVectorEnv without
 # shared memory: the step after it is ignored, and they are reset once more.
@@ -67,7 +72,8 @@ class RecordEpisodes(RecordedSubEnvs, VectorWrapper):
         1
 
     Args:
-        env: A vector environment. An `AsyncVectorEnv` is asked once for its specs.
+        env: A vector environment; also one of Isaac Lab, which is a `gymnasium.Env`. An
+            `AsyncVectorEnv` is asked once for its specs.
         jam: Where to record. It stays open when the environment is closed.
         run: As for `jamboree_gym.wrappers.RecordEpisodes`, like the options that follow.
         tags: `{"lr": 3e-4, "branch": "main"}`.
@@ -78,13 +84,14 @@ class RecordEpisodes(RecordedSubEnvs, VectorWrapper):
     Raises:
         UnsupportedSpace: A space cannot be recorded; names it.
         InvalidRecord: A tag cannot be stored.
-        InvalidArgument: The environment declares an autoreset mode that there is not.
+        InvalidArgument: The environment declares an autoreset mode that there is not, or will not
+            tell the last observations of its episodes.
     """
 
     @checked
     def __init__(
         self,
-        env: VectorEnv[Any, Any, Any],
+        env: VectorEnv[Any, Any, Any] | gym.Env[Any, Any],
         jam: HasConnection,
         *,
         run: str | None = None,
@@ -93,12 +100,15 @@ class RecordEpisodes(RecordedSubEnvs, VectorWrapper):
         record_infos: bool | Collection[str] = True,
         strict_infos: bool = False,
     ) -> None:
+        if isinstance(env, gym.Env):
+            env = _ManyInOneEnv(env)
         known_mode = _known_mode(env)
         self._mode = known_mode or AutoresetMode.NEXT_STEP
         self._is_assumed = known_mode is None
         if self._is_assumed:
             log.warning("%s; it is taken for that", _unknown_mode(env, None))
         base = env.unwrapped
+        _check_tensors(base, self._mode)
         if isinstance(base, SyncVectorEnv) and type(base).step is SyncVectorEnv.step:
             check_held_rewards(base.envs, "Gymnasium's SyncVectorEnv")
         self._recorder = VectorRecorder(
@@ -139,7 +149,8 @@ class RecordEpisodes(RecordedSubEnvs, VectorWrapper):
             # Gymnasium's own vector environments take a list, their base class declares an int.
             result = self.env.reset(seed=seed, options=options)  # type: ignore[arg-type]
             call.returned = result
-            observations, infos = self._split(*of_reset(result, self.num_envs))
+            batch, batched_infos = of_reset(result, self.num_envs)
+            observations, infos = self._split(on_host(batch), batched_infos)
             for i in chosen:
                 self._recorder.begin(
                     i,
@@ -171,8 +182,17 @@ class RecordEpisodes(RecordedSubEnvs, VectorWrapper):
         rng_states = self._rng_states(sorted(awaited)) if awaited else {}
         with self._recorder.batch() as call:
             result = call.returned = self.env.step(actions)
-            parts = of_step(result, self.num_envs)
-            self._record(own_actions, *parts, awaited=awaited, rng_states=rng_states)
+            batch, rewards, terminations, truncations, infos = of_step(result, self.num_envs)
+            self._record(
+                own_actions,
+                on_host(batch),
+                on_host(rewards),
+                on_host(terminations),
+                on_host(truncations),
+                self._recorded_infos(infos),
+                awaited=awaited,
+                rng_states=rng_states,
+            )
             self._awaits_autoreset = awaited
         return result
 
@@ -212,7 +232,7 @@ class RecordEpisodes(RecordedSubEnvs, VectorWrapper):
         if not special:
             return
         observations, infos = self._split(batch, batched_infos)
-        actions = _parts(self.action_space, own_actions)
+        actions = split_batch(self.action_space, own_actions, self.num_envs)
         for i in sorted(special):
             try:
                 if i in awaited:
@@ -322,9 +342,17 @@ class RecordEpisodes(RecordedSubEnvs, VectorWrapper):
         """The parts of a batch, one for each sub-environment."""
         num_envs = self.num_envs
         return (
-            _parts(self.observation_space, observations),
+            split_batch(self.observation_space, observations, num_envs),
             _NoInfos() if infos is None or not len(infos) else split_infos(infos, num_envs),
         )
+
+    def _recorded_infos(self, infos: Any) -> Any:
+        """What is recorded of infos, and what SAME_STEP says of ends."""
+        keys = self._recorder.handlers[0].info_keys
+        if keys is None or infos.__class__ is not dict:
+            return infos
+        kept = {*_OF_ENDS_ALONE, *keys, *(f"_{key}" for key in keys)}
+        return {name: value for name, value in infos.items() if name in kept}
 
     def _chosen(self, options: Mapping[str, Any] | None) -> list[int]:
         """Which sub-environments a reset with these options is for."""
@@ -371,11 +399,69 @@ class _NoInfos:
         return {}
 
 
-def _parts(space: Space[Any], batch: Any) -> Sequence[Any]:
-    """The parts of a batch, one for each sub-environment."""
-    if batch.__class__ is np.ndarray and batch.ndim:  # no need to take all of them out of it
-        return cast("Sequence[Any]", batch)
-    return list(iterate(space, batch))
+def steps_many(env: gym.Env[Any, Any]) -> bool:
+    """Whether an environment says that it is many: those of Isaac Lab are no `VectorEnv`."""
+    return bool(getattr(env.unwrapped, "is_vector_env", False))
+
+
+class _ManyInOneEnv(VectorEnv[Any, Any, Any]):
+    """A `gymnasium.Env` that steps many environments at once (Isaac Lab's), as a `VectorEnv`."""
+
+    def __init__(self, env: gym.Env[Any, Any]) -> None:
+        base: Any = env.unwrapped
+        if not steps_many(env):
+            raise InvalidArgument(
+                f"{env} is a single environment: record it by jam.record(env), or by "
+                "jamboree_gym.wrappers.RecordEpisodes"
+            )
+        self._env = env
+        self.num_envs, self.metadata, self.spec = base.num_envs, env.metadata, env.spec
+        self.observation_space, self.action_space = env.observation_space, env.action_space
+        self.single_observation_space = base.single_observation_space
+        self.single_action_space = base.single_action_space
+        self.render_mode = env.render_mode
+
+    def reset(self, *, seed: Any = None, options: dict[str, Any] | None = None) -> Any:
+        return self._env.reset(seed=seed, options=options)
+
+    def step(self, actions: Any) -> Any:
+        return self._env.step(actions)
+
+    def render(self) -> Any:
+        return self._env.render()
+
+    def close(self, **_: Any) -> None:
+        self._env.close()
+
+    @property
+    def unwrapped(self) -> Any:
+        return self._env.unwrapped
+
+    def __repr__(self) -> str:
+        return repr(self._env)
+
+    def __del__(self) -> None:
+        """As any `gymnasium.Env`, it is not closed by this."""
+
+
+def _check_tensors(base: Any, mode: AutoresetMode) -> None:
+    """Refuse what would be refused at its first step, or at its first end.
+
+    Raises:
+        InvalidArgument: Its tensors have no numbers, or it drops last observations.
+    """
+    device = getattr(base, "device", None)
+    if getattr(device, "type", device) == "meta":
+        raise InvalidArgument(
+            f"{base} is on the device 'meta', whose tensors have no numbers that could be "
+            "recorded: make it on 'cpu' or 'cuda'"
+        )
+    computes_final = getattr(getattr(base, "cfg", None), "compute_final_obs", True)
+    if mode is AutoresetMode.SAME_STEP and computes_final is False:
+        raise InvalidArgument(
+            f"{base} does not tell the last observation of an episode, which is recorded: set "
+            "compute_final_obs=True in its configuration"
+        )
 
 
 def autoreset_mode(env: VectorEnv[Any, Any, Any]) -> AutoresetMode:

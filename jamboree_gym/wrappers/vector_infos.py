@@ -1,19 +1,54 @@
-"""The infos of a vector environment, taken apart again into those of its sub-environments."""
+"""Batches and infos of a vector environment, taken apart into those of its sub-environments."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
+from gymnasium import spaces
+from gymnasium.vector.utils import iterate
 
 from jamboree_gym.arrays.tensors import is_tensor, tensor_array
+from jamboree_gym.errors import InvalidRecord
 
-__all__ = ["split_infos"]
+__all__ = ["split_batch", "split_infos"]
 
 Infos = Mapping[str, Any] | Sequence[Mapping[str, Any]]
 # A Python number of each of these was put into an array by VectorEnv: it is made one again.
 _PYTHON_DTYPES = (np.dtype(bool), np.dtype(int), np.dtype(float))
+
+
+def split_batch(space: spaces.Space[Any] | None, batch: Any, size: int) -> Sequence[Any]:
+    """The parts of a batch, one for each sub-environment.
+
+    A dict is taken apart by its own keys, as environments return some that their space lacks.
+
+    Args:
+        space: Of the batch; None if it is not known.
+        batch: Arrays, or what holds them.
+        size: Number of sub-environments.
+
+    Raises:
+        InvalidRecord: It is a dict that does not have so many parts.
+    """
+    if batch.__class__ is np.ndarray and batch.ndim:  # no need to take all of them out of it
+        return cast("Sequence[Any]", batch)
+    if batch.__class__ is dict and batch:
+        known = space.spaces if isinstance(space, spaces.Dict) else {}
+        columns = [split_batch(known.get(name), part, size) for name, part in batch.items()]
+        if all(len(column) == size for column in columns):
+            return [dict(zip(batch, parts, strict=True)) for parts in zip(*columns, strict=True)]
+        if not known:
+            names = [
+                str(name) for name, one in zip(batch, columns, strict=True) if len(one) != size
+            ]
+            raise InvalidRecord(
+                f"the batch has no part for each of {size} sub-environments in {', '.join(names)}"
+            )
+    if space is None:
+        return batch if isinstance(batch, (list, tuple)) else []
+    return list(iterate(space, batch))
 
 
 def split_infos(infos: Infos, num_envs: int) -> list[Any]:

@@ -13,8 +13,9 @@ from typing import Any, NamedTuple
 import gymnasium as gym
 import numpy as np
 from gymnasium.vector import AutoresetMode, VectorEnv
-from gymnasium.vector.utils import concatenate, create_empty_array, iterate
+from gymnasium.vector.utils import concatenate, create_empty_array
 
+from jamboree_gym.arrays.tensors import on_host
 from jamboree_gym.arrays.values import encode_value
 from jamboree_gym.environment.arguments import arguments_from_json, unkept
 from jamboree_gym.environment.references import resolved
@@ -26,7 +27,7 @@ from jamboree_gym.replay.rebuilding.named_modules import check_arguments
 from jamboree_gym.replay.rebuilding.rebuild import put_generators
 from jamboree_gym.replay.rebuilding.wrapping import damaged
 from jamboree_gym.replay.verification.compare import recorded_actions
-from jamboree_gym.wrappers.vector_infos import split_infos
+from jamboree_gym.wrappers.vector_infos import split_batch, split_infos
 
 __all__ = ["OneOfVector", "is_played_whole", "one_of_vector"]
 
@@ -258,7 +259,10 @@ class OneOfVector(gym.Env[Any, Any]):
         return self._filler
 
     def _part(self, observations: Any) -> Any:
-        return list(iterate(self._envs.observation_space, observations))[self._index]
+        envs = self._envs
+        return split_batch(envs.observation_space, on_host(observations), envs.num_envs)[
+            self._index
+        ]
 
     def _info(self, infos: Any) -> dict[str, Any]:
         info: dict[str, Any] = split_infos(infos, self._envs.num_envs)[self._index]
