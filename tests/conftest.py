@@ -34,6 +34,7 @@ pytest.register_assert_rewrite("contract", "backup_contract")  # its tests are i
 # These cannot be installed beside what the others need, or are large: `.ci/run` has their phases.
 IN_AN_ENVIRONMENT_OF_ITS_OWN = {
     "flax": "replay/test_jax.py",
+    "gymnasium_robotics": "replay/test_rarer_families.py",
     "mo_gymnasium": "replay/test_mo_gymnasium.py",
     "ray": "trainers",
 }

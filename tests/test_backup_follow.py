@@ -382,7 +382,10 @@ def test_the_mark_of_a_backup_that_cannot_reach_mongodb_names_no_password(
 def test_a_ctrl_c_ends_a_single_copy(
     jam: Jamboree, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(Backup, "flush", lambda _: signal.raise_signal(signal.SIGINT))
+    def press_ctrl_c(_: Backup) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Backup, "flush", press_ctrl_c)
     urls = ["--redis-url", f"unix://{jam._connection.store.where}"]
     urls += ["--backup-url", str(jam._connection.backup_url)]
     assert main([*urls, "--namespace", jam._connection.keyspace.namespace]) == 130

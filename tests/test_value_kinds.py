@@ -52,8 +52,10 @@ def same(one: Any, other: Any) -> bool:
         return False
     if isinstance(one, (set, frozenset)):
         return bool(one == other)
-    if type(one) in (list, tuple):
+    if isinstance(one, (list, tuple, deque)):
         return len(one) == len(other) and all(map(same, one, other))
+    if isinstance(one, Plan):
+        return same(vars(one), vars(other))
     if type(one) is dict:
         return list(one) == list(other) and all(same(item, other[key]) for key, item in one.items())
     return encode_value(one) == encode_value(other)

@@ -27,11 +27,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parse(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     stop = StopSignal()
-    if options.follow:
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: stop.set())
     try:
         with ExitStack() as stack:
+            if options.follow:
+                for number in (signal.SIGTERM, signal.SIGINT):
+                    before = signal.signal(number, lambda *_: stop.set())
+                    stack.callback(signal.signal, number, before or signal.SIG_DFL)
             connections = [
                 stack.enter_context(
                     Connection(

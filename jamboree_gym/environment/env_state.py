@@ -19,7 +19,9 @@ import numpy as np
 
 from jamboree_gym.arrays.values import decode_value, encode_value
 from jamboree_gym.environment.hidden_generators import (
+    DAMAGED_STATE,
     HIDDEN,
+    bit_generator_state,
     emulator_of,
     restore_hidden,
     state_as_bytes,
@@ -167,13 +169,13 @@ def put_rng_state(env: gym.Env[Any, Any], state: Any) -> None:
     """
     generator = generator_of(env)
     try:
-        own = {name: state[name] for name in state if name not in HIDDEN}
-        if generator is None and own:
-            raise ValueError("it has none")
-        if generator is not None and own:
+        if not set(HIDDEN).issuperset(state):
+            own = bit_generator_state(state)
+            if generator is None:
+                raise ValueError("it has none")
             generator.bit_generator.state = own
         restore_hidden(env, state)
-    except (KeyError, OverflowError, TypeError, ValueError) as error:
+    except DAMAGED_STATE as error:
         raise ReplayError(f"the generator cannot take the stored state: {error}") from error
 
 

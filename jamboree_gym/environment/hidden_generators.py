@@ -1,4 +1,8 @@
-"""Stores and restores random generators beside `np_random`: of Atari's emulator, and keys of JAX.
+"""Stores and restores random generators beside the usual `np_random`.
+
+These are: a `numpy.random.RandomState` in its place (dm_control by shimmy), `np_random` of other
+environments that an environment holds as attributes (gymnasium-robotics' Franka kitchen), keys of
+JAX, and the generators of Atari's emulator.
 
 Of the emulator's state only the generators and the number of frames are stored, as numbers: a reset
 erases everything else, and the emulator reads its bytes unchecked, so tampered ones would corrupt
@@ -20,21 +24,27 @@ import numpy.typing as npt
 from gymnasium.vector import VectorEnv
 
 __all__ = [
+    "DAMAGED_STATE",
     "HIDDEN",
+    "bit_generator_state",
     "emulator_of",
     "hidden_state_of",
-    "new_jax_keys",
+    "legacy_generator_of",
+    "new_hidden_state",
     "restore_hidden",
     "state_as_bytes",
 ]
 
 AnyEnv: TypeAlias = gym.Env[Any, Any] | VectorEnv[Any, Any, Any]
 
-_EMULATOR, _JAX_KEYS = "emulator", "jax_keys"
-HIDDEN: Final = (_EMULATOR, _JAX_KEYS)
+_EMULATOR, _JAX_KEYS, _LEGACY, _HELD = "emulator", "jax_keys", "random_state", "held"
+HIDDEN: Final = (_EMULATOR, _JAX_KEYS, _LEGACY, _HELD)
 """Names of what the state of a generator holds beside that of `np_random`."""
+DAMAGED_STATE: Final = (IndexError, KeyError, OverflowError, TypeError, ValueError)
+"""What a generator raises that is set to something else than a state of its kind."""
 
 _WORDS = 624  # of a Mersenne Twister
+_PHILOX_WORDS = 4  # of its buffer
 # The format of C++: the words, and from some compilers the number of words already used.
 _GENERATOR = re.compile(rb"\d+(?: \d+){%d,%d}" % (_WORDS - 1, _WORDS))
 _LENGTH = struct.Struct("<I")  # precedes every text
@@ -47,9 +57,13 @@ _SHAPES_OF_KEYS = ((2,), (4,))
 
 def hidden_state_of(env: AnyEnv) -> dict[str, Any]:
     """State of generators beside `np_random`; empty if there are none. Ask before a reset."""
-    emulator, keys = _emulator_state_of(env), _jax_keys_of(env)
+    emulator, legacy = _emulator_state_of(env), legacy_generator_of(env)
     state: dict[str, Any] = {} if emulator is None else {_EMULATOR: emulator}
-    if keys:
+    if legacy is not None:
+        state[_LEGACY] = legacy.get_state(legacy=False)
+    if held := _held_generators_of(env):
+        state[_HELD] = {name: one.bit_generator.state for name, one in held.items()}
+    if keys := _jax_keys_of(env):
         state[_JAX_KEYS] = {name: _numbers_of(key) for name, key in keys.items()}
     return state
 
@@ -58,25 +72,96 @@ def restore_hidden(env: AnyEnv, state: Mapping[str, Any]) -> None:
     """Set what `hidden_state_of` returned; other parts of the state are ignored.
 
     Raises:
-        ValueError: It is damaged, or of another kind of environment.
+        DAMAGED_STATE: It is damaged, or of another kind of environment.
     """
     if _EMULATOR in state:
         _restore_emulator(env, state[_EMULATOR])
+    if _LEGACY in state:
+        _restore_legacy(env, state[_LEGACY])
+    if _HELD in state:
+        _restore_held(env, state[_HELD])
     if _JAX_KEYS in state:
         _restore_jax_keys(env, state[_JAX_KEYS])
+
+
+def new_hidden_state(env: AnyEnv, sequence: np.random.SeedSequence) -> dict[str, Any]:
+    """The state of other generators than those that the environment has, but of an emulator."""
+    state: dict[str, Any] = {}
+    if legacy_generator_of(env) is not None:
+        drawn = np.random.RandomState(np.random.MT19937(sequence.spawn(1)[0]))
+        state[_LEGACY] = drawn.get_state(legacy=False)
+    if held := _held_generators_of(env):
+        state[_HELD] = {
+            name: type(one.bit_generator)(sequence.spawn(1)[0]).state for name, one in held.items()
+        }
+    if keys := _jax_keys_of(env):
+        state[_JAX_KEYS] = {name: _drawn_numbers(key, sequence) for name, key in keys.items()}
+    return state
+
+
+# -- generators of NumPy ----------------------------------------------------------------------
+
+
+def bit_generator_state(state: Mapping[str, Any]) -> dict[str, Any]:
+    """The part of a stored state that a generator of NumPy may be set to.
+
+    NumPy takes any place in a buffer, and reads memory there.
+
+    Raises:
+        DAMAGED_STATE: It is damaged.
+    """
+    own = {name: state[name] for name in state if name not in HIDDEN}
+    places = {"MT19937": _WORDS, "Philox": _PHILOX_WORDS}
+    if own["bit_generator"] in places:
+        is_twister = own["bit_generator"] == "MT19937"
+        place = own["state"]["pos"] if is_twister else own["buffer_pos"]
+        if not 0 <= int(place) <= places[own["bit_generator"]]:
+            raise ValueError(f"it reads at {place}, which is outside its numbers")
+    return own
+
+
+def legacy_generator_of(env: AnyEnv) -> np.random.RandomState | None:
+    """The `RandomState` that an environment has in the place of `np_random`; None without one."""
+    base = env.unwrapped
+    if getattr(type(base), "np_random", None) in (gym.Env.np_random, VectorEnv.np_random):
+        return None
+    generator = getattr(base, "np_random", None)
+    return generator if isinstance(generator, np.random.RandomState) else None
+
+
+def _restore_legacy(env: AnyEnv, stored: Any) -> None:
+    generator = legacy_generator_of(env)
+    if generator is None:
+        raise ValueError("it was recorded with a RandomState, and this environment has none")
+    generator.set_state(bit_generator_state(stored))
+
+
+def _held_generators_of(env: AnyEnv) -> dict[str, np.random.Generator]:
+    """The generators of the environments that are attributes of an environment, by their names."""
+    base = env.unwrapped
+    own, found = getattr(base, "_np_random", None), dict[str, np.random.Generator]()
+    for name, value in getattr(base, "__dict__", {}).items():
+        if isinstance(value, gym.Env) and value.unwrapped is not base:
+            generator = getattr(value.unwrapped, "np_random", None)
+            if isinstance(generator, np.random.Generator) and generator is not own:
+                found[name] = generator
+    return found
+
+
+def _restore_held(env: AnyEnv, stored: Mapping[str, Any]) -> None:
+    """What this environment does not hold is left out: its reset may make it."""
+    for name, generator in _held_generators_of(env).items():
+        if name in stored:
+            generator.bit_generator.state = bit_generator_state(stored[name])
 
 
 # -- keys of JAX ------------------------------------------------------------------------------
 
 
-def new_jax_keys(env: AnyEnv, sequence: np.random.SeedSequence) -> dict[str, Any]:
-    """The state of other keys than those that the environment has; empty if it has none."""
-    keys = {}
-    for name, key in _jax_keys_of(env).items():
-        numbers = _numbers_of(key)
-        drawn = sequence.spawn(1)[0].generate_state(numbers.size, np.uint32)
-        keys[name] = drawn.reshape(numbers.shape)
-    return {_JAX_KEYS: keys} if keys else {}
+def _drawn_numbers(key: Any, sequence: np.random.SeedSequence) -> npt.NDArray[np.uint32]:
+    numbers = _numbers_of(key)
+    drawn = sequence.spawn(1)[0].generate_state(numbers.size, np.uint32)
+    return drawn.reshape(numbers.shape).astype(np.uint32)
 
 
 def _jax_keys_of(env: AnyEnv) -> dict[str, Any]:

@@ -27,7 +27,7 @@ from jamboree_gym.environment.arguments import (
     shown,
     warn_of_unkept,
 )
-from jamboree_gym.environment.hidden_generators import hidden_state_of
+from jamboree_gym.environment.hidden_generators import hidden_state_of, legacy_generator_of
 from jamboree_gym.environment.spaces import check_space, space_to_json
 from jamboree_gym.environment.wrapper_arguments import (
     arguments_of,
@@ -187,6 +187,8 @@ def generator_of(env: gym.Env[Any, Any]) -> np.random.Generator | None:
     A generator that does not exist yet is made now, as the environment would do it later.
     """
     env = env.unwrapped
+    if legacy_generator_of(env) is not None:
+        return None
     generator = getattr(env, "_np_random", None)
     if generator is None and type(env).np_random is gym.Env.np_random:
         generator = env.np_random

@@ -15,6 +15,7 @@ import numpy as np
 
 from jamboree_gym.encoding.info_codec import holds_unrecorded
 from jamboree_gym.environment.arguments import arguments_from_json, unkept
+from jamboree_gym.environment.hidden_generators import bit_generator_state
 from jamboree_gym.errors import DecodeError, ReplayError
 from jamboree_gym.multi_agent.joint_episode import JointEpisode
 from jamboree_gym.multi_agent.recording.description import WRAPPERS, api_of
@@ -141,4 +142,4 @@ def _put_generator_state(base: Any, state: Mapping[str, Any]) -> None:
             raise ValueError(f"unknown bit generator {name!r}")
         generator = np.random.Generator(getattr(np.random, name)(0))
         base.np_random = generator
-    generator.bit_generator.state = dict(state)
+    generator.bit_generator.state = bit_generator_state(state)

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from jamboree_gym.checked import checked
 from jamboree_gym.environment.env_state import put_rng_state
-from jamboree_gym.environment.hidden_generators import new_jax_keys
+from jamboree_gym.environment.hidden_generators import new_hidden_state
 from jamboree_gym.environment.outcomes import reward_of, weighted_sum
 from jamboree_gym.environment.provenance import describe, env_id_of, generator_of
 from jamboree_gym.errors import InvalidArgument, ReplayError
@@ -265,7 +265,7 @@ def _new_noise(
         return None
     generator = generator_of(env)
     own = {} if generator is None else type(generator.bit_generator)(sequence).state
-    state = {**own, **new_jax_keys(env, sequence)}
+    state = {**own, **new_hidden_state(env, sequence)}
     if state:
         put_rng_state(env, state)
     return state or None

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
+import numpy as np
 import pytest
 from forged import forge_blob, forge_origin, forge_provenance
 from gymnasium.envs.registration import EnvSpec
@@ -319,6 +320,14 @@ def test_a_provenance_that_is_none_is_an_error(
     assert verify([forged])[0].error
 
 
+def state_at(bit_generator: Any, place: int) -> dict[str, Any]:
+    """A state that reads its next number at a place, for which NumPy does not care."""
+    state: dict[str, Any] = bit_generator.state
+    if "buffer_pos" in state:
+        return {**state, "buffer_pos": place}
+    return {**state, "state": {**state["state"], "pos": place}}
+
+
 @pytest.mark.parametrize(
     "changes",
     [
@@ -326,6 +335,10 @@ def test_a_provenance_that_is_none_is_an_error(
         {"seed": None, "rng_state": {"bit_generator": "trap_module.Trap"}},
         {"seed": None, "rng_state": {"bit_generator": ["PCG64"]}},
         {"seed": None, "rng_state": {"bit_generator": "MT19937", "state": {"key": 1, "pos": 2}}},
+        {"seed": None, "rng_state": state_at(np.random.MT19937(1), 10**6)},
+        {"seed": None, "rng_state": state_at(np.random.MT19937(1), -1)},
+        {"seed": None, "rng_state": state_at(np.random.Philox(1), -(10**6))},
+        {"seed": None, "rng_state": {"random_state": state_at(np.random.MT19937(1), 10**6)}},
         {"seed": None, "rng_state": [1, 2, 3, 4]},
         {"seed": None, "rng_state": "text"},
         {"seed": "trap_module"},

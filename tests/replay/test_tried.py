@@ -79,6 +79,17 @@ PROVEN = {
     "replay/test_whole_vector.py::test_ale_py_s_own_vector_environment_happens_again": (
         *("yes", "yes, -", "-"),
     ),
+    "replay/test_jax.py::test_an_environment_is_recorded_verified_and_forked": ALL,
+    "replay/test_jax.py::test_vector_environments_are_recorded_and_verified": (
+        *("yes", "yes, yes", "-"),
+    ),
+    "wrappers/test_tensors.py::test_a_registered_vector_environment_of_torch_happens_again": (
+        *("yes", "yes, -", "-"),
+    ),
+    "replay/test_rarer_families.py::test_a_robot_happens_again": ALL,
+    "replay/test_rarer_families.py::test_trading_happens_again": ALL,
+    "replay/test_rarer_families.py::test_dm_control_by_shimmy_happens_again": ALL,
+    "replay/test_rarer_families.py::test_a_text_game_happens_again": ALL,
     "multi_agent/test_supersuit.py::"
     "test_a_recorded_environment_is_vectorised_copied_and_verified": ("yes", "-, yes", "-"),
 }

@@ -20,7 +20,12 @@ from gymnasium.vector import VectorEnv
 from jamboree_gym.arrays.values import renewed
 from jamboree_gym.encoding.info_codec import holds_unrecorded
 from jamboree_gym.environment.arguments import arguments_from_json, unkept
-from jamboree_gym.environment.hidden_generators import HIDDEN, restore_hidden
+from jamboree_gym.environment.hidden_generators import (
+    DAMAGED_STATE,
+    HIDDEN,
+    bit_generator_state,
+    restore_hidden,
+)
 from jamboree_gym.environment.references import resolved
 from jamboree_gym.environment.wrapper_state import carriers_of, put_carried
 from jamboree_gym.errors import DecodeError, ReplayError
@@ -285,7 +290,7 @@ def put_generators(
 
     Raises:
         ReplayError: The state of `np_random` is damaged.
-        ValueError: That of another generator is, or is of another kind of environment.
+        DAMAGED_STATE: That of another generator is, or is of another kind of environment.
     """
     is_hidden_alone = isinstance(state, Mapping) and state and set(HIDDEN).issuperset(state)
     if not is_hidden_alone:
@@ -300,7 +305,7 @@ def generator_from(state: Mapping[str, Any]) -> np.random.Generator:
         raise ReplayError(f"the episode was recorded with the unknown bit generator {name!r}")
     bit_generator = getattr(np.random, str(name))(0)  # faster than with the system's entropy
     try:
-        bit_generator.state = {name: state[name] for name in state if name not in HIDDEN}
-    except (KeyError, OverflowError, TypeError, ValueError) as error:
+        bit_generator.state = bit_generator_state(state)
+    except DAMAGED_STATE as error:
         raise ReplayError(f"the stored state of the generator is damaged: {error!r}") from error
     return np.random.Generator(bit_generator)
