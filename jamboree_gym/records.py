@@ -321,8 +321,8 @@ class EpisodeOrigin:
     Attributes:
         seed: Seed given to the reset; None where none was given.
         rng_state: State of the environment's `np_random` bit generator just before an unseeded
-            reset. If it has them: with that of its emulator, of a `RandomState` (`random_state`), of
-            environments that it holds (`held`), and with its keys of JAX (`jax_keys`);
+            reset. Beside it, if there are such: of its emulator, of its `RandomState`
+            (`random_state`), of environments that it holds (`held`), its keys of JAX (`jax_keys`).
             None where `seed` tells instead, or where the environment has no generator. Of a fork,
             the state that the generator was given there; None where it kept its own.
         options: The `options` given to `reset`; None = none were.
