@@ -106,6 +106,30 @@ def test_an_environment_is_recorded_verified_and_forked(jam: Jamboree, env_id: s
 
 
 @pytest.mark.parametrize(
+    "wrapper", ["JaxToNumpy", pytest.param("JaxToTorch", marks=pytest.mark.torch)]
+)
+def test_an_environment_whose_arrays_are_turned_is_rebuilt(jam: Jamboree, wrapper: str) -> None:
+    import gymnasium.wrappers as of_gymnasium
+
+    env = gym.make("phys2d/Pendulum-v0")
+    recorded = jam.record(getattr(of_gymnasium, wrapper)(env), run="r")
+    action = np.full(1, 0.5, np.float32)
+    if wrapper == "JaxToTorch":
+        import torch
+
+        action = torch.from_numpy(action)
+    for seed in (1, None):
+        observation, _ = recorded.reset(seed=seed)
+        for _ in range(5):
+            observation, *_ = recorded.step(action)
+        episode = jam.episode(recorded.episode_id)
+        assert episode.data().observations[-1].tolist() == observation.tolist()
+        report = verify(episode)
+        assert report, str(report)
+    recorded.close()
+
+
+@pytest.mark.parametrize(
     ("env_id", "mode", "num_envs"),
     [
         ("phys2d/CartPole-v1", "vector_entry_point", BLOCKS_FROM),

@@ -79,6 +79,32 @@ def test_a_robot_happens_again(jam: Jamboree, env_id: str) -> None:
     check_it_happens_again(jam, env, sampled(env))
 
 
+@pytest.mark.torch
+def test_hindsight_replay_learns_on_a_recorded_robot(jam: Jamboree) -> None:
+    from stable_baselines3 import DDPG, HerReplayBuffer
+
+    env = jam.record(gym.make("FetchReach-v4", max_episode_steps=20), run="tried")
+    model = DDPG(
+        "MultiInputPolicy",
+        env,
+        replay_buffer_class=HerReplayBuffer,
+        learning_starts=60,
+        batch_size=32,
+        seed=1,
+    )
+    model.learn(200)
+    env.close()
+    assert model.replay_buffer is not None
+    goals = model.replay_buffer.sample(64).observations["desired_goal"]
+
+    episodes = list(jam.episodes(run="tried").where(status="truncated"))
+    reports = verify(episodes)
+    assert len(reports) == 10
+    assert reports, str(reports)
+    recorded = episodes[0].data().observations["desired_goal"][0]
+    assert goals.shape[1:] == recorded.shape
+
+
 @pytest.mark.parametrize("env_id", TRADING)
 def test_trading_happens_again(jam: Jamboree, env_id: str) -> None:
     env = gym.make(env_id, window_size=10, frame_bound=(50, 100))

@@ -87,6 +87,9 @@ PROVEN = {
         *("yes", "yes, -", "-"),
     ),
     "replay/test_rarer_families.py::test_a_robot_happens_again": ALL,
+    "replay/test_rarer_families.py::test_hindsight_replay_learns_on_a_recorded_robot": (
+        *("yes", "yes, yes", "-"),
+    ),
     "replay/test_rarer_families.py::test_trading_happens_again": ALL,
     "replay/test_rarer_families.py::test_dm_control_by_shimmy_happens_again": ALL,
     "replay/test_rarer_families.py::test_a_text_game_happens_again": ALL,

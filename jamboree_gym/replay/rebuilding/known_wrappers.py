@@ -30,7 +30,10 @@ _OF_GYMNASIUM: Final = (
     *("TimeAwareObservation", "TimeLimit"),
 )
 _OF_OTHERS: Final = {
-    "gymnasium.wrappers.numpy_to_torch": ("NumpyToTorch",),  # it loads torch
+    # These load jax and torch.
+    "gymnasium.wrappers.jax_to_numpy": ("JaxToNumpy",),
+    "gymnasium.wrappers.jax_to_torch": ("JaxToTorch",),
+    "gymnasium.wrappers.numpy_to_torch": ("NumpyToTorch",),
     "highway_env.envs.common.abstract": ("MultiAgentWrapper",),
     "minigrid.wrappers": (
         *("ActionBonus", "DictObservationSpaceWrapper", "DirectionObsWrapper", "FlatObsWrapper"),
