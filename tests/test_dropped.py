@@ -46,7 +46,7 @@ def opened_here() -> list[str]:
     return sorted(targets + [thread.name for thread in threading.enumerate()])
 
 
-@pytest.mark.parametrize("count", quick_and_long([100, 600], quick=[100]))
+@pytest.mark.parametrize("count", quick_and_long([50, 600], quick=[50]))
 def test_many_that_are_dropped_leave_no_descriptor_and_no_thread_and_lose_nothing(
     valkey: Server, jam: Jamboree, count: int
 ) -> None:
@@ -63,7 +63,7 @@ def test_many_that_are_dropped_leave_no_descriptor_and_no_thread_and_lose_nothin
         handler.save({"n": number})
         if number % 2:
             assert handler.last() is not None
-        if number % 100 == 0:
+        if number % 50 == 0:
             env = dropped.record(CountingEnv(), run=str(number))
             env.reset()
             env.step(ACTION)
@@ -83,7 +83,7 @@ def test_many_that_are_dropped_leave_no_descriptor_and_no_thread_and_lose_nothin
     assert most < before + 200
     records = NoteHandler(jam, "n").many(10**6)
     assert sorted(record["n"] for record in records) == list(range(count))
-    assert [episode.summary.steps for episode in jam.episodes()] == [1] * (count // 100)
+    assert [episode.summary.steps for episode in jam.episodes()] == [1] * (count // 50)
 
 
 def test_the_thread_that_closes_is_there_only_while_it_closes(

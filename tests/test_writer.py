@@ -11,6 +11,7 @@ from contextlib import suppress
 
 import pytest
 from conftest import Server, StartRedis
+from lengths import quick_and_long
 from processes import NoteHandler, wait_until
 from stored import at
 
@@ -87,7 +88,7 @@ def test_nothing_is_lost_or_repeated_when_redis_dies_in_the_middle_of_saving(
 
 
 @pytest.mark.faults
-@pytest.mark.parametrize("size", [50_000, 500_000])
+@pytest.mark.parametrize("size", quick_and_long([50_000, 500_000], quick=[50_000]))
 def test_saving_blocks_at_max_pending_bytes_and_goes_on_when_redis_is_back(
     durable_valkey: Server, namespace: str, caplog: pytest.LogCaptureFixture, size: int
 ) -> None:

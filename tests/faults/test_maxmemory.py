@@ -128,6 +128,7 @@ def test_a_training_goes_on_for_as_long_as_mongodb_takes_the_rest(
     assert jam._connection.redis_store.eviction.memory().used_bytes < MAXMEMORY_MB * 2**20
 
 
+@pytest.mark.long  # the tests above make room; test_admission.py and test_writer.py wait for it
 def test_without_mongodb_saving_waits_says_what_to_do_and_goes_on_when_it_is_back(
     own_valkey: Server,
     own_mongo: Server,

@@ -40,6 +40,7 @@ def test_mutated_bytes_are_decoded_or_refused_with_an_error_of_ours(
     decoder.check(decoder.mutate(rng, rng.choice(decoder.seeds)))
 
 
+@pytest.mark.long  # by chance alone: the tests above
 @pytest.mark.timeout(3600)
 def test_a_search_by_coverage_finds_nothing_else(tmp_path: Path) -> None:
     done = subprocess.run(
