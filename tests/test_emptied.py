@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 from conftest import Server
 from gymnasium.vector import SyncVectorEnv
+from lengths import quick_and_long
 from msgspec import structs
 from processes import WAIT_TIMEOUT_S, NoteHandler, wait_until
 from recorded_envs import ACTION, CountingEnv, play
@@ -104,7 +105,9 @@ def numbers(jam: Jamboree) -> list[int]:
 
 
 @pytest.mark.parametrize("is_copied", [True, False])
-@pytest.mark.parametrize("write", ["buffered", "sync", "fsync"])
+@pytest.mark.parametrize(
+    "write", quick_and_long(["buffered", "sync", "fsync"], quick=["buffered", "sync"])
+)
 def test_what_is_recorded_afterwards_is_whole_and_is_copied(
     open_jam: Open, write: str, is_copied: bool
 ) -> None:

@@ -10,6 +10,7 @@ from conftest import Server
 from msgspec import structs
 from processes import NoteHandler
 from recorded_envs import ACTION, CountingEnv, play
+from test_importing import bring, new_episode
 
 from jamboree_gym import Jamboree
 from jamboree_gym.encoding.batch_format import CODEC_STEPS
@@ -261,6 +262,25 @@ def test_an_append_that_comes_again_after_the_backup_has_deleted_its_log_stores_
     (result,) = jam._connection.store.append([again])
     assert isinstance(result, AppendResult)
     assert result.is_deleted  # Redis says so: no backup has to answer
+
+
+@pytest.mark.parametrize("is_emptied", [False, True])
+def test_an_episode_that_is_imported_again_stays(jam: Jamboree, is_emptied: bool) -> None:
+    episode = new_episode(jam)
+    bring(jam, episode)
+    jam.backup.flush()
+    jam.episode(episode.summary.id).delete()
+    jam.backup.flush()
+    if is_emptied:
+        jam.redis.delete(*jam.redis.keys(f"*{jam._connection.keyspace.namespace}:*"))
+    bring(jam, episode)
+    jam._connection.backup_store.put_setting("deletions", b"of another process")
+    jam.backup.flush()
+
+    assert len(jam.episode(episode.summary.id).data()) == 3
+    jam.redis.delete(*jam.redis.keys(f"*{jam._connection.keyspace.namespace}:*"))
+    assert len(jam.episode(episode.summary.id).data()) == 3
+    assert jam.backup.verify()
 
 
 def test_what_a_later_try_stores_in_an_emptied_redis_takes_the_place_of_an_earlier_one(

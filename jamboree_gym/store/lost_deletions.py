@@ -73,8 +73,9 @@ def _older(
 def delete_again(store: RedisStore, backup: BackupStore) -> int:
     """Delete the episodes that a failover of Redis has brought back; return how many.
 
-    Logs of records stay: others may have saved to them since. They get another birth, so that the
-    backup takes them.
+    Logs of records stay: others may have saved to them since. So do episodes in a Redis that was
+    emptied, if no backup has copied them: they were imported again. These logs get another birth,
+    so that the backup takes them.
     """
     mark = _mark(backup)
     known = store.backup_state.deletions_mark() if mark else ""
@@ -86,7 +87,7 @@ def delete_again(store: RedisStore, backup: BackupStore) -> int:
         for key, head in store.reader.heads(sorted({key for key, _ in some})).items():
             if not (isinstance(head, Head) and (key, head.born) in some):
                 continue
-            if store.keyspace.is_episode(key):
+            if store.keyspace.is_episode(key) and (known or head.acked > 0):
                 store.delete(key, entry=entry_of(store, key, head), born=head.born)
                 log.warning("%s was deleted, and Redis had it again: it is deleted again", key)
                 count += 1

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 import redis
 from conftest import Server
+from lengths import quick_and_long
 from processes import NoteHandler
 from proxy import Ending, Lane, Proxy
 from recorded_envs import ACTION, CountingEnv
@@ -135,8 +136,14 @@ def recording(
 
 
 @pytest.mark.timeout(600 + 3600 // EVERY)
-@pytest.mark.parametrize("direction", ["up", "down"])
-@pytest.mark.parametrize("recording", ["sync", "buffered"], indirect=True)
+@pytest.mark.parametrize(
+    ("recording", "direction"),
+    quick_and_long(
+        [(write, direction) for write in ("sync", "buffered") for direction in ("up", "down")],
+        quick=[("sync", "down"), ("buffered", "up")],
+    ),
+    indirect=["recording"],
+)
 def test_an_append_that_is_cut_at_any_byte_is_there_once_and_unchanged(
     recording: Recording, direction: str, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -209,8 +209,8 @@ FAULTS = (
     PlantedFault(
         "a log that was begun again keeps the birth of the deleted one",
         "store/redis/lua/append.lua",
-        "while redis.call('HGET', deleted, identity(key, born)) do",
-        "while is_repeated and redis.call('HGET', deleted, identity(key, born)) do",
+        "while was_deleted(key, born) do",
+        "while is_repeated and was_deleted(key, born) do",
     ),
     PlantedFault(
         "what Redis lost during a copy is not given back to it",

@@ -386,7 +386,9 @@ def read_by_the_page(jam: Jamboree, id: str) -> list[Any]:
     return list(names["read_rows"](jam.redis, key, "format-2"))
 
 
-@pytest.mark.parametrize("kind", EPISODES)
+@pytest.mark.parametrize(
+    "kind", quick_and_long(EPISODES, quick=["plain", "infos", "growing", "big-endian"])
+)
 def test_the_reader_of_the_page_reads_every_kind_of_episode(old: Jamboree, kind: str) -> None:
     migrate(old)
     data = old.episode(EPISODES[kind]).data()

@@ -54,6 +54,10 @@ local function was_moved(key, raw)
   end
   return false
 end
+local function was_deleted(key, born)
+  local stored = identity(key, born)
+  return redis.call('HGET', deleted, stored) or redis.call('ZSCORE', carried_out, stored)
+end
 local function append(key, summaries, at)
   local note, field, after = ARGV[at + 1], ARGV[at + 2], tonumber(ARGV[at + 6])
   local is_repeated, was_asked_for = ARGV[at + 7] == '1', ARGV[at + 8] == epoch
@@ -65,10 +69,7 @@ local function append(key, summaries, at)
     if count_of_batches > 0 then
       local _, _, t_first = batch_span(ARGV[at + 10])
       born = t_first
-      if is_repeated and redis.call('ZSCORE', carried_out, identity(key, born)) then
-        return {-1, 0, '-inf'}
-      end
-      while redis.call('HGET', deleted, identity(key, born)) do
+      while was_deleted(key, born) do
         if is_repeated then return {-1, 0, '-inf'} end
         born = born + math.max(2 ^ -20, math.abs(born) * 2 ^ -51)
       end
