@@ -7,6 +7,7 @@ They need an older MuJoCo, or many packages. So these tests have an environment 
 from __future__ import annotations
 
 import string
+import tempfile
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -72,7 +73,10 @@ def sampled(env: gym.Env[Any, Any]) -> Iterator[Any]:
 
 
 @pytest.mark.parametrize("env_id", ROBOTS)
-def test_a_robot_happens_again(jam: Jamboree, env_id: str) -> None:
+def test_a_robot_happens_again(
+    jam: Jamboree, env_id: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))  # mazes leave their files there
     env = gym.make(env_id, max_episode_steps=20)
     if not env_id.startswith("Adroit"):
         assert isinstance(env.observation_space, spaces.Dict)
