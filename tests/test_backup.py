@@ -879,7 +879,7 @@ def test_an_unreachable_mongodb_is_an_error_within_5_s_without_password(
     with pytest.raises(StoreUnavailable, match=r"127\.0\.0\.1:1") as caught:
         jam.backup.flush()
 
-    assert time.monotonic() - began < 25  # of a machine that is very busy
+    assert time.monotonic() - began < 5
     assert "s3cr3t" not in "".join(traceback.format_exception(caught.value))
 
 

@@ -51,17 +51,20 @@ def all_text_of(error: BaseException) -> str:
 # -- where to -----------------------------------------------------------------------------------
 
 
+@pytest.mark.timeout(5)
 def test_a_port_that_nobody_listens_on_is_named() -> None:
     port = free_port()
     with pytest.raises(StoreUnavailable, match=rf"Redis at 127.0.0.1:{port} cannot be reached"):
         Jamboree(f"redis://127.0.0.1:{port}/0")
 
 
+@pytest.mark.timeout(5)
 def test_a_host_that_does_not_exist_is_named() -> None:
     with pytest.raises(StoreUnavailable, match=r"Redis at no-such-host.invalid:6379"):
         Jamboree("redis://no-such-host.invalid")
 
 
+@pytest.mark.timeout(5)
 def test_a_socket_that_does_not_exist_is_named() -> None:
     with pytest.raises(StoreUnavailable, match=r"Redis at /no/such\.sock cannot be reached"):
         Jamboree("unix:///no/such.sock")
@@ -189,6 +192,7 @@ HTTP = b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n"
 
 
 @pytest.mark.parametrize("answer", [HTTP, b"220 mail ready\r\n", b"\x16\x03\x01\x00\x05hello"])
+@pytest.mark.timeout(10)
 def test_a_server_that_is_not_redis_is_named_as_such(
     serve: Callable[[bytes], str], answer: bytes
 ) -> None:
@@ -196,6 +200,7 @@ def test_a_server_that_is_not_redis_is_named_as_such(
         Jamboree(serve(answer))
 
 
+@pytest.mark.timeout(10)
 def test_a_server_that_stays_silent_is_not_waited_for(
     serve: Callable[[bytes], str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

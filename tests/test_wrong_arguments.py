@@ -19,8 +19,6 @@ from recorded_envs import ACTION, CountingEnv
 
 from jamboree_gym import Jamboree, JamboreeError
 
-TAKES_LONG_S = 20.0  # of a machine that is very busy: who waits for something takes longer
-
 MODULES = [
     "jamboree_gym",
     "jamboree_gym.backup",
@@ -229,7 +227,9 @@ def test_a_wrong_type_is_refused_by_the_name_of_the_argument_and_changes_nothing
             for value in wrong:
                 tried["values"] += 1
                 of = instance(kind, jam, env.episode_id)
-                said = answer(function, of, argument, VALUES[value], has_no_name=has_no_name)
+                said = answer_in_time(
+                    function, of, argument, VALUES[value], has_no_name=has_no_name
+                )
                 if said is not None:
                     unlike.append(f"{name}({argument}={value}): {annotation}: {said}")
     assert not unlike, "\n".join(unlike)
@@ -256,7 +256,6 @@ def answer(
     named = {} if has_no_name else {argument: value}
     others = inspect.signature(function).parameters
     needed = {name: one for name, one in NEEDED.items() if name in others and name != argument}
-    began = time.perf_counter()
     try:
         function(*of, *((value,) if has_no_name else ()), **{**needed, **named})
     except JamboreeError as error:
@@ -267,4 +266,14 @@ def answer(
         return f"it raises {error!r}"
     else:
         return "it is taken"
-    return None if time.perf_counter() - began < TAKES_LONG_S else "it waits"
+    return None
+
+
+def answer_in_time(*call: Any, **options: Any) -> str | None:
+    """As `answer`; a call that takes a second each time waits for something."""
+    for _ in range(3):
+        began = time.perf_counter()
+        said = answer(*call, **options)
+        if said is not None or time.perf_counter() - began < 1:
+            return said
+    return "it takes a second"

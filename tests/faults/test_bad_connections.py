@@ -242,6 +242,7 @@ def test_a_black_hole_is_given_up_and_what_it_took_counts_once(
     wait_until(lambda: "answers again" in caplog.text)
 
 
+@pytest.mark.timeout(30)
 def test_close_before_a_black_hole_says_what_is_lost_and_ends(proxy: Proxy, namespace: str) -> None:
     jam = Jamboree(impatient(proxy), namespace=namespace)
     loop = Loop(jam)

@@ -234,12 +234,14 @@ def test_a_move_through_10_000_steps_is_painted_at_once_and_asks_nothing(
         tab.sees("1 of 1")  # the last that it asks for by itself
         asked: list[str] = []
         tab.page.on("request", lambda request: asked.append(request.url))
-        waits = tab.page.evaluate(SCRUB, 50)
+        # The best of three: a machine that pauses once is no slow page.
+        waits = min((tab.page.evaluate(SCRUB, 50) for _ in range(3)), key=lambda one: one[47])
         # The words of a step are asked for when the cursor rests.
         during = [url for url in asked if "/api/" in url and "/api/rows" not in url]
-        print(f"a move: median {waits[25]:.1f} ms, the quickest {waits[0]:.1f} ms")
+        p95 = waits[47]
+        print(f"a move: median {waits[25]:.1f} ms, 95 % within {p95:.1f} ms")
         assert not during
-        assert waits[0] <= 250  # the quickest: the others may have waited for a processor
+        assert p95 <= 250  # on a busy machine; 35 ms on a quiet one
 
 
 LOAD = """async ([id, most]) => {
