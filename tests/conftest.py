@@ -25,7 +25,8 @@ from lengths import IS_LONG
 from pymongo import MongoClient
 from warm import start_warm
 
-from jamboree_gym import Jamboree, connection
+from jamboree_gym import Jamboree
+from jamboree_gym.connection import connection
 from jamboree_gym.environment import provenance
 
 pytest_plugins = ["left_out", "slices", "page_tabs"]

@@ -37,9 +37,10 @@ from pymongo.errors import AutoReconnect, NetworkTimeout, PyMongoError
 from redis_model import Calls, RedisModel
 from schedule import Fault, Step
 
-from jamboree_gym import Jamboree, connection
+from jamboree_gym import Jamboree
 from jamboree_gym.backup import compare
 from jamboree_gym.backup import copy as backup_copy
+from jamboree_gym.connection import connection
 from jamboree_gym.delivery import lease, opened, outbox, row_writer, step_outbox, writer
 from jamboree_gym.environment import provenance
 from jamboree_gym.journal import journal, restarts, segments
