@@ -144,6 +144,13 @@ class Watched:
         with redis.Redis.from_url(self.sentinels[0].url) as sentinel:
             sentinel.sentinel_failover(SERVICE)
 
+    def is_replica(self, address: str) -> bool:
+        """Whether a server says that it is one."""
+        with suppress(redis.RedisError), self.admin(address) as client:
+            told: Any = client.info("replication")
+            return bool(told["role"] == "slave")
+        return False
+
     def _is_up(self, address: str) -> bool:
         with suppress(redis.RedisError), self.admin(address) as client:
             told: Any = client.info("replication")
