@@ -47,14 +47,15 @@ class TestRedis(StoreContract):
         store.close()
 
 
+@pytest.fixture(scope="module")
+def watched(short_directory: Path) -> Iterator[Watched]:
+    service = Watched(short_directory / "contract")
+    yield service
+    service.stop()
+
+
 @pytest.mark.long
 class TestRedisBySentinels(StoreContract):
-    @pytest.fixture(scope="class")
-    def watched(self, short_directory: Path) -> Iterator[Watched]:
-        service = Watched(short_directory / "contract")
-        yield service
-        service.stop()
-
     @pytest.fixture
     def backend(self, watched: Watched, namespace: str) -> Iterator[Backend]:
         store = RedisStore.from_url(watched.url(), Keyspace(namespace))
