@@ -55,6 +55,7 @@ class Episode:
         has_lost_status: Whether Redis has lost its newest status, which the backup lacks.
         length: After so many steps it is terminated.
         is_back: Whether Redis has lost that it was deleted, and the backup has not looked yet.
+        run: Its run, as far as it is known.
     """
 
     id: str
@@ -68,6 +69,7 @@ class Episode:
     is_deleted: bool = False
     is_back: bool = False
     has_lost_status: bool = False
+    run: str = ""
 
     def ends(self, status: str) -> None:
         """A call has returned that ends it, and nothing was lost meanwhile."""
@@ -100,6 +102,7 @@ class Ledger:
         violations: Promises that were broken, in words.
         unsynced: Processes whose journals a power cut has met.
         has_unknown_episodes: Whether a process was killed in a reset: it may be there all the same.
+        popped: Notes that somebody has taken off their logs.
     """
 
     def __init__(self) -> None:
@@ -108,6 +111,7 @@ class Ledger:
         self.violations: list[str] = []
         self.unsynced: set[str] = set()
         self.has_unknown_episodes = False
+        self.popped: set[Name] = set()
         self._numbers: dict[tuple[str, str], int] = {}
 
     def violated(self, what: str) -> None:
@@ -196,8 +200,12 @@ class Ledger:
     ) -> None:
         """Check what was read of a log; `deleted` are those deleted before the read began."""
         names = [(log, one["by"], one["n"]) for one in read]
-        if [one["index"] for one in read] != list(range(len(read))):
-            self.violated(f"{when}: the indices of {log!r} are {[one['index'] for one in read]}")
+        indices = [one["index"] for one in read]
+        # A log that has come back lacks the records that its deletion has taken from the backup.
+        may_begin_later = self.popped or log in self.came_back()
+        first = indices[0] if indices and may_begin_later else 0
+        if indices != list(range(first, first + len(read))):
+            self.violated(f"{when}: the indices of {log!r} are {indices}")
         times = [one["timestamp"] for one in read]
         if times != sorted(set(times)):
             self.violated(f"{when}: the times of {log!r} do not ascend")
@@ -219,6 +227,18 @@ class Ledger:
             newest[name[1]] = name[2]
         for name in sorted(required - seen):
             self.violated(f"{when}: note {_words(name)} is missing")
+
+    def pop(self, log: str, read: Sequence[Any], *, may_be_again: bool) -> None:
+        """Somebody was given these: nobody else may be, unless Redis has lost that."""
+        for one in read:
+            name = log, one["by"], one["n"]
+            note = self.notes.get(name)
+            is_again = name in self.popped and not may_be_again and name[1] not in self.unsynced
+            if note is None or (is_again and not note.may_be_lost):
+                self.violated(f"note {_words(name)} is taken, and nobody has saved it, or again")
+            else:
+                note.is_deleted = True
+            self.popped.add(name)
 
     def required_notes(self, log: str) -> set[Name]:
         """Notes that have to be there in the end."""

@@ -38,8 +38,9 @@ from redis_model import Calls, RedisModel
 from schedule import Fault, Step
 
 from jamboree_gym import Jamboree, connection
-from jamboree_gym.backup import compare
+from jamboree_gym.backup import compare, follow
 from jamboree_gym.backup import copy as backup_copy
+from jamboree_gym.backup.waiting import StopSignal
 from jamboree_gym.delivery import lease, opened, outbox, row_writer, step_outbox, writer
 from jamboree_gym.environment import provenance
 from jamboree_gym.journal import journal, restarts, segments
@@ -50,7 +51,16 @@ from jamboree_gym.store.redis import buckets, scripts
 from jamboree_gym.store.redis import store as redis_store
 from jamboree_gym.store.redis.scripts import Script
 
-__all__ = ["ASK_AGAIN_S", "NAMESPACE", "Killed", "Process", "Running", "World"]
+__all__ = [
+    "ASK_AGAIN_S",
+    "ELSEWHERE",
+    "NAMESPACE",
+    "NOT_DONE",
+    "Killed",
+    "Process",
+    "Running",
+    "World",
+]
 
 BEGIN_S = 1_800_000_000.0  # epoch seconds
 ROUND_TRIP_S = 5e-4
@@ -58,6 +68,12 @@ ASK_AGAIN_S = 31.0  # MongoDB was away, and is not asked before
 PAGE_BYTES = 4096
 LOOK_S = 1e-6  # so much later it is at each look at a clock: nobody waits in a loop for ever
 NAMESPACE = "sim"
+ELSEWHERE = "mongodb://elsewhere"
+"""Another backup, to which the first one is copied."""
+NOT_DONE = "nothing was done"
+"""In the error of a call for which there was no room."""
+LITTLE_ROOM: dict[str, Any] = {"max_pending_bytes": 400, "when_full": "raise"}
+LITTLE_ROOM_SHARE = 0.25
 MODES = {"writer-3": "sync", "writer-4": "fsync", "reader": "sync"}
 MODES |= {"keeper": "sync", "keeper-2": "sync"}
 # Above these, something is large, and takes other ways. A seed chooses some of them.
@@ -167,6 +183,7 @@ class World:
         processes: The living process of each actor.
         story: What has happened, a line for each event.
         disk_is_full: Whether the journal can make no files.
+        elsewhere: Another MongoDB, to which backups are copied; it always answers.
         mongo_was_away: Whether MongoDB has ever not answered.
         mongo_uncertain_until: Until then a process may not ask it, as it was away.
         round_trips: How many there were.
@@ -188,7 +205,7 @@ class World:
         self.seconds = 0.0
         self.offsets: dict[str, float] = {}
         self.redis = RedisModel(lambda: self._time_of("server"))
-        self.mongo = MongoModel()
+        self.mongo, self.elsewhere = MongoModel(), MongoModel()
         self.processes: dict[str, Process] = {}
         self.stack: list[Running] = []
         self.story: list[str] = []
@@ -204,6 +221,8 @@ class World:
         self._opened_by: dict[str, str] = {}
         self._on_disk: dict[Path, bytes] = {}
         self.reads_singly = self._random.random() < SINGLE_SHARE
+        has_room = Random(seed + 2**40).random() >= LITTLE_ROOM_SHARE
+        self._room: dict[str, Any] = {} if has_room else LITTLE_ROOM
         self._start_machine()
         self._stopped: list[tuple[int, Process]] = []
         self._numbers: dict[str, int] = {}
@@ -250,10 +269,13 @@ class World:
             (secrets, "token_hex", token),
             (provenance, "_git_commit", lambda: None),  # git would wait by the simulated clock
             (bundles, "token_hex", token),
+            (follow, "StopSignal", lambda: _Stop(self.sleep)),
+            (follow, "wait_for_change", self._wait_for_change),
             (writer, "threading", no_threads),
             (lease, "threading", no_threads),
             (connection._peers, "of", lambda *_: ()),
             (opened, "check_threads", lambda: None),
+            (mongo_store, "check_threads", lambda: None),
             (opened.closer, "drop", lambda *_: None),
             (redis_store, "client_from_url", self._redis_client),
             (mongo_store, "client_from_url", self._mongo_client),
@@ -275,8 +297,16 @@ class World:
     def _redis_client(self, _: str) -> redis.Redis:
         return redis_model.client_of(self.redis, self)
 
-    def _mongo_client(self, _: str) -> Any:
+    def _mongo_client(self, url: str) -> Any:
+        if url == ELSEWHERE:
+            return mongo_model.client_of(self.elsewhere, self._carry_elsewhere)
         return mongo_model.client_of(self.mongo, self.carry_request)
+
+    def _wait_for_change(self, _: Any, __: Any, timeout_s: float) -> bool:
+        """The bell rings at once, or not at all."""
+        has_rung = self.round_trips % 2 == 0
+        self.sleep(0.0 if has_rung else timeout_s)
+        return has_rung
 
     def _allocate(self, real: Callable[..., None]) -> Callable[..., None]:
         def allocate(descriptor: int, offset: int, size: int) -> None:
@@ -318,6 +348,7 @@ class World:
                 write=process.mode,  # type: ignore[arg-type]
                 backup=False,
                 clock=self.time,
+                **self._room,
             )
             self._opened_by[process.connection.writer_name] = process.name
 
@@ -400,6 +431,9 @@ class World:
             return execute()
 
         return self._carried(what, run, AutoReconnect, NetworkTimeout)
+
+    def _carry_elsewhere(self, what: str, execute: Callable[[], Any]) -> Any:
+        return self._carried(f"{what} elsewhere", execute, AutoReconnect, NetworkTimeout)
 
     def _carried(
         self,
@@ -568,6 +602,19 @@ class World:
             with suppress(redis.RedisError, PyMongoError):  # nobody hears of it
                 self.arrives(one.what, one.execute)
                 self.tell(f"{one.what} arrives late, and is executed")
+
+
+class _Stop(StopSignal):
+    """A signal that is never given; to wait for it takes simulated time."""
+
+    def __init__(self, sleep: Callable[[float], None]) -> None:
+        super().__init__()
+        self._sleep = sleep
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Let time pass."""
+        self._sleep(timeout or 0.0)
+        return False
 
 
 def _set_writers_here(names: set[str]) -> None:
