@@ -877,7 +877,7 @@ class _Simulation:
 
     def _left_in_journals(self) -> set[Any]:
         """Notes of dead processes that had heard of no answer, and that nobody has delivered."""
-        journals = {one.name.partition(".")[0] for one in self.world.directory.glob("journal/*")}
+        journals = {one.name.partition(".")[0] for one in self.world.files()}
         return {name for by in journals for name in self._unheard.get(by, ())}
 
     def _start_redis_again(self, _: int) -> None:
@@ -951,7 +951,7 @@ class _Simulation:
         jam, world = running.process.jam, self.world
         assert jam is not None
         deliver_dead_journals(running.process.connection, is_restarted=True)
-        left = sorted(one.name for one in world.directory.glob("journal/*"))
+        left = sorted(one.name for one in world.files())
         left = [one for one in left if one.partition(".")[0] not in world.torn]
         if any(not one.endswith(".new") for one in left):
             self.violated(f"journals stay: {left}")

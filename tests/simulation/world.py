@@ -19,14 +19,13 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
 from types import FrameType, SimpleNamespace
 from typing import Any
-from unittest import mock
 
 import mongo_model
 import redis
@@ -283,8 +282,7 @@ class World:
             *((owner, name, self._random.choice(some)) for owner, name, some in ONE_OF),
         ]
         with ExitStack() as exits:
-            for owner, name, value in replaced:
-                exits.enter_context(mock.patch.object(owner, name, value))
+            exits.enter_context(_replaced(replaced))
             exits.enter_context(_told_to(self))
             exits.callback(_set_writers_here, opened.writers_here)
             buckets._epoch_names.after_fork_in_child()
@@ -370,9 +368,9 @@ class World:
             with suppress(OSError):
                 os.close(descriptor)
         ended.journal._descriptor = None
-        _close_files(self.directory.glob(f"journal/{ended.writer_name}.*[a-z]"))
-        files = self.directory.glob(f"journal/{ended.writer_name}.*[0-9]")
-        process.files = {path: path.read_bytes() for path in files}
+        mine = [one for one in self.files() if one.name.startswith(f"{ended.writer_name}.")]
+        _close_files(path for path in mine if not _is_segment(path))
+        process.files = {path: path.read_bytes() for path in mine if _is_segment(path)}
 
     def forget_last_words(self, process: Process) -> None:
         """What a process wrote while it unwound is not there: a killed one does not unwind.
@@ -420,7 +418,10 @@ class World:
             return execute()
 
         life = self.redis.life
-        return self._carried(_named(calls), run, redis.ConnectionError, redis.TimeoutError)
+        # Who has no faults ahead need not know what it is.
+        has_faults = self.stack and self.stack[-1].step.faults
+        what = _named(calls) if has_faults else ""
+        return self._carried(what, run, redis.ConnectionError, redis.TimeoutError)
 
     def carry_request(self, what: str, execute: Callable[[], Any]) -> Any:
         """A request to MongoDB."""
@@ -448,7 +449,10 @@ class World:
         self._check_alive(now)
         self.round_trips += 1
         self.seconds += ROUND_TRIP_S
-        self.execute_late()
+        if self._late:
+            self.execute_late()
+        if not now.step.faults:
+            return execute()
         of = {one.of for one in now.step.faults if one.of in what}
         faults = [one for one in now.step.faults if one.of in of and one.at == now.seen[one.of]]
         now.seen.update(of)
@@ -566,8 +570,13 @@ class World:
         self._starts += 1
         (self.directory / "boot_id").write_text(f"start {self._starts}\n")
 
+    def files(self) -> list[Path]:
+        """All files of the journals."""
+        directory = self.directory / "journal"
+        return [directory / name for name in os.listdir(directory)] if directory.exists() else []
+
     def _journal_files(self) -> list[Path]:
-        return sorted(self.directory.glob("journal/*.*[0-9]"))
+        return sorted(filter(_is_segment, self.files()))
 
     def write_to_disk(self) -> None:
         """The kernel writes what is in its memory."""
@@ -622,6 +631,10 @@ def _set_writers_here(names: set[str]) -> None:
     opened.writers_here = connection.writers_here = names
 
 
+def _is_segment(path: Path) -> bool:
+    return path.name[-1].isdigit()
+
+
 def _close_files(paths: Iterable[Path]) -> None:
     """Close files that a process was just about to keep when it was killed."""
     found = {(one.st_dev, one.st_ino) for one in map(os.stat, paths)}
@@ -662,6 +675,19 @@ class _Listener(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         if "no background thread" not in record.msg:
             self._world.tell(f"a warning: {record.getMessage()[:200]}")
+
+
+@contextmanager
+def _replaced(replaced: Sequence[tuple[Any, str, Any]]) -> Iterator[None]:
+    """While this lasts, attributes have other values: as `mock.patch`, in a tenth of its time."""
+    before = [(owner, name, getattr(owner, name)) for owner, name, _ in replaced]
+    try:
+        for owner, name, value in replaced:
+            setattr(owner, name, value)
+        yield
+    finally:
+        for owner, name, value in reversed(before):
+            setattr(owner, name, value)
 
 
 @contextmanager
