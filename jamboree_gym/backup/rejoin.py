@@ -18,10 +18,12 @@ from jamboree_gym.encoding.batch_format import (
     decode_head,
     encode_batch,
     times_of,
+    without_index,
 )
 from jamboree_gym.store.backups.protocol import BackupStore
 from jamboree_gym.store.backups.reader import StoredBatches
 from jamboree_gym.store.backups.records import StoredLog
+from jamboree_gym.store.log import LogSlice
 from jamboree_gym.store.redis.store import RedisStore
 
 __all__ = ["rejoin"]
@@ -33,6 +35,7 @@ def rejoin(store: RedisStore, backup: BackupStore, key: str, *, epoch: str) -> b
     """Move the records that only Redis holds behind the records that the backup holds.
 
     The records get new indices. They keep their times if these are later than those before them.
+    Records that were moved before, and that a failover of Redis has moved back, are not moved again.
     `epoch` is the one in which the difference was found.
 
     Returns:
@@ -52,8 +55,9 @@ def rejoin(store: RedisStore, backup: BackupStore, key: str, *, epoch: str) -> b
     ours = _batches_only_in_redis(store, backup, key, head, kept)
     if not ours or sum(len(batch.blob) for batch in ours) > MAX_MOVED_BYTES:
         return False
-    moved = list(_renumbered(kept.head, ours))
-    count = kept.head.count + sum(batch.count for batch in ours)
+    new = _without_moved(backup, key, kept, ours)
+    moved = list(_renumbered(kept.head, new))
+    count = kept.head.count + sum(batch.count for batch in new)
     joined = Head(
         codec=CODEC_RECORDS,
         first=kept.head.first,
@@ -62,7 +66,7 @@ def rejoin(store: RedisStore, backup: BackupStore, key: str, *, epoch: str) -> b
         count=count,
         acked=kept.head.count,
         revision=max(head.revision, kept.head.revision) + 1,
-        t_last=moved[-1][1],
+        t_last=moved[-1][1] if moved else kept.head.t_last,
         born=kept.head.born,
         note=b"",
     )
@@ -88,6 +92,16 @@ def _batches_only_in_redis(
         same += 1
     is_beyond = is_same_log and same == len(theirs)
     return [] if is_beyond else ours[same:]
+
+
+def _without_moved(
+    backup: BackupStore, key: str, kept: StoredLog, batches: Sequence[Batch]
+) -> list[Batch]:
+    """The batches without those that the backup holds at another index."""
+    stored = StoredBatches(backup, key, kept, kept.head.count)
+    times = "between", batches[0].t_first, batches[-1].t_last, 0
+    there = {without_index(one.blob) for one in stored.selected(LogSlice(kept.head, []), times)}
+    return [one for one in batches if without_index(one.blob) not in there]
 
 
 def _renumbered(kept: Head, batches: Sequence[Batch]) -> Iterator[tuple[bytes, float]]:

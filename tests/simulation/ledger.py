@@ -103,6 +103,7 @@ class Ledger:
         unsynced: Processes whose journals a power cut has met.
         has_unknown_episodes: Whether a process was killed in a reset: it may be there all the same.
         popped: Notes that somebody has taken off their logs.
+        were_popped: Logs of which somebody has begun to take notes.
     """
 
     def __init__(self) -> None:
@@ -112,6 +113,7 @@ class Ledger:
         self.unsynced: set[str] = set()
         self.has_unknown_episodes = False
         self.popped: set[Name] = set()
+        self.were_popped: set[str] = set()
         self._numbers: dict[tuple[str, str], int] = {}
 
     def violated(self, what: str) -> None:
@@ -202,7 +204,7 @@ class Ledger:
         names = [(log, one["by"], one["n"]) for one in read]
         indices = [one["index"] for one in read]
         # A log that has come back lacks the records that its deletion has taken from the backup.
-        may_begin_later = self.popped or log in self.came_back()
+        may_begin_later = log in self.were_popped or log in self.came_back()
         first = indices[0] if indices and may_begin_later else 0
         if indices != list(range(first, first + len(read))):
             self.violated(f"{when}: the indices of {log!r} are {indices}")

@@ -151,6 +151,7 @@ class Connection(redis.Connection):
         self._model, self._wire = model, wire
         self._life = 0
         self._waiting: list[Any] = []
+        self._reader = hiredis.Reader()
 
     def connect(self, *_: Any, **__: Any) -> None:
         """Open it, unless the server is away."""
@@ -178,10 +179,9 @@ class Connection(redis.Connection):
         if self._is_broken:
             self.disconnect()
             raise redis.ConnectionError("connection reset by peer")
-        reader = hiredis.Reader()
         for part in [command] if isinstance(command, (bytes, str)) else command:
-            reader.feed(part)
-        calls = list(iter(reader.gets, False))
+            self._reader.feed(part)
+        calls = list(iter(self._reader.gets, False))
         try:
             self._waiting = self._wire.carry(calls, lambda: self._model.execute(calls))
         except BaseException:

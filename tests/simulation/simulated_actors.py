@@ -292,6 +292,7 @@ class _Simulation:
         process, log, count = running.process, LOGS[number % 4 == 0], 1 + number % 3
         self.world.tell(f"{process.name} takes {count} notes off {log!r}")
         taken = None
+        self.ledger.were_popped.add(log)
         try:
             taken = self._handler(process, log).pop(count)
         finally:
