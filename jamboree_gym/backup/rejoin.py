@@ -35,8 +35,8 @@ def rejoin(store: RedisStore, backup: BackupStore, key: str, *, epoch: str) -> b
     """Move the records that only Redis holds behind the records that the backup holds.
 
     The records get new indices. They keep their times if these are later than those before them.
-    Records that were moved before, and that a failover of Redis has moved back, are not moved again.
-    `epoch` is the one in which the difference was found.
+    Records that were moved before, and that a failover of Redis has moved back, are not moved
+    again. `epoch` is the one in which the difference was found.
 
     Returns:
         Whether the records were moved. They are not moved if the log is an episode, if both sides

@@ -77,8 +77,8 @@ def delete_again(store: RedisStore, backup: BackupStore) -> int:
     """Delete the episodes that a failover of Redis has brought back; return how many.
 
     Logs of records stay: others may have saved to them since. So do episodes in a Redis that may
-    have been emptied, if no backup has copied them: they were imported again. These logs get another
-    birth, so that the backup takes them.
+    have been emptied, if no backup has copied them: they were imported again. These logs get
+    another birth, so that the backup takes them.
     """
     mark = _mark(backup)
     known = store.backup_state.deletions_mark() if mark else ""
@@ -104,7 +104,7 @@ def delete_again(store: RedisStore, backup: BackupStore) -> int:
 
 
 def _first_epoch(mark: str) -> str:
-    """In which epoch the first deletion was carried out; empty = an older release wrote the mark."""
+    """In which epoch the first deletion was carried out; empty = an older release wrote it."""
     return mark.partition(" ")[2]
 
 
