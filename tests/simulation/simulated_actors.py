@@ -7,7 +7,7 @@ import itertools
 import math
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -61,6 +61,7 @@ SUB_ENVS = {"writer-1": 8, "writer-2": 2, "writer-3": 2, "writer-4": 8}  # from 
 AGES_S = (0.0, 0.5, 3.0, 30.0)
 ACTION = np.zeros(2, np.float32)
 SINGLE_RUN = "a"  # of single environments
+TELLING = ("writer-2", "writer-4")  # their single environments return infos
 WAITS_S = (0.01, 0.3, 1.2, 4.0, 12.0, 70.0)
 JUMPS_S = (-3600.0, -5.0, -0.01, 0.01, 5.0, 3600.0)
 
@@ -125,6 +126,14 @@ def _ids_of(envs: Any) -> list[str]:
     """The episodes of a vector environment that have begun."""
     ids = [_id_of(one) for one in envs._recorder._recorders]
     return [id for id in ids if id is not None]
+
+
+class TellingEnv(CountingEnv):
+    """Returns infos of various lengths."""
+
+    def info(self) -> dict[str, Any]:
+        """The number of the row, and more."""
+        return {"row": self.count, "more": "x" * (7 * self.count % 40)}
 
 
 class _Simulation:
@@ -260,7 +269,8 @@ class _Simulation:
         env = process.kept.get("env")
         if env is None:
             assert process.jam is not None
-            env = process.kept["env"] = process.jam.record(CountingEnv(LENGTH), run=SINGLE_RUN)
+            kind = TellingEnv if process.actor in TELLING else CountingEnv
+            env = process.kept["env"] = process.jam.record(kind(LENGTH), run=SINGLE_RUN)
         episode = process.kept.get("episode")
         if episode is None:
             self._reset(running, number)
@@ -512,6 +522,7 @@ class _Simulation:
                 with suppress(EpisodeNotFound):
                     data = jam.episode(summary.id).data()
                     rows = data.observations[:, 0].tolist()
+                    self._check_infos(summary.id, data.infos)
                     self._note_begun_episodes()
                     when = f"{running.process.name} reads"
                     self.ledger.check_rows(summary.id, rows, when, deleted=deleted)
@@ -1025,10 +1036,20 @@ class _Simulation:
         assert process.jam is not None
         if self.world.reads_singly:
             for id in ids:
-                yield id, process.jam.episode(id).data().observations[:, 0].tolist()
+                data = process.jam.episode(id).data()
+                self._check_infos(id, data.infos)
+                yield id, data.observations[:, 0].tolist()
             return
         for id, decoded in zip(ids, whole_episodes(process.connection, ids), strict=True):
-            yield id, decoded().rows.observations[:, 0].tolist()
+            rows = decoded().rows
+            self._check_infos(id, rows.infos)
+            yield id, rows.observations[:, 0].tolist()
+
+    def _check_infos(self, id: str, infos: Sequence[Mapping[str, Any]]) -> None:
+        """Each info is that of its row, if there are any."""
+        told = [one.get("row") for one in infos]
+        if any(one is not None for one in told) and told != list(range(len(infos))):
+            self.violated(f"the infos of episode {id[-4:]} are those of {told}")
 
     def _check_episode(self, episode: Episode, found: Any, when: str) -> None:
         if episode.may_be_lost or episode.is_deleted:
