@@ -104,6 +104,7 @@ class Ledger:
         has_unknown_episodes: Whether a process was killed in a reset: it may be there all the same.
         popped: Notes that somebody has taken off their logs.
         were_popped: Logs of which somebody has begun to take notes.
+        may_be_twice: Notes of which a first try may have arrived after a later one was refused.
     """
 
     def __init__(self) -> None:
@@ -114,6 +115,7 @@ class Ledger:
         self.has_unknown_episodes = False
         self.popped: set[Name] = set()
         self.were_popped: set[str] = set()
+        self.may_be_twice: set[Name] = set()
         self._numbers: dict[tuple[str, str], int] = {}
 
     def violated(self, what: str) -> None:
@@ -214,7 +216,7 @@ class Ledger:
         seen: set[Name] = set()
         newest: dict[str, int] = {}
         for name in names:
-            if name in seen and name[1] in self.unsynced:
+            if name in seen and (name[1] in self.unsynced or name in self.may_be_twice):
                 continue  # its journal may lack that it was delivered, and where
             if name in seen:
                 self.violated(f"{when}: note {_words(name)} is there twice")
@@ -241,6 +243,13 @@ class Ledger:
             else:
                 note.is_deleted = True
             self.popped.add(name)
+
+    def may_forget_pops(self) -> None:
+        """Redis has lost what was taken off; it may come back from the backup."""
+        for name in self.popped & self.notes.keys():
+            if self.notes[name].is_deleted:
+                self.notes[name].is_deleted = False
+                self.notes[name].may_be_lost = "it was taken off, and that was lost"
 
     def required_notes(self, log: str) -> set[Name]:
         """Notes that have to be there in the end."""

@@ -760,7 +760,12 @@ class _Simulation:
                 self.ledger.lose(others, (), "it was saved during a deletion")
         # A writer that has heard of no answer cannot know that its note was stored and deleted: if
         # others have begun the log again, it comes back.
-        unheard = self._held() | self._left_in_journals()
+        held = self._held()
+        unheard = held | self._left_in_journals()
+        if self.world.is_on_its_way("append"):
+            # A first try that arrives after the deletion begins the log; the writer, who was told
+            # before that it was refused, sends these notes again with other times.
+            self.ledger.may_be_twice |= {name for name in held if name[0] == log}
         unheard |= {name for name in before if name[1] in self.ledger.unsynced}
         self.ledger.lose(before & unheard, (), "it was deleted before its writer had an answer")
         for name in before - unheard:
@@ -860,6 +865,8 @@ class _Simulation:
             newer = after if id in after.episodes else copied
             if id in self.ledger.episodes and newer.statuses.get(id) != status:
                 self.ledger.episodes[id].lose_status()
+        if self.world.is_amid_steps:  # a copy that has read what was taken off may still end
+            self.ledger.may_forget_pops()
         carried_out = deleted_in_mongo(self.world.mongo, NAMESPACE, NAMESPACE)
         self.ledger.come_back(after, carried_out)
         self.ledger.come_back(copied, ())

@@ -603,6 +603,15 @@ class World:
         self.write_to_disk()
         self._start_machine()
 
+    def is_on_its_way(self, what: str) -> bool:
+        """Whether such a command is late."""
+        return any(what in one.what for one in self._late)
+
+    @property
+    def is_amid_steps(self) -> bool:
+        """Whether a process is in the middle of a step."""
+        return bool(self.stack or self._stopped)
+
     def execute_late(self, *, all_of_them: bool = False) -> None:
         """Execute the commands that were on their way for long."""
         due = [one for one in self._late if all_of_them or one.due <= self.round_trips]
