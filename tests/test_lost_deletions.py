@@ -178,6 +178,29 @@ def test_records_that_were_moved_behind_those_of_the_backup_are_not_moved_again_
         empty(jam)
 
 
+@pytest.mark.parametrize("popped", [1, 2, 3])
+def test_records_that_were_popped_are_not_moved_behind_those_of_the_backup(
+    jam: Jamboree, valkey: Server, namespace: str, monkeypatch: pytest.MonkeyPatch, popped: int
+) -> None:
+    notes = NoteHandler(jam, "notes")
+    notes.save({"n": 1})
+    jam.backup.flush()
+    empty(jam)
+    monkeypatch.delenv("JAMBOREE_BACKUP_URL", raising=False)
+    monkeypatch.delenv("JAMBOREE_MONGO_URL", raising=False)
+    with Jamboree(valkey.url, namespace=namespace, backup=False) as without_backup:
+        others = NoteHandler(without_backup, "notes")
+        others.save_many([{"n": 2, "text": "é"}, {"n": 3}, {"n": 4}])
+        assert [note["n"] for note in others.pop(popped)] == [2, 3, 4][:popped]
+    for _ in range(2):
+        jam.backup.flush()
+        assert [note["n"] for note in notes.many(9)] == [1, *[2, 3, 4][popped:]]
+        assert jam.backup.verify()
+        empty(jam)
+    notes.save({"n": 5})
+    assert [note["n"] for note in notes.pop(9)] == [1, *[2, 3, 4][popped:], 5]
+
+
 @pytest.mark.parametrize("is_told", [False, True], ids=["waits", "at once"])
 def test_a_deletion_covers_what_the_backup_has_from_before_redis_was_emptied(
     jam: Jamboree, valkey: Server, namespace: str, is_told: bool
