@@ -40,7 +40,7 @@ from jamboree_gym import Jamboree, connection
 from jamboree_gym.backup import compare, follow
 from jamboree_gym.backup import copy as backup_copy
 from jamboree_gym.backup.waiting import StopSignal
-from jamboree_gym.delivery import lease, opened, outbox, row_writer, step_outbox, writer
+from jamboree_gym.delivery import lease, opened, outbox, pacing, row_writer, step_outbox, writer
 from jamboree_gym.environment import provenance
 from jamboree_gym.journal import journal, restarts, segments
 from jamboree_gym.store import read_through, restore
@@ -270,6 +270,7 @@ class World:
             (bundles, "token_hex", token),
             (follow, "StopSignal", lambda: _Stop(self.sleep)),
             (follow, "wait_for_change", self._wait_for_change),
+            (pacing.Schedule, "wait_for_delivery", self._wait_for_delivery()),
             (writer, "threading", no_threads),
             (lease, "threading", no_threads),
             (connection._peers, "of", lambda *_: ()),
@@ -299,6 +300,14 @@ class World:
         if url == ELSEWHERE:
             return mongo_model.client_of(self.elsewhere, self._carry_elsewhere)
         return mongo_model.client_of(self.mongo, self.carry_request)
+
+    def _wait_for_delivery(self) -> Callable[[Any, float], None]:
+        def wait_for_delivery(_: Any, timeout_s: float) -> None:
+            """The writer's thread delivers."""
+            self.sleep(timeout_s)
+            self.stack[-1].process.connection.writer.deliver_round()
+
+        return wait_for_delivery
 
     def _wait_for_change(self, _: Any, __: Any, timeout_s: float) -> bool:
         """The bell rings at once, or not at all."""
