@@ -157,7 +157,7 @@ def _window(*steps: tuple[str, str, int] | tuple[str, str, int, Fault]) -> Sched
 
 _W, _K, _R = WRITERS[0], "keeper", "reader"
 _DELETES, _FLUSHES = Step(_K, "delete_notes", 0), Step(_W, "flush", 0)
-_POPS = Step("writer-3", "pop", 1)
+_POPS, _COPIES = Step("writer-3", "pop", 1), Step("keeper-2", "copy", 0)
 _EMPTIES, _FAILS = Step("world", "empty_redis", 0), Step("world", "fail_over", 5)
 # What has to happen in a certain order until a fault of the code can be seen. A part of the seeds
 # has one of them among its steps. The writer is any of the seed.
@@ -335,6 +335,32 @@ MORE_WINDOWS: tuple[Schedule, ...] = (
     _window(
         *((_W, "step", 0), (_W, "step", 0), (_W, "flush", 0), (_K, "copy_elsewhere", 0)),
         *((_W, "step", 0), (_K, "delete_episode", 0), (_K, "copy_elsewhere", 0)),
+    ),
+    # two backups copy at once, or one after the other was killed, what shares documents
+    _window(
+        *((_W, "vector_step", 0), (_W, "vector_step", 0), (_W, "vector_step", 0)),
+        (_W, "flush", 0),
+        (_K, "copy", 0, Fault(0, "meanwhile", step=_COPIES, of="bundles")),
+        *((_K, "copy", 0), ("world", "empty_redis", 0), (_R, "read_episodes", 0)),
+    ),
+    _window(
+        *((_W, "vector_step", 0), (_W, "vector_step", 0), (_W, "vector_step", 0)),
+        *((_W, "flush", 0), (_K, "copy", 0, Fault(0, "killed before", of="acknowledge"))),
+        *(("keeper-2", "copy", 0), (_K, "delete_episode", 0), (_K, "copy", 0)),
+        *(("world", "empty_redis", 0), (_R, "read_episodes", 0)),
+    ),
+    # a failover takes what was copied, or half copied, and others take its place
+    _window(
+        *((_W, "save", 1), (_W, "flush", 0), (_K, "copy", 0), ("world", "wait", 1)),
+        *((_K, "take_turn", 0), ("world", "wait", 1), (_W, "save", 1), (_W, "flush", 0)),
+        *((_K, "copy", 0, Fault(0, "killed after", of="chunks")), ("world", "fail_over", 2)),
+        *((_W, "save", 1), (_W, "flush", 0), (_K, "copy", 0), (_R, "read_notes", 1)),
+    ),
+    _window(
+        *((_W, "save", 1), (_W, "flush", 0), (_K, "copy", 0), ("world", "wait", 1)),
+        *((_K, "take_turn", 0), ("world", "wait", 1), (_W, "save", 1), (_W, "flush", 0)),
+        *((_K, "copy", 0), ("world", "fail_over", 2), (_K, "copy", 0), (_W, "save", 1)),
+        *((_W, "flush", 0), (_K, "copy", 0), (_R, "read_notes", 1)),
     ),
     # taken off the log before its writer has heard that it is there
     _window(

@@ -37,15 +37,18 @@ from redis_model import Calls, RedisModel
 from schedule import Fault, Step
 
 from jamboree_gym import Jamboree, connection
-from jamboree_gym.backup import compare, follow
+from jamboree_gym.backup import compare, follow, portions, transfer
 from jamboree_gym.backup import copy as backup_copy
+from jamboree_gym.backup import restore as backup_restore
+from jamboree_gym.backup.eviction import trimmer
 from jamboree_gym.backup.waiting import StopSignal
 from jamboree_gym.delivery import lease, opened, outbox, pacing, row_writer, step_outbox, writer
 from jamboree_gym.environment import provenance
 from jamboree_gym.journal import journal, restarts, segments
-from jamboree_gym.store import read_through, restore
+from jamboree_gym.store import lost_deletions, read_through, restore
 from jamboree_gym.store.mongo import bundles
 from jamboree_gym.store.mongo import store as mongo_store
+from jamboree_gym.store.mongo import writer as mongo_writer
 from jamboree_gym.store.redis import buckets, scripts
 from jamboree_gym.store.redis import store as redis_store
 from jamboree_gym.store.redis.scripts import Script
@@ -87,6 +90,20 @@ SMALL: tuple[tuple[Any, str, int], ...] = (
     (row_writer, "ROWS_PER_BATCH", 2),
     (step_outbox, "ROWS_PER_BATCH", 2),
 )
+# These were added later. They are drawn apart, as `MORE_WINDOWS`.
+MORE_SMALL: tuple[tuple[Any, str, int], ...] = (
+    (scripts, "PART_BYTES", 200),
+    (portions, "ROUND_TRIP_BYTES", 300),
+    (portions, "FIRST_ROWS", 1),
+    (transfer, "LOGS_AT_ONCE", 1),
+    (transfer, "PAGE_BYTES", 100),
+    (lost_deletions, "LOGS_AT_ONCE", 1),
+    (trimmer, "LOGS_AT_ONCE", 1),
+    (backup_restore, "LOGS_AT_ONCE", 1),
+    (mongo_writer, "MAX_DOCUMENTS", 1),
+    (bundles, "BUNDLES_AT_ONCE", 1),
+)
+MORE_SMALL_SHARE = 0.1
 # Each seed chooses one of these. What is done to each bucket, or to each byte of a file, is done
 # less often then.
 ONE_OF: tuple[tuple[Any, str, tuple[int, ...]], ...] = (
@@ -220,7 +237,9 @@ class World:
         self._opened_by: dict[str, str] = {}
         self._on_disk: dict[Path, bytes] = {}
         self.reads_singly = self._random.random() < SINGLE_SHARE
-        has_room = Random(seed + 2**40).random() >= LITTLE_ROOM_SHARE
+        apart = Random(seed + 2**40)
+        has_room = apart.random() >= LITTLE_ROOM_SHARE
+        self._more_small = [one for one in MORE_SMALL if apart.random() < MORE_SMALL_SHARE]
         self._room: dict[str, Any] = {} if has_room else LITTLE_ROOM
         self._start_machine()
         self._stopped: list[tuple[int, Process]] = []
@@ -280,6 +299,7 @@ class World:
             (redis_store, "client_from_url", self._redis_client),
             (mongo_store, "client_from_url", self._mongo_client),
             *(one for one in SMALL if self._random.random() < SMALL_SHARE),
+            *self._more_small,
             *((owner, name, self._random.choice(some)) for owner, name, some in ONE_OF),
         ]
         with ExitStack() as exits:
