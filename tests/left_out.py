@@ -60,6 +60,12 @@ NEEDS = (
         lambda: chromium() is not None and is_installed("playwright"),
     ),
     Need(
+        "compiled",
+        "tests of the compiled core",
+        "install again where there is a C compiler and Python.h: apt-get install gcc python3-dev",
+        lambda: is_installed("jamboree_gym.recording._plain_step"),
+    ),
+    Need(
         "redis7",
         "tests of Redis 7's own dialect",
         "no redis-server on PATH: apt-get install redis-server",
