@@ -109,6 +109,22 @@ def test_an_error_of_the_clock_writes_nothing() -> None:
 
 
 @pytest.mark.compiled
+def test_what_it_was_given_is_not_kept() -> None:
+    assert plain_steps.add_plain_step is not None
+    box = warm_outbox()
+    observation, reward, action, info = GOAL.copy(), np.float64(0.5), np.int64(1), dict[str, Any]()
+    box.packed_action = action
+    given = (box, observation, reward, action, info, observation.dtype, box._content, box._words)
+    before = list(map(sys.getrefcount, given))
+
+    for flag in [False] * 100 + [True] * 100:
+        plain_steps.add_plain_step(box, (observation, reward, flag, False, info))
+
+    assert list(map(sys.getrefcount, given)) == before
+    assert box.rows_put == 102
+
+
+@pytest.mark.compiled
 def test_a_full_block_is_left_to_python() -> None:
     """Over several blocks: no row is written behind the end of one."""
     assert plain_steps.add_plain_step is not None
