@@ -25,12 +25,12 @@ from embedded_home import (
     new_home,
     processes_of,
     shorten,
-    start_client,
     use_before,
     wait_until,
 )
 from processes import NoteHandler
 from recorded_envs import ACTION, CountingEnv, play
+from warm import run_warm, start_warm
 
 from jamboree_gym import Jamboree
 from jamboree_gym.backup.automatic import SupervisorsBackup
@@ -40,10 +40,13 @@ from jamboree_gym.servers.programs.mongo import MongoProgram
 
 BACKUP = "jamboree_gym.backup.embedded"  # is in its command line
 MONGO_CLIENT = "jamboree_gym.store.mongo.client"
-CLIENT = f"""
-sys.path.insert(0, {str(Path(__file__).parents[1])!r})
+CLIENT = """
+import os, sys, time, warnings
+warnings.filterwarnings("ignore", "This process .* is multi-threaded", DeprecationWarning)
 from processes import NoteHandler
 from jamboree_gym import Jamboree
+from jamboree_gym.servers.embedded import server_status, stop_servers
+home = sys.argv[1]
 """
 
 
@@ -90,11 +93,10 @@ def log_of(home: Path) -> str:
     return (home / "supervisor.log").read_text()
 
 
-def run(home: Path, body: str, **environment: str) -> None:
+def run(home: Path, body: str) -> None:
     """A client that runs to its end and says nothing."""
-    with start_client(home, CLIENT + body, whole_package=True, **environment) as client:
-        assert client.communicate(timeout=30)[0] == ""
-        assert client.returncode == 0
+    ended = run_warm(CLIENT + body, home)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "", "")
 
 
 RECORD = """
@@ -457,6 +459,9 @@ sys.meta_path.insert(0, Without())
 """
 
 SAVE_AND_EMPTY = """
+from typer.testing import CliRunner
+from jamboree_gym.cli import build_app
+
 with Jamboree(home=home, backup=True, backup_interval_s=0.1) as jam:
     NoteHandler(jam, "short").save_many({"n": n} for n in range(5))
     jam.flush()
@@ -482,18 +487,10 @@ def test_where_no_mongodb_server_is_installed_the_backup_is_a_folder_in_the_home
 ) -> None:
     (tmp_path / "sitecustomize.py").write_text(WITHOUT_SECANTUS)
     paths = os.pathsep.join([str(tmp_path), *filter(None, sys.path)])
-    head = (
-        CLIENT
-        + """
-import time
-from typer.testing import CliRunner
-from jamboree_gym.cli import build_app
-from jamboree_gym.servers.embedded import server_status
-"""
-    )
-    with start_client(home, head + SAVE_AND_EMPTY, whole_package=True, PYTHONPATH=paths) as client:
-        printed, _ = client.communicate(timeout=60)
-        assert client.returncode == 0, printed
+    variables = {**os.environ, "PYTHONPATH": paths}
+    client = start_warm(WITHOUT_SECANTUS + CLIENT + SAVE_AND_EMPTY, home, environment=variables)
+    printed, errors = client.communicate(timeout=60)
+    assert (client.returncode, errors) == (0, ""), printed
     lines = printed.splitlines()
     folder = home / "backup"
     assert f"copied to: {folder.as_uri()}" in lines
