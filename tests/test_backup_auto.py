@@ -119,7 +119,7 @@ worker.start()
 worker.join()
 print(worker.exitcode)
 NoteHandler(jam, "parent").save({"n": 2})
-jam.close()
+jam.close(timeout_s=60)
 """
     url = f"unix://{jam._connection.store.where}"
     ended = run_warm(script, url, mongo.url, jam._connection.keyspace.namespace)

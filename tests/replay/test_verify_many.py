@@ -290,6 +290,7 @@ def test_options_that_mean_nothing_are_refused(jam: Jamboree, options: dict[str,
 # -- in several processes ---------------------------------------------------------------------
 
 
+@pytest.mark.timeout(300)  # a busy machine takes its time
 def test_workers_report_the_same_in_the_same_order(jam: Jamboree) -> None:
     """Also of what is registered and trusted here, of what cannot be pickled, of episodes that
     follow others, and beside one that kills its worker."""

@@ -33,10 +33,14 @@ from recorded_envs import ACTION, CountingEnv, play
 from warm import run_warm, start_warm
 
 from jamboree_gym import Jamboree
+from jamboree_gym.backup import follow
 from jamboree_gym.backup.automatic import SupervisorsBackup
+from jamboree_gym.delivery import pacing
 from jamboree_gym.servers.embedded import EmbeddedServers, server_status, stop_servers
 from jamboree_gym.servers.home import Home
 from jamboree_gym.servers.programs.mongo import MongoProgram
+
+pytestmark = pytest.mark.usefixtures("prompt_writer")
 
 BACKUP = "jamboree_gym.backup.embedded"  # is in its command line
 MONGO_CLIENT = "jamboree_gym.store.mongo.client"
@@ -73,7 +77,11 @@ def busy_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     with new_home() as home, pytest.MonkeyPatch.context() as patch:
         use_before(home, tmp_path_factory.getbasetemp())
         patch.setattr(f"{MONGO_CLIENT}.CONNECT_TIMEOUT_S", 1.0)  # our own client has an end, too
-        shorten(patch, tmp_path_factory.mktemp("site"), BACKUP, MONGO_CLIENT, **timeouts)
+        patch.setattr(pacing, "LEISURE_S", 0.05)
+        patch.setattr(follow, "CLAIM_AGAIN_S", 0.1)
+        site = tmp_path_factory.mktemp("site")
+        shorten(patch, site, BACKUP, MONGO_CLIENT, **timeouts)
+        shorten(patch, site, BACKUP, follow.__name__, CLAIM_AGAIN_S=0.1)
         with Jamboree(home=home, namespace="busy", backup=True, backup_interval_s=0.1) as jam:
             NoteHandler(jam, "busy").save({"n": 1})
             wait_until(lambda: bool(backups_of(home)))
