@@ -84,6 +84,8 @@ def test_a_script_that_ends_without_close_leaves_nothing_behind(
 import sys
 from processes import NoteHandler
 from jamboree_gym import Jamboree
+from jamboree_gym.delivery import opened
+opened.CLOSE_TIMEOUT_S = 60  # a busy machine takes its time
 jam = Jamboree(*sys.argv[1:3], namespace=sys.argv[3], backup=True, backup_interval_s=0.1)
 NoteHandler(jam, "script").save({"n": 1})
 """

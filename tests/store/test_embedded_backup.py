@@ -43,6 +43,7 @@ from jamboree_gym.servers.programs.mongo import MongoProgram
 pytestmark = pytest.mark.usefixtures("prompt_writer")
 
 BACKUP = "jamboree_gym.backup.embedded"  # is in its command line
+BACKUP_PROCESS = "jamboree_gym.servers.backup_process"
 MONGO_CLIENT = "jamboree_gym.store.mongo.client"
 CLIENT = """
 import os, sys, time, warnings
@@ -136,8 +137,10 @@ def test_who_records_and_is_gone_at_once_is_backed_up(home: Path) -> None:
 
 
 def test_the_last_client_is_gone_before_mongo_is_up_and_all_is_copied_before_they_stop(
-    home: Path, monkeypatch: pytest.MonkeyPatch
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    patience = {"LAST_COPY_S": 60.0, "MONGO_START_S": 60.0}  # of a machine that is very busy
+    shorten(monkeypatch, tmp_path, SUPERVISOR, BACKUP_PROCESS, **patience)
     monkeypatch.setenv("JAMBOREE_IDLE_EXIT_S", "0")
     record(home)
     wait_until(lambda: not processes_of(home))
@@ -390,8 +393,7 @@ def test_a_mongo_that_cannot_be_started_stops_nobody_says_why_and_the_next_clien
 def test_a_process_that_does_not_end_is_killed(
     used_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    module = "jamboree_gym.servers.backup_process"
-    shorten(monkeypatch, tmp_path, SUPERVISOR, module, LAST_COPY_S=0.5)
+    shorten(monkeypatch, tmp_path, SUPERVISOR, BACKUP_PROCESS, LAST_COPY_S=0.5)
     with Jamboree(home=used_home, backup=True, backup_interval_s=0.1) as jam:
         NoteHandler(jam, "n").save({"n": 1})
         wait_until(lambda: bool(backups_of(used_home)))
