@@ -59,9 +59,16 @@ def test_it_copies_what_comes_until_it_is_told_to_stop(
 
 
 def test_what_is_deleted_is_deleted_there(jam: Jamboree, start_follower: StartFollower) -> None:
+    env = jam.record(CountingEnv(length=12))
+    for _ in range(8):
+        play(env, [ACTION] * 12)
+    going_on = jam.record(CountingEnv(length=100))
+    play(going_on, [ACTION] * 20)
+    NoteHandler(jam, "load").save({"n": 1})
+    jam.flush()
     start_follower(jam)
-    Load(jam).go_on(0.02)
     wait_until(lambda: is_complete(jam))
+    assert len(list(jam._connection.backup_store.keys())) == 10
     NoteHandler(jam, "load").delete()
     for episode in list(jam.episodes(status="terminated")):
         episode.delete()

@@ -347,6 +347,7 @@ def broken_jam(valkey: Server, namespace: str) -> Iterator[Jamboree]:
     opened.close()
 
 
+@pytest.mark.usefixtures("prompt_writer")
 @pytest.mark.parametrize("method", ["next_append", "settle"])
 def test_a_mistake_in_the_writer_thread_surfaces_at_a_later_save_and_at_flush(
     broken_jam: Jamboree, method: str, caplog: pytest.LogCaptureFixture
