@@ -17,9 +17,11 @@ from typing import TypeVar
 from jamboree_gym.errors import ExportError
 from jamboree_gym.progress import Progress, reported
 from jamboree_gym.reading.finding.filters import Found
+from jamboree_gym.wording import one_line, shortened
 
-__all__ = ["PartFolder", "aside_of", "whole"]
+__all__ = ["PartFolder", "aside_of", "whole", "writing_to"]
 
+_MAX_REASON = 200  # characters
 _ASIDE = ".jamboree-new"  # no other program uses this ending, so what a kill left is removed
 
 log = logging.getLogger(__name__)
@@ -51,7 +53,7 @@ class PartFolder:
         """Make the folder, be its only writer, and remove what a killed process had not finished.
 
         Raises:
-            ExportError: Another process writes there, or it is no folder.
+            ExportError: Another process writes there, it is no folder, or it cannot be written to.
         """
         from filelock import FileLock, Timeout  # here: it takes a while to load
 
@@ -60,14 +62,18 @@ class PartFolder:
         except FileExistsError as error:
             message = f"{self.path} is a file: name a folder, into which several files go"
             raise ExportError(message) from error
-        try:
-            with FileLock(self._lock, timeout=0):
+        except OSError as error:
+            raise _unwritable(self._shown, error) from error
+        with writing_to(self._shown):
+            try:
+                lock = FileLock(self._lock, timeout=0).acquire()
+            except Timeout as error:
+                message = f"{self._shown}: another process is writing there; wait for it"
+                raise ExportError(message) from error
+            with lock:
                 for left in list(self.path.rglob(f".*{_ASIDE}*")):
                     _remove(left)
                 yield
-        except Timeout as error:
-            message = f"{self._shown}: another process is writing there; wait for it"
-            raise ExportError(message) from error
 
     def paths(self) -> list[Path]:
         """The parts that are there, in order."""
@@ -110,6 +116,23 @@ class PartFolder:
         before = len(over) - len(wanted)
         counted = ((before + done, part) for done, part in read(wanted))
         return reported(counted, len(over), progress, done_is="written")
+
+
+@contextmanager
+def writing_to(shown: object) -> Iterator[None]:
+    """Raise an error of ours, which names file or folder, where the system refuses a write."""
+    try:
+        yield
+    except OSError as error:
+        raise _unwritable(shown, error) from error
+
+
+def _unwritable(shown: object, error: OSError) -> ExportError:
+    """The error for what the system does not let us write: no room, no right, no such folder."""
+    reason = shortened(one_line(error.strerror or str(error)), _MAX_REASON)
+    return ExportError(
+        f"{shown} cannot be written: {reason}\ncall again when that is mended, or write elsewhere"
+    )
 
 
 def aside_of(path: Path) -> Path:

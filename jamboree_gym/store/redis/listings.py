@@ -44,6 +44,14 @@ class Listings(BucketPart):
                 newest[run] = max(float(time), newest.get(run, -math.inf))
         return [as_text(run) for _, run in sorted((time, run) for run, time in newest.items())]
 
+    def forget_run(self, run: str) -> None:
+        """Take a run off the list of runs, where no episode of it is listed any more."""
+
+        def call(bucket: BucketKeys) -> Call:
+            return script_call(scripts.FORGET_RUN, (bucket.summaries(run), bucket.runs), (run,))
+
+        self._of_each(call, self._buckets.all)
+
     def list_episodes(self, entries: Sequence[IndexEntry], *, standing: str) -> int | None:
         """List episodes of one run; return how many were not listed.
 
