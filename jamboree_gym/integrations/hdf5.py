@@ -19,17 +19,11 @@ from jamboree_gym.arrays.trees import Arrays, check_leaf, path_shown
 from jamboree_gym.arrays.values import decode_value, encode_value
 from jamboree_gym.checked import checked
 from jamboree_gym.connection import HasConnection
-from jamboree_gym.errors import (
-    DecodeError,
-    EpisodeNotFound,
-    ExportError,
-    JamboreeError,
-    MissingExtra,
-)
+from jamboree_gym.errors import DecodeError, EpisodeNotFound, ExportError, MissingExtra
 from jamboree_gym.integrations.found_episodes import FoundEpisode, is_annotated, store_found
 from jamboree_gym.progress import Progress
 from jamboree_gym.reading.episode_parts import EpisodePart, episode_parts
-from jamboree_gym.reading.part_folder import PartFolder, whole
+from jamboree_gym.reading.part_folder import PartFolder, PatientFile, whole
 from jamboree_gym.reading.query import EpisodeQuery, found_by
 from jamboree_gym.tables.columns import Column, scalar_columns
 
@@ -179,7 +173,7 @@ def _lengths_in(path: Path) -> dict[str, int]:
         return dict(zip(ids, file[_LENGTHS][:].tolist(), strict=True))
 
 
-_Known = dict[Path, Mapping[str, int]]
+_Known = dict[Path, dict[str, int]]
 """Number of steps of each episode, by its id, in each of the files."""
 
 
@@ -190,7 +184,7 @@ def _write_parts(
     part = next(parts, None)
     while part is not None:
         path, number = files.next(), sum(map(len, known.values()))
-        with whole(path) as aside, _DiskFile(aside) as disk, h5py.File(disk, "w") as file:
+        with whole(path) as aside, PatientFile(aside) as disk, h5py.File(disk, "w") as file:
             writer = _Writer(file, number, compression)
             while part is not None and not writer.is_full:
                 writer.add(part)
@@ -205,69 +199,12 @@ def _write_main(files: PartFolder, known: _Known) -> None:
     """The file that links to all episodes."""
     number = 0
     path = files.path / _MAIN
-    with whole(path) as aside, _DiskFile(aside) as disk, h5py.File(disk, "w") as file:
+    with whole(path) as aside, PatientFile(aside) as disk, h5py.File(disk, "w") as file:
         for path in sorted(known):
             for _ in known[path]:
                 name = f"episode_{number}"
                 file[name] = h5py.ExternalLink(path.name, f"/{name}")
                 number += 1
-
-
-class _DiskFile:
-    """A file that HDF5 writes to, and that never refuses a write, also where the disk is full.
-
-    If a write fails, HDF5 cannot close the file, and the process may crash later. So the first
-    error is kept, and raised by `check` and at the end; what is written after it is dropped.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self._file = path.open("w+b", buffering=0)
-        self._error: OSError | None = None
-
-    def check(self) -> None:
-        """Raise what has stopped a write, if anything has."""
-        if self._error is not None:
-            raise self._error
-
-    def write(self, content: Any) -> int:
-        view = memoryview(content)
-        try:
-            done = 0
-            while self._error is None and done < len(view):
-                done += self._file.write(view[done:])
-        except OSError as error:
-            self._error = error
-        return len(view)
-
-    def truncate(self, size: int | None = None) -> int:
-        try:
-            return self._file.truncate(size)
-        except OSError as error:
-            self._error = self._error or error
-            return size or 0
-
-    def read(self, size: int = -1) -> bytes:
-        return self._file.read(size) or b""
-
-    def readinto(self, buffer: Any) -> int:
-        return self._file.readinto(buffer) or 0
-
-    def seek(self, place: int, whence: int = 0) -> int:
-        return self._file.seek(place, whence)
-
-    def tell(self) -> int:
-        return self._file.tell()
-
-    def flush(self) -> None:
-        """Nothing waits in this process; `whole` has the system write it to the disk."""
-
-    def __enter__(self) -> _DiskFile:
-        return self
-
-    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
-        self._file.close()
-        if self._error is not None and not isinstance(error, JamboreeError):
-            raise self._error
 
 
 class _Writer:

@@ -94,7 +94,9 @@ FORMATS = ("parquet", "hdf5", "lerobot", "arrow")
 
 
 def export_to(name: str, query: Any, path: Path) -> None:
-    if name == "arrow":
+    if name == "minari":
+        exports()["stopped/minari-v0"](query, path)
+    elif name == "arrow":
         query.to_arrow(path)
     else:
         exports()[name](query, path)
@@ -112,14 +114,16 @@ def test_a_place_that_cannot_be_written_to_is_named(
     assert len(str(told.value).splitlines()) == 2
 
 
-@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize("name", [*FORMATS, "minari"])
+@pytest.mark.parametrize("room", [2000, 20_000])
 def test_on_a_full_disk_an_export_says_so_and_is_continued(
-    jam: Jamboree, tmp_path: Path, name: str
+    jam: Jamboree, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, room: int
 ) -> None:
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
     record(jam, PayingEnv(900), actions(900))
     jam.flush()
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (2000, before[1]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (room, before[1]))
     try:
         with pytest.raises(ExportError, match="cannot be written: ") as told:
             export_to(name, jam.episodes(), tmp_path / "out")
