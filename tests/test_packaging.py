@@ -46,6 +46,7 @@ NOT_LOADED_BY_JAMBOREE = {
     "mujoco",
     "mpe2",
     "nicegui",
+    "opentelemetry",
     "pandas",
     "pettingzoo",
     "polars",
