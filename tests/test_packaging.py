@@ -46,7 +46,6 @@ NOT_LOADED_BY_JAMBOREE = {
     "mujoco",
     "mpe2",
     "nicegui",
-    "opentelemetry",
     "pandas",
     "pettingzoo",
     "polars",
