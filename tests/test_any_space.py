@@ -24,6 +24,7 @@ from jamboree_gym.delivery.step_outbox import StepOutbox
 from jamboree_gym.encoding.batch_format import decode_batch
 from jamboree_gym.encoding.bulk_decoder import decode_batches
 from jamboree_gym.encoding.rows import Rows
+from jamboree_gym.encoding.summary_codec import Beginning
 from jamboree_gym.environment.spaces import layout_of_space
 from jamboree_gym.journal.journal import Journal, JournalOwner
 from jamboree_gym.records import EpisodeOrigin, EpisodeSummary
@@ -145,8 +146,7 @@ def through_the_store(
         "log",
         bytes(8),
         lambda _: math.inf,
-        summary=summary,
-        origin=origin,
+        begun=Beginning.of(summary, origin),
         schema=schema,
         lane=Journal(None, JournalOwner("0" * 16, "", 0, "ns")).lane(),
         keep=5,

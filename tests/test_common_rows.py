@@ -26,6 +26,7 @@ from jamboree_gym.delivery.row_writer import RowWriter
 from jamboree_gym.delivery.step_outbox import StepOutbox
 from jamboree_gym.encoding.info_codec import InfoEncoder
 from jamboree_gym.encoding.info_template import InfoTemplate
+from jamboree_gym.encoding.summary_codec import Beginning
 from jamboree_gym.errors import InvalidRecord
 from jamboree_gym.journal.journal import Journal, JournalOwner
 from jamboree_gym.recording.plain_steps import add_plain_step
@@ -54,8 +55,7 @@ def outbox(observation: Any, *, may_be_common: bool) -> StepOutbox:
         "log",
         bytes(8),
         lambda _: math.inf,
-        summary=SUMMARY,
-        origin=ORIGIN,
+        begun=Beginning.of(SUMMARY, ORIGIN),
         schema=StepSchema(layout(observation), layout_of(np.int64(1))).shared,
         lane=Journal(None, JournalOwner("0" * 16, "", 0, "ns")).lane(),
         keep=5,

@@ -145,7 +145,7 @@ def test_of_a_step_that_is_half_written_all_or_nothing_is_found(
 
 
 def outboxes(jam: Jamboree) -> list[StepOutbox]:
-    found = jam._connection.opened.outboxes.values()
+    found = jam._connection.opened.outboxes.all()
     return [one for one in found if isinstance(one, StepOutbox)]
 
 

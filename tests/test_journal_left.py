@@ -179,7 +179,7 @@ def test_the_last_append_of_the_dead_may_arrive_while_its_journal_is_delivered(
 ) -> None:
     handler = NoteHandler(recording, "left")
     handler.save_many({"n": n} for n in range(10))
-    (outbox,) = [one for one in recording._connection.opened.outboxes.values() if one.unsaved]
+    (outbox,) = [one for one in recording._connection.opened.outboxes.all() if one.unsaved]
     outbox.seal()
     append = outbox.next_append()
     assert append is not None

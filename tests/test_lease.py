@@ -444,7 +444,8 @@ def test_rows_that_redis_has_taken_are_saved_also_if_the_lease_cannot_be_renewed
     jam = open_jamboree(write="sync", backup=False)
     env = jam.record(CountingEnv())
     play(env, [ACTION])
-    outbox = jam._connection.opened.outboxes[jam._connection.keyspace.episode(env.episode_id)]
+    outbox = jam._connection.opened.outboxes.get(jam._connection.keyspace.episode(env.episode_id))
+    assert outbox is not None
     calls: list[Lease] = []
 
     def renew(lease: Lease) -> None:

@@ -114,6 +114,40 @@ def test_a_forked_child_records_its_own_episodes_and_the_parents_goes_on(
     assert jam.episode(ids["parents"]).status == "interrupted"
 
 
+def test_episodes_that_begin_in_a_block_of_a_forked_child_name_the_child_as_writer(
+    valkey: Server, namespace: str
+) -> None:
+    source = (
+        IGNORE_FORK_WARNING
+        + """
+import os, sys
+import numpy as np
+from gymnasium.vector import SyncVectorEnv
+from recorded_envs import CountingEnv
+from jamboree_gym import Jamboree
+
+jam = Jamboree(sys.argv[1], namespace=sys.argv[2])
+envs = jam.record(SyncVectorEnv([lambda: CountingEnv(length=2)] * 8))
+envs.reset(seed=1)
+pid = os.fork()
+if pid == 0:
+    envs.reset(seed=1)
+    for _ in range(4):  # the third step resets all
+        envs.step(np.zeros((8, 2), np.float32))
+    assert [recorder.handler.writing.rows_put for recorder in envs._recorder._recorders] == [2] * 8
+    jam.flush()
+    writers = {jam.episode(id).summary.writer for id in envs.episode_ids}
+    print(writers == {jam._connection.writer_name})
+    sys.stdout.flush()
+    os._exit(0)
+os.waitpid(pid, 0)
+jam.close()
+"""
+    )
+    ended = run_warm(source, valkey.url, namespace)
+    assert (ended.stdout, ended.stderr) == ("True\n", "")
+
+
 def test_a_child_of_a_recording_process_judges_its_parent_by_the_lease(
     valkey: Server, namespace: str
 ) -> None:

@@ -20,7 +20,7 @@ from jamboree_gym.delivery.row_writer import CHECK_EVERY_BYTES, ROWS_PER_BATCH
 from jamboree_gym.delivery.step_outbox import StepOutbox, seal_together
 from jamboree_gym.encoding.batch_format import decode_batch
 from jamboree_gym.encoding.bulk_decoder import decode_batches
-from jamboree_gym.encoding.summary_codec import decode_episode_note
+from jamboree_gym.encoding.summary_codec import Beginning, decode_episode_note
 from jamboree_gym.errors import EpisodeInUse, EpisodeNotFound, InvalidRecord, JamboreeClosed
 from jamboree_gym.journal.journal import Journal, JournalOwner
 from jamboree_gym.records import EpisodeOrigin, EpisodeStatus, EpisodeSummary
@@ -36,7 +36,8 @@ LANE = Journal(None, JournalOwner("0" * 16, "", 0, "ns")).lane()
 
 
 def outbox(mark: Callable[[Any], float] = lambda _: math.inf, **options: Any) -> StepOutbox:
-    options = {"summary": SUMMARY, "origin": ORIGIN, "schema": SCHEMA, "keep": 11, **options}
+    begun = Beginning.of(options.pop("summary", SUMMARY), options.pop("origin", ORIGIN))
+    options = {"begun": begun, "schema": SCHEMA, "keep": 11, **options}
     options.setdefault("lane", Journal(None, JournalOwner("0" * 16, "", 0, "ns")).lane())
     return StepOutbox("log", bytes(8), mark, **options)
 
@@ -308,13 +309,13 @@ def test_what_comes_while_episodes_are_sealed_together_is_announced(
 ) -> None:
     marks: list[Any] = []
     box = begun(mark=lambda one: marks.append(one) or math.inf)
-    packed_rows = step_outbox._packed_rows
+    span = step_outbox.Span
 
-    def packed_meanwhile(span: Any) -> Any:
+    def what_comes_meanwhile(*rows: Any) -> Any:
         what_comes(box)
-        return packed_rows(span)
+        return span(*rows)
 
-    monkeypatch.setattr(step_outbox, "_packed_rows", packed_meanwhile)
+    monkeypatch.setattr(step_outbox, "Span", what_comes_meanwhile)
     assert seal_together([box]) == []
 
     assert marks == [box, box]

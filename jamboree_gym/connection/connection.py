@@ -314,7 +314,7 @@ class Connection(HasConnection):
                     keep_record=self.journal.keep_record,
                     run=run,
                 )
-                self._outboxes[key] = outbox
+                self._outboxes.add(outbox)
             return outbox
 
     @property
@@ -334,9 +334,13 @@ class Connection(HasConnection):
         """
         return self._stamps.start_time(after)
 
+    def new_episodes(self, number: int, after: float) -> list[tuple[str, float]]:
+        """Ids and start times of episodes that begin now: as `new_episode_id`, `start_time`."""
+        return self._stamps.new_many(number, self.writer_name, after)
+
     def adopt(self, outbox: Outbox) -> None:
         """Make the outbox of an episode known, so that reads of its log see what it holds."""
-        self._outboxes[outbox.key] = outbox
+        self._outboxes.add(outbox)
         self._lease.hold()
 
     def append_whole(self, appends: Sequence[Append]) -> list[AppendResult]:
@@ -473,7 +477,7 @@ class Connection(HasConnection):
         self.opened.after_fork_in_child()
         if not self._closed:
             self._begin_to_write()
-        for outbox in list(self._outboxes.values()):
+        for outbox in self._outboxes.all():
             outbox.after_fork_in_child(self.writer_id, self.writer.mark)
             if isinstance(outbox, RecordOutbox):
                 outbox.keep_in(self.journal.keep_record)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import threading
 import time
 from typing import Literal, Protocol
 
@@ -17,7 +18,7 @@ WhenFull = Literal["block", "raise"]
 CHECK_AFTER_BYTES = 1 << 18
 WAIT_S = 0.05
 SAY_FULL_EVERY_S = 300.0
-CHECK_SHARE = 0.02  # of the callers' time, at most, goes into adding up what is waiting ...
+CHECK_SHARE = 0.02  # of a thread's own time, at most, goes into adding up what is waiting ...
 QUICK_CHECK_S = 1e-4  # ... unless that is soon done
 
 log = logging.getLogger(__name__)
@@ -33,6 +34,15 @@ class Waiting(Protocol):
     @property
     def unsaved(self) -> int:
         """Number of records."""
+
+
+class _NextCheck(threading.local):
+    """When a thread may add up again, in its own processor time.
+
+    On a busy machine it has a part of a processor: a share of its wall time would be much of that.
+    """
+
+    at_s = 0.0
 
 
 class Backpressure:
@@ -67,7 +77,7 @@ class Backpressure:
         self._schedule = schedule
         self._max_pending_bytes = max_pending_bytes
         self._when_full = when_full
-        self._check_after = 0.0
+        self._next_check = _NextCheck()
         self._checked_at_bytes = 0
         self._closing = False
         self._outage: Exception | None = None
@@ -88,14 +98,15 @@ class Backpressure:
         if not self.has_outage and self._schedule.is_late:
             self._schedule.step_aside()
         has_grown = abs(queued_bytes - self._checked_at_bytes) > CHECK_AFTER_BYTES
-        if time.monotonic() < self._check_after and not has_grown:
+        began_s = time.thread_time()  # without the time that other threads take meanwhile
+        if began_s < self._next_check.at_s and not has_grown:
             return
         self._checked_at_bytes = queued_bytes
-        began = time.thread_time()  # without the time that other threads took meanwhile
         if self._is_full:
             self.is_on = True
-        took_s = time.thread_time() - began
-        self._check_after = time.monotonic() + max(0.0, took_s - QUICK_CHECK_S) / CHECK_SHARE
+        ended_s = time.thread_time()
+        took_s = ended_s - began_s
+        self._next_check.at_s = ended_s + max(0.0, took_s - QUICK_CHECK_S) / CHECK_SHARE
 
     @property
     def _is_full(self) -> bool:

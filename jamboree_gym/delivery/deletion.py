@@ -35,7 +35,7 @@ def delete_log(opened: Opened, key: str, entry: IndexEntry | None) -> None:
         if isinstance(outbox, StepOutbox):
             outbox.drop()
             opened.writer.forget(outbox)
-            opened.outboxes.pop(key, None)
+            opened.outboxes.forget(key)
     if has_backup and born is not None:
         _delete_from_backup(opened, key, born)
     if isinstance(outbox, RecordOutbox):

@@ -17,7 +17,7 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Protocol
-from weakref import WeakValueDictionary
+from weakref import ref
 
 from jamboree_gym.delivery.lease import Lease
 from jamboree_gym.delivery.outbox import Outbox
@@ -34,9 +34,10 @@ from jamboree_gym.store.backups.protocol import BackupStore
 from jamboree_gym.store.read_through import ReadThroughStore
 from jamboree_gym.store.urls import is_folder
 
-__all__ = ["Opened", "RunningBackup", "closer", "writers_here"]
+__all__ = ["KnownOutboxes", "Opened", "RunningBackup", "closer", "writers_here"]
 
 WORKER_EXIT_PRIORITY = 50  # after the Jamborees that are still referred to
+SWEEP_FROM = 1024  # of fewer outboxes, it does not matter how many are gone
 
 log = logging.getLogger(__name__)
 
@@ -65,6 +66,50 @@ class RunningBackup(Protocol):
         """Let it finish."""
 
 
+class KnownOutboxes:
+    """The outboxes that somebody refers to, by the key of their log.
+
+    A `WeakValueDictionary` calls back for each outbox that goes: that takes longer than to make it.
+    Here, those that are gone are swept out when they may be half of all.
+    """
+
+    def __init__(self) -> None:
+        self._refs: dict[str, ref[Outbox]] = {}
+        self._sweep_at = SWEEP_FROM
+        self.after_fork_in_child()
+
+    def after_fork_in_child(self) -> None:
+        """The thread that held the lock is not in this process."""
+        self._lock = threading.Lock()
+
+    def add(self, outbox: Outbox) -> None:
+        """Know this one, instead of another one of the same log."""
+        with self._lock:
+            refs = self._refs
+            refs[outbox.key] = ref(outbox)
+            if len(refs) >= self._sweep_at:
+                self._refs = {key: known for key, known in refs.items() if known() is not None}
+                self._sweep_at = max(SWEEP_FROM, 2 * len(self._refs))
+
+    def get(self, key: str) -> Outbox | None:
+        """The outbox of a log, if somebody refers to it."""
+        known = self._refs.get(key)
+        return None if known is None else known()
+
+    def __contains__(self, key: str) -> bool:
+        return self.get(key) is not None
+
+    def forget(self, key: str) -> None:
+        """Do not know the outbox of this log any more."""
+        with self._lock:
+            self._refs.pop(key, None)
+
+    def all(self) -> list[Outbox]:
+        """All of them."""
+        found = [known() for known in list(self._refs.values())]  # others may add one meanwhile
+        return [outbox for outbox in found if outbox is not None]
+
+
 class Opened:
     """Servers, stores and threads of one Jamboree; refers to it nowhere.
 
@@ -91,7 +136,7 @@ class Opened:
         self.servers: EmbeddedServers | None = None
         self.backup_store: BackupStore | None = None
         self.backup: RunningBackup | None = None
-        self.outboxes: WeakValueDictionary[str, Outbox] = WeakValueDictionary()
+        self.outboxes = KnownOutboxes()
         self._parents_store: BackupStore | None = None
         self._lock = threading.RLock()
         self._backup_lock = threading.RLock()  # its own: opening the backup takes its time
@@ -140,12 +185,11 @@ class Opened:
 
     def is_recording(self) -> bool:
         """Whether an episode of this process is running, in Redis or on the way there."""
-        outboxes = [ref() for ref in self.outboxes.valuerefs()]  # others may add one meanwhile
-        return any(map(_is_running, outboxes))
+        return any(map(_is_running, self.outboxes.all()))
 
     def abandon(self) -> None:
         """End the episodes that are still being recorded, as far as they are there."""
-        for outbox in list(self.outboxes.values()):
+        for outbox in self.outboxes.all():
             if isinstance(outbox, StepOutbox) and outbox.error is None:
                 outbox.end("abandoned")
 
@@ -182,12 +226,13 @@ class Opened:
         """Leave to the parent what it has opened; a closed one stays closed."""
         self._lock = threading.RLock()  # the thread that held it is not in this process
         self._backup_lock = threading.RLock()
+        self.outboxes.after_fork_in_child()
         self.journal.after_fork_in_child()
         self.store.after_fork_in_child()
         self._parents_store, self.backup_store = self.backup_store or self._parents_store, None
 
 
-def _is_running(outbox: Outbox | None) -> bool:
+def _is_running(outbox: Outbox) -> bool:
     if not isinstance(outbox, StepOutbox) or outbox.error is not None:
         return False
     return outbox.status == "running" or not outbox.is_settled

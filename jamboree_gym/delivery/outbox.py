@@ -85,6 +85,8 @@ class Outbox(ABC):
         "__weakref__",
         "_asked_in",
         "_batches",
+        "_blobs_used",
+        "_born",
         "_clock",
         "_codec",
         "_mark",
@@ -127,6 +129,8 @@ class Outbox(ABC):
         self._sent = 0
         self._unanswered: Append | None = None  # what was sent last, while its fate is not known
         self._asked_in = ""
+        self._blobs_used: Mapping[str, bytes] = {}  # immutable content that batches refer to
+        self._born: float | None = None  # first timestamp of the log, where this has begun it
         self._put_count = 0
         self._stored_count = 0
 
@@ -156,10 +160,6 @@ class Outbox(ABC):
     def _note(self, sent: int) -> tuple[bytes, IndexEntry | None]:
         """What to write beside that number of batches."""
         return b"", None
-
-    def _blobs(self) -> Mapping[str, bytes]:
-        """Immutable content that the batches refer to."""
-        return {}
 
     @property
     def has_batches(self) -> bool:
@@ -192,7 +192,7 @@ class Outbox(ABC):
             self._index_after(len(encoded)),
             note,
             entry,
-            self._blobs(),
+            self._blobs_used,
             self._born,
             is_repeated,
             "" if is_repeated else self._asked_in,
@@ -204,11 +204,6 @@ class Outbox(ABC):
     def _index_after(self, sent: int) -> int:
         """Records in the log once that number of batches is stored."""
         return self._next_index - sum([one.count for one in self._batches[sent:]])
-
-    @property
-    def _born(self) -> float | None:
-        """Timestamp of the log's first record, where this outbox has begun it."""
-        return None
 
     def settle(self, result: AppendResult) -> None:
         """Take the server's answer to the last `next_append`."""

@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 import threading
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, cast
 
@@ -41,7 +41,7 @@ from jamboree_gym.journal.row_block import DROPPED, RowLane, Span, private_lane
 from jamboree_gym.journal.row_parts import RowWindow, joined
 from jamboree_gym.journal.vector_block import ColumnSpan
 
-__all__ = ["RowBuffer"]
+__all__ = ["RowBuffer", "announce_together"]
 
 MAX_RELAYOUTS = 16  # after this many changes of columns in an episode, what changes is encoded
 
@@ -243,10 +243,6 @@ class RowBuffer(RowWriter):
         self._news = None
         self._announce()
 
-    def announce(self) -> None:
-        """There are rows to deliver. As often as this is called, they are marked once."""
-        self._announce()
-
     def _relayout(self, observation: Any, annotation: Mapping[str, Any] | None) -> tuple[Any, Any]:
         """Take the layout of these values from the next row on; the values as they are kept."""
         known, new_annotation = self.schema, self.schema.annotation
@@ -425,6 +421,28 @@ class RowBuffer(RowWriter):
         super().after_fork_in_child(writer_id, mark)
         self._stored_count = self.rows_put
         self._taken = ()
+
+
+def announce_together(
+    buffers: Iterable[RowBuffer], mark_all: Callable[[Sequence[Outbox]], float]
+) -> None:
+    """There are rows to deliver in these. Those that are marked already are left as they are.
+
+    Args:
+        buffers: Of one process.
+        mark_all: As `mark`, of several.
+    """
+    waiting = [one for one in buffers if not (one._marked or one.is_deleted)]
+    for one in waiting:  # first, as the writer is quick
+        one._marked = True
+    try:
+        late_at = mark_all(waiting)
+    except BaseException:  # a Ctrl-C too: the next step marks them then
+        for one in waiting:
+            one._marked = False
+        raise
+    for one in waiting:
+        one.late_at = late_at
 
 
 def _settled(new: Any, known: Any) -> Any:

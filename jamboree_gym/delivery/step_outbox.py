@@ -7,7 +7,6 @@ import math
 import time
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from typing import Any, TypeAlias
 
 import msgspec
@@ -22,16 +21,11 @@ from jamboree_gym.delivery.step_buffer import RowBuffer
 from jamboree_gym.encoding.column_batch import encode_step_batches, row_columns
 from jamboree_gym.encoding.row_format import TERMINATED, TRUNCATED, RowFormat
 from jamboree_gym.encoding.row_part import RowPart
-from jamboree_gym.encoding.summary_codec import (
-    SummaryTemplate,
-    check_summary,
-    encode_episode_note,
-    encode_origin,
-)
+from jamboree_gym.encoding.summary_codec import Beginning, encode_episode_note
 from jamboree_gym.errors import EpisodeInUse, EpisodeNotFound, JamboreeError
-from jamboree_gym.journal.row_block import ABANDONED, Extent, RowLane, Span
-from jamboree_gym.journal.vector_block import ColumnSpan
-from jamboree_gym.records import EpisodeOrigin, EpisodeStatus, EpisodeSummary, Progress
+from jamboree_gym.journal.row_block import ABANDONED, RowLane, Span
+from jamboree_gym.journal.vector_block import ColumnSpan, VectorBlock
+from jamboree_gym.records import EpisodeStatus, EpisodeSummary, Progress
 from jamboree_gym.store.log import AppendResult, IndexEntry
 
 __all__ = ["StepOutbox", "progress_after", "seal_together"]
@@ -57,17 +51,12 @@ class StepOutbox(RowBuffer):
         key: The episode's log.
         writer_id: Eight bytes that mark this process's batches.
         mark: Tells the writer that there is something to deliver; until when is soon enough.
-        summary: As it is before the first row.
-        origin: What the episode can be begun with again; encoded, if the summary is checked, too.
+        begun: The episode as it begins.
         schema: Layout of the rows, as far as it can be guessed.
         lane: Where the rows are written.
         keep: How many of the newest rows stay in memory for `recent`.
-        blobs: What `origin` refers to, by digest.
+        blobs: What its origin refers to, by digest.
         clock: Gives the time of each step, epoch seconds.
-        template: One that may fit the summary, and saves time then.
-
-    Raises:
-        InvalidRecord: Something in summary or origin cannot be kept; names it.
 
     Attributes:
         id: Of the episode.
@@ -75,19 +64,14 @@ class StepOutbox(RowBuffer):
 
     __slots__ = (
         "_begun",
-        "_begun_note",
-        "_blobs_used",
         "_born_there",
         "_newest_stored",
         "_newest_stored_bytes",
         "_note_sent",
         "_note_stored",
-        "_origin",
         "_progress",
-        "_seed",
         "_status",
         "_stored_status",
-        "_template",
         "id",
     )
 
@@ -97,14 +81,12 @@ class StepOutbox(RowBuffer):
         writer_id: bytes,
         mark: Callable[[Outbox], float],
         *,
-        summary: EpisodeSummary,
-        origin: EpisodeOrigin | bytes,
+        begun: Beginning,
         schema: StepSchema,
         lane: RowLane,
         keep: int,
         blobs: Mapping[str, bytes] | None = None,
         clock: Callable[[], float] = time.time,
-        template: SummaryTemplate | None = None,
     ) -> None:
         super().__init__(
             key,
@@ -113,44 +95,32 @@ class StepOutbox(RowBuffer):
             schema=schema,
             lane=lane,
             keep=keep,
-            started_at=summary.started_at,
+            started_at=begun.started_at,
             clock=clock,
         )
-        self.id = summary.id
-        self._begun = summary
-        if isinstance(origin, bytes):
-            self._template, self._seed = template or SummaryTemplate(summary), None
-            self._origin, self._begun_note = origin, b""
-        else:
-            self._template, self._seed, begun = check_summary(summary, template)
-            self._origin = encode_origin(origin)
-            self._begun_note = encode_episode_note(begun, self._origin)
-        self._progress = Progress.of(summary)  # after the rows that are in batches
+        self.id = begun.id
+        self._begun = begun
+        self._progress = begun.progress  # after the rows that are in batches
         self._status: EpisodeStatus = "running"
         self._stored_status: EpisodeStatus = "running"
         self._note_sent: Progress | None = None
         self._note_stored: Progress | None = None
-        self._blobs_used: Mapping[str, bytes] = blobs or {}
+        self._blobs_used = blobs or {}
+        self._born = begun.started_at
         self._born_there = b""  # birth of the log in Redis
-        self._newest_stored = deque[tuple[float, SealedBatch]]()  # when Redis has taken what
+        # When Redis has taken what; most episodes need none: they reach it whole.
+        self._newest_stored: deque[tuple[float, SealedBatch]] | None = None
         self._newest_stored_bytes = 0
 
     def _title(self, start: int) -> bytes:
         if start == 0:
-            note = self._begun_note or self._encoded_note(Progress.of(self._begun))
-            return _pack((self.key, self.id, note, list(self._blobs_used)))
+            return _pack((self.key, self.id, self._begun.note, list(self._blobs_used)))
         return _pack((self.key, self.id, None, ()))
-
-    def _encoded_note(self, progress: Progress) -> bytes:
-        return encode_episode_note(self._encoded_summary(progress), self._origin)
-
-    def _encoded_summary(self, progress: Progress) -> bytes:
-        return self._template.encode(progress, self.started_at, self._seed)
 
     @property
     def summary(self) -> EpisodeSummary:
         """As it is after the rows that are in batches."""
-        return self._progress.in_summary(self._begun)
+        return self._begun.summary(self._progress)
 
     @property
     def status(self) -> EpisodeStatus:
@@ -180,7 +150,7 @@ class StepOutbox(RowBuffer):
             self._drop_rows()
         self._taken = ()
         self._batches = ()
-        self._newest_stored.clear()
+        self._newest_stored = None
 
     # -- the delivering thread's side -------------------------------------------------------
 
@@ -191,7 +161,7 @@ class StepOutbox(RowBuffer):
             return 0
         # Of thousands of outboxes in one go: in few calls.
         extents, batches = self._extents, self._batches
-        waiting = _stop_of(extents[-1]) - self._sealed if extents else 0
+        waiting = extents[-1].stop - self._sealed if extents else 0
         nbytes = waiting * self._row_bytes + self._variable_bytes_put - self._variable_bytes_sealed
         return nbytes + sum([len(batch.encoded) for batch in batches]) if batches else nbytes
 
@@ -264,7 +234,7 @@ class StepOutbox(RowBuffer):
             if self._taken or not self._extents or len(self._schemas) != 1 or self._has_encoded:
                 return None
             extent, first = self._extents[-1], self._sealed
-            stop = _stop_of(extent)
+            stop = extent.stop
             count = stop - first
             if (
                 count < 1
@@ -276,10 +246,9 @@ class StepOutbox(RowBuffer):
             spans: Sequence[Span] = (Span(extent, first, stop),)
             if extent.start > first:  # the first of them are in the block before
                 spans = self._spans_between(first, stop)
-            packed = b"".join([_packed_rows(span) for span in spans])
-            schema = next(iter(self._schemas.values()))
+            (schema,) = self._schemas.values()
             self._taken, self._sealed = spans, stop
-            return PlainRows(self, extent.row_format, first, stop, packed, schema, status)
+            return PlainRows(self, spans, first, stop, schema, status)
 
     def add_plain(self, rows: PlainRows, encoded: bytes, rewards: Rewards, t_last: float) -> None:
         """Take the batch of the rows that `take_plain` gave.
@@ -307,16 +276,10 @@ class StepOutbox(RowBuffer):
             return b"", None
         self._note_sent = progress
         begun = self._begun
-        content = self._encoded_summary(progress)
-        entry = IndexEntry(self.id, content, begun.run, begun.started_at + progress.elapsed_s)
-        return encode_episode_note(content, self._origin), entry
-
-    def _blobs(self) -> Mapping[str, bytes]:
-        return self._blobs_used
-
-    @property
-    def _born(self) -> float | None:
-        return self.started_at
+        content = begun.encoded_summary(progress)
+        run, newest_at = begun.template.run, begun.started_at + progress.elapsed_s
+        entry = IndexEntry(self.id, content, run, newest_at)
+        return encode_episode_note(content, begun.origin), entry
 
     def _index_after(self, sent: int) -> int:
         after = self._stored_count
@@ -327,7 +290,8 @@ class StepOutbox(RowBuffer):
     def settle(self, result: AppendResult) -> None:
         """Take the server's answer to the last `next_append`."""
         is_end_alone = self._sent == 0
-        if result.stored and result.log is not None:
+        is_over = self._note_sent is not None and self._note_sent.status != "running"
+        if result.stored and result.log is not None and not is_over:
             self._hold(self._batches[: result.stored], result.log[1])
         super().settle(result)
         self._confirm_rows(self._stored_count)
@@ -344,6 +308,8 @@ class StepOutbox(RowBuffer):
             batches: Taken just now.
             born: Birth of the log that has them.
         """
+        if self._newest_stored is None:
+            self._newest_stored = deque()
         now, held = time.monotonic(), self._newest_stored
         self._born_there = born
         for batch in batches:
@@ -357,10 +323,11 @@ class StepOutbox(RowBuffer):
 
     def _take_back(self, result: AppendResult) -> bool:
         """Send again what Redis has lost of this log; False where it is not held here any more."""
-        if result.log is None or result.log[1] != self._born_there:
+        held = self._newest_stored
+        if held is None or result.log is None or result.log[1] != self._born_there:
             return False
         lost, first = list[SealedBatch](), self._stored_count
-        for _, batch in reversed(self._newest_stored):
+        for _, batch in reversed(held):
             if first <= result.count:
                 break
             lost.append(batch)
@@ -368,14 +335,14 @@ class StepOutbox(RowBuffer):
         if first != result.count:
             return False
         for batch in lost:
-            self._newest_stored.pop()
+            held.pop()
             self._newest_stored_bytes -= len(batch.encoded)
         self._batches = (*reversed(lost), *self._batches)
         self._stored_count = first
         self._note_sent = self._note_stored = None
         self._stored_status = "running"
         for extent in self._extents:
-            extent.words[extent.confirmed_at] = max(0, first - extent.start)
+            extent.confirm(max(first, extent.start))
         return True
 
     def was_asked_for(self, epoch: str, stored: int = 0) -> None:
@@ -387,7 +354,7 @@ class StepOutbox(RowBuffer):
         """Redis has all rows below this number: they are not delivered again after a kill."""
         for extent in self._extents:
             if row > extent.start:
-                extent.words[extent.confirmed_at] = row - extent.start
+                extent.confirm(row)
         if len(self._extents) > 1:
             self._forget(row)
 
@@ -404,7 +371,7 @@ class StepOutbox(RowBuffer):
         """It can never be written: keep the reason, and no longer what waits."""
         super().refuse(error)
         self._batches = ()
-        self._newest_stored.clear()
+        self._newest_stored = None
         self._drop_rows()
 
     def _continue_at(self, result: AppendResult) -> None:
@@ -437,33 +404,32 @@ class StepOutbox(RowBuffer):
             )
 
 
-class PlainRows(msgspec.Struct, frozen=True):
+class PlainRows(msgspec.Struct, frozen=True, eq=False, gc=False):
     """Rows of an outbox that are one batch without infos, and all of one schema.
 
     Attributes:
         outbox: Theirs.
-        row_format: Of all of them.
+        spans: Where they are.
         first: Number of the first.
         stop: Number of the row after the last.
-        packed: Their bytes.
         schema: Of all of them.
         status: Of the episode after them.
     """
 
     outbox: StepOutbox
-    row_format: RowFormat
+    spans: Sequence[Span]
     first: int
     stop: int
-    packed: bytes
     schema: StepSchema
     status: EpisodeStatus
 
-
-def _stop_of(extent: Extent | ColumnSpan) -> int:
-    """As `extent.stop`, and quicker."""
-    if isinstance(extent, ColumnSpan):
-        return extent.stop
-    return extent.start + extent.words[extent.count_at]
+    @property
+    def place(self) -> VectorBlock | RowFormat:
+        """The vector block that has all of them; elsewhere, their format."""
+        extent = self.spans[-1].extent
+        if isinstance(extent, ColumnSpan) and len(self.spans) == 1:
+            return extent.block
+        return extent.row_format
 
 
 def _packed_rows(span: Span) -> memoryview | bytes:
@@ -483,19 +449,20 @@ def seal_together(outboxes: Iterable[Outbox]) -> list[Outbox]:
         Those that have to `seal` by themselves, because they have anything but plain rows.
     """
     others = list[Outbox]()
-    groups = defaultdict[RowFormat, list[PlainRows]](list)
+    groups = defaultdict[VectorBlock | RowFormat, list[PlainRows]](list)
     for outbox in outboxes:
-        rows = None
-        with suppress(Exception):  # `seal` says what is wrong with it
+        try:
             rows = outbox.take_plain() if isinstance(outbox, StepOutbox) else None
+        except Exception:  # noqa: BLE001 - `seal` says what is wrong with it
+            rows = None
         if rows is None:
             others.append(outbox)
         else:
-            groups[rows.row_format].append(rows)
-    for group in groups.values():
+            groups[rows.place].append(rows)
+    for place, group in groups.items():
         for some in _groups_of_bytes(group):
             try:
-                _seal_group(some)
+                _seal_group(some, place)
             except MemoryError:
                 raise
             except Exception as error:  # noqa: BLE001 - each by itself says what is wrong with it
@@ -508,7 +475,7 @@ def _groups_of_bytes(rows: Sequence[PlainRows]) -> Iterator[Sequence[PlainRows]]
     """The same in groups that take little memory: their rows are copied."""
     first = size = 0
     for position, one in enumerate(rows):
-        size += len(one.packed)
+        size += (one.stop - one.first) * one.schema.stored_row_bytes
         if size > MAX_GROUP_BYTES:
             yield rows[first : position + 1]
             first, size = position + 1, 0
@@ -516,11 +483,14 @@ def _groups_of_bytes(rows: Sequence[PlainRows]) -> Iterator[Sequence[PlainRows]]
         yield rows[first:]
 
 
-def _seal_group(group: Sequence[PlainRows]) -> None:
+def _seal_group(group: Sequence[PlainRows], place: VectorBlock | RowFormat) -> None:
     starts, schema = [rows.first for rows in group], group[0].schema
     counts = [rows.stop - rows.first for rows in group]
-    packed = b"".join([rows.packed for rows in group])
-    values = np.frombuffer(packed, group[0].row_format.dtype)
+    spans = [span for rows in group for span in rows.spans]
+    if isinstance(place, VectorBlock):
+        values = place.rows_of(spans)
+    else:
+        values = np.frombuffer(b"".join(map(_packed_rows, spans)), place.dtype)
     if values["info_size"].any():  # its thread was interrupted between counting and publishing it
         raise ValueError("a row has an info, which lies elsewhere in its block")
     columns, times = row_columns(values, schema), values["timestamp"]

@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import islice
 from typing import Literal, NamedTuple
 
 from msgspec import structs
@@ -39,7 +40,8 @@ BACKOFF_S = (0.05, 0.1, 0.2, 0.5, 1.0)
 CLOSE_TIMEOUT_S = 10.0
 HURRY_BYTES = 1 << 20  # more than this in one log, or in many small ones, is not left to gather
 CHECK_EVERY_BYTES = 1 << 15  # so often, where much waits in one log, all that waits is added up
-MANY_LOGS = 1024  # each time this many more wait, their bytes are added up
+MANY_LOGS = 1024  # each time this many more wait, it is estimated how many bytes they have ...
+SAMPLED = 16  # ... from one in so many
 
 log = logging.getLogger(__name__)
 
@@ -134,16 +136,27 @@ class Writer:
         Raises:
             JamboreeClosed: The writer has been closed.
         """
+        return self.mark_all((outbox,))
+
+    def mark_all(self, outboxes: Sequence[Outbox]) -> float:
+        """As `mark`, of several outboxes."""
         if self._closing:
             raise JamboreeClosed("this Jamboree is closed: open a new one to save")
         with self._dirty_lock:
-            self._dirty[outbox] = None
-            is_many = len(self._dirty) % MANY_LOGS == 0
-        if is_many and not self.backpressure.has_outage and self.pending_bytes > HURRY_BYTES:
+            known = len(self._dirty)
+            self._dirty.update(dict.fromkeys(outboxes))
+            is_many = len(self._dirty) // MANY_LOGS > known // MANY_LOGS
+        if is_many and not self.backpressure.has_outage and self._has_much():
             self.hurry()
         if self._background and (self._thread is None or not self._has_work):
             self._wake()
         return self.schedule.late_at_epoch
+
+    def _has_much(self) -> bool:
+        """Whether many logs have so much in all that it is not left to gather: by a sample."""
+        with self._dirty_lock:
+            sample = list(islice(self._dirty, 0, None, SAMPLED))
+        return sum([outbox.pending_bytes for outbox in sample]) * SAMPLED > HURRY_BYTES
 
     def _wake(self) -> None:
         self.schedule.expect_round()
@@ -399,7 +412,8 @@ class Writer:
     def _settle_asked(self, outbox: Outbox, key: str, asked: Asked) -> None:
         if key in asked.deleted:
             outbox.settle(AppendResult(0, 0, -math.inf, is_deleted=True))
-            self._refuse_if_over(outbox)
+            if outbox.error is not None:
+                self._refuse(outbox, outbox.error)
         elif asked.epoch and key not in asked.failed:
             outbox.is_uncertain = asked.is_uncertain
             outbox.was_asked_for(asked.epoch, asked.stored.get(key, 0))
@@ -476,7 +490,8 @@ class Writer:
                 unknown[outbox] = append
             else:
                 outbox.settle(result)
-                self._refuse_if_over(outbox)
+                if outbox.error is not None:
+                    self._refuse(outbox, outbox.error)
         if self.watchers:
             self._tell(Delivery(began, _taken(appends, results)))
         if self._on_delivery is not None and len(unknown) < len(sent):
@@ -486,10 +501,6 @@ class Writer:
     def _tell(self, delivery: Delivery) -> None:
         for watcher in self.watchers:
             watcher(delivery)
-
-    def _refuse_if_over(self, outbox: Outbox) -> None:
-        if outbox.error is not None:
-            self._refuse(outbox, outbox.error)
 
     def _refuse(self, outbox: Outbox, error: JamboreeError) -> None:
         """Nothing more of this outbox can be written: say so, and again at `flush`."""

@@ -35,6 +35,7 @@ __all__ = [
     "decode_own_records",
     "decode_records",
     "encode_batch",
+    "encode_batches",
     "encode_note",
     "encode_records",
     "batch_span",
@@ -163,6 +164,26 @@ def encode_batch(
     version = version or BATCH_VERSIONS[codec]
     header = _BATCH.pack(_BATCH_MAGIC, version, codec, count, start, writer, t_first, t_last)
     return b"".join((header, _CRC.pack(_crc32(body, zlib.crc32(header))), body))
+
+
+def encode_batches(
+    codec: int,
+    starts: Sequence[int],
+    counts: Sequence[int],
+    writer: bytes,
+    times: Sequence[tuple[float, float]],
+    bodies: Sequence[bytes],
+    version: int | None = None,
+) -> list[bytes]:
+    """As `encode_batch`, of many; `times` are those of the first and of the last record of each."""
+    version, pack = version or BATCH_VERSIONS[codec], _BATCH.pack
+    headers = [
+        pack(_BATCH_MAGIC, version, codec, count, start, writer, t_first, t_last)
+        for start, count, (t_first, t_last) in zip(starts, counts, times, strict=True)
+    ]
+    checksums = map(_crc32, bodies, map(zlib.crc32, headers))
+    parts = zip(headers, map(_CRC.pack, checksums), bodies, strict=True)
+    return list(map(b"".join, parts))
 
 
 def _crc32(content: bytes, value: int) -> int:

@@ -28,7 +28,12 @@ import numpy.typing as npt
 
 from jamboree_gym.arrays.layout import Leaf
 from jamboree_gym.arrays.step_schema import StepSchema
-from jamboree_gym.encoding.batch_format import ARRAY_REWARDS, CODEC_STEPS, encode_batch
+from jamboree_gym.encoding.batch_format import (
+    ARRAY_REWARDS,
+    CODEC_STEPS,
+    encode_batch,
+    encode_batches,
+)
 from jamboree_gym.encoding.row_format import ANNOTATED, TERMINATED, TRUNCATED, row_format
 
 __all__ = [
@@ -152,15 +157,12 @@ def encode_step_batches(
     pieces = [
         [content[first * size : stop * size] for first, stop in bounds] for content, size in stored
     ]
-    bodies = map(b"".join, zip(repeat(prefix), *pieces, strict=False))
-    stops, version = np.cumsum(counts), batch_version(schema)
+    bodies = list(map(b"".join, zip(repeat(prefix), *pieces, strict=False)))
+    stops = np.cumsum(counts)
     first_times, last_times = times[stops - counts].tolist(), times[stops - 1].tolist()
-    return [
-        encode_batch(CODEC_STEPS, start, count, writer, t_first, t_last, body, version)
-        for start, count, t_first, t_last, body in zip(
-            starts, counts, first_times, last_times, bodies, strict=True
-        )
-    ]
+    between = list(zip(first_times, last_times, strict=True))
+    version = batch_version(schema)
+    return encode_batches(CODEC_STEPS, starts, counts, writer, between, bodies, version)
 
 
 def encode_columns(

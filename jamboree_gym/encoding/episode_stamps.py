@@ -38,3 +38,13 @@ class EpisodeStamps:
         now, latest = self._clock(), max(self._newest_start, after)
         self._newest_start = now if now > latest else math.nextafter(latest, math.inf)
         return self._newest_start
+
+    def new_many(self, number: int, writer: str, after: float) -> list[tuple[str, float]]:
+        """Ids and start times of several episodes, as `new_id` and `start_time` give them.
+
+        Args:
+            number: Of the episodes.
+            writer: As above.
+            after: Likewise.
+        """
+        return [(self.new_id(writer), self.start_time(after)) for _ in range(number)]

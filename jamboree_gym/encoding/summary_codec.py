@@ -20,6 +20,7 @@ from jamboree_gym.errors import DecodeError, InvalidRecord
 from jamboree_gym.records import EpisodeOrigin, EpisodeStatus, EpisodeSummary, Progress
 
 __all__ = [
+    "Beginning",
     "StoredSummary",
     "SummaryTemplate",
     "check_summary",
@@ -33,6 +34,7 @@ __all__ = [
     "encode_episode_note",
     "encode_optional",
     "encode_origin",
+    "encode_reset_origin",
     "encode_summary",
 ]
 
@@ -46,6 +48,7 @@ _ARRAY16 = struct.Struct(">BH")
 _FORK = (None, None)  # run and step, where there is none
 _RESERVED = ""  # older releases keep the id in this place
 _CHANGING = 6  # parts of a summary that differ between episodes
+_BEGUN = Progress("running", 0, 0.0, 0.0)
 
 _Count = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
 
@@ -108,11 +111,15 @@ class SummaryTemplate:
 
     Args:
         summary: Of any of these episodes.
+
+    Attributes:
+        run: Of all of them.
     """
 
-    __slots__ = ("_first", "_fixed", "_is_fork", "_last", "_shared")
+    __slots__ = ("_first", "_fixed", "_is_fork", "_last", "_shared", "run")
 
     def __init__(self, summary: EpisodeSummary) -> None:
+        self.run = summary.run
         first = [summary.env_id, summary.run]
         last = [
             encode_mapping(summary.tags) if summary.tags else None,
@@ -167,6 +174,85 @@ class SummaryTemplate:
         count = _ARRAY16.pack(0xDC, _WITH_RETURNS)
         more = _joined([*fork, _RESERVED, returns])
         return b"".join((count, self._fixed, changing, self._last, more))
+
+    def summary(
+        self, id: str, progress: Progress, started_at: float, seed: bytes | None
+    ) -> EpisodeSummary:
+        """What `encode` encodes, of the episode with this id."""
+        env_id, run, tags, vector_index, writer, parent, parent_run, fork_step = self._shared
+        return EpisodeSummary(
+            id,
+            env_id,
+            run,
+            progress.status,
+            progress.steps,
+            progress.episode_return,
+            started_at,
+            progress.elapsed_s,
+            None if seed is None else decode_value(seed, where="memory"),
+            tags,
+            vector_index,
+            writer,
+            parent,
+            fork_step,
+            parent_run,
+            progress.returns,
+        )
+
+
+class Beginning(msgspec.Struct, frozen=True, eq=False, gc=False):
+    """An episode as it begins: what is its own, and what it shares with others of its recorder.
+
+    Attributes:
+        id: Of the episode.
+        started_at: Timestamp of row 0, epoch seconds.
+        seed: Encoded; None where there is none.
+        origin: What it can be begun with again; encoded.
+        template: Of its summary.
+        progress: As it begins.
+    """
+
+    id: str
+    started_at: float
+    seed: bytes | None
+    origin: bytes
+    template: SummaryTemplate
+    progress: Progress = _BEGUN
+
+    @classmethod
+    def of(
+        cls,
+        summary: EpisodeSummary,
+        origin: EpisodeOrigin,
+        template: SummaryTemplate | None = None,
+    ) -> Beginning:
+        """That of an episode with this summary and origin.
+
+        Args:
+            summary: As it is before the first row.
+            origin: What the episode can be begun with again.
+            template: One that may fit the summary, and saves time then.
+
+        Raises:
+            InvalidRecord: Something in summary or origin cannot be kept; names it.
+        """
+        template, seed, _ = check_summary(summary, template)
+        encoded = encode_origin(origin)
+        progress = Progress.of(summary)
+        return cls(summary.id, summary.started_at, seed, encoded, template, progress)
+
+    def summary(self, progress: Progress) -> EpisodeSummary:
+        """The summary, when the episode is that far."""
+        return self.template.summary(self.id, progress, self.started_at, self.seed)
+
+    def encoded_summary(self, progress: Progress) -> bytes:
+        """The same as an entry of a listing."""
+        return self.template.encode(progress, self.started_at, self.seed)
+
+    @property
+    def note(self) -> bytes:
+        """The note of the log's head, before the first row."""
+        return encode_episode_note(self.encoded_summary(self.progress), self.origin)
 
 
 def _joined(values: list[Any]) -> bytes:
@@ -391,6 +477,20 @@ def encode_origin(origin: EpisodeOrigin) -> bytes:
         return _pack(values)
     except (TypeError, ValueError) as error:
         raise InvalidRecord(f"the origin of an episode cannot be stored: {error}") from error
+
+
+def encode_reset_origin(
+    provenance: str, rng_state: Mapping[str, Any] | None, follows: str | None
+) -> bytes:
+    """The origin of an episode that begins with a reset, without a seed and options.
+
+    Args:
+        provenance: As in `EpisodeOrigin`, like the others.
+        rng_state: State of the generator.
+        follows: The episode before.
+    """
+    state = None if rng_state is None else _encode_rng(rng_state)
+    return _pack((None, state, None, provenance, follows, None))
 
 
 def encode_episode_note(summary: bytes, origin: bytes) -> bytes:

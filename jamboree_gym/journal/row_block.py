@@ -54,14 +54,12 @@ class Extent:
         row_format: Of all of them.
         words: The block as 32-bit numbers; `words[count_at]` is the number of rows.
         count_at: Where the count is.
-        confirmed_at: Where it says how many rows Redis has confirmed.
         content: The block.
         first_at: Offset of the first row.
     """
 
     __slots__ = (
         "_block",
-        "confirmed_at",
         "content",
         "count_at",
         "first_at",
@@ -75,7 +73,6 @@ class Extent:
         self.content = block.content
         self.words = block.words
         self.count_at = at // 4 + COUNT
-        self.confirmed_at = at // 4 + CONFIRMED
         self.first_at = at + EXTENT.size
         self.start = start
         self.row_format = row_format
@@ -104,6 +101,10 @@ class Extent:
     def part(self, first: int, stop: int, schemas: Mapping[int, StepSchema]) -> RowPart:
         """The rows with these numbers; its arrays share their memory."""
         return part_of(self.rows(first, stop), self.content, first, schemas)
+
+    def confirm(self, row: int) -> None:
+        """Redis has all rows below this number, and no others."""
+        self.words[self.count_at - COUNT + CONFIRMED] = row - self.start
 
     def set_state(self, state: int) -> None:
         """Write how the episode has ended, or `DROPPED`."""

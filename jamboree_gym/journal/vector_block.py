@@ -11,7 +11,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 import numpy as np
@@ -31,6 +31,9 @@ from jamboree_gym.journal.segments import (
     Segments,
     private_copy,
 )
+
+if TYPE_CHECKING:
+    from jamboree_gym.journal.row_block import Span
 
 __all__ = [
     "BegunEpisode",
@@ -63,7 +66,7 @@ _TITLE_BYTES = 160  # of a span in which an episode continues, at most about
 MAX_BLOCK_BYTES = 16 << 20
 
 
-class BegunEpisode(NamedTuple):
+class BegunEpisode(msgspec.Struct, array_like=True, frozen=True, eq=False, gc=False):
     """What the journal keeps of an episode that begins in a block; all else is the same for all.
 
     Attributes:
@@ -79,7 +82,7 @@ class BegunEpisode(NamedTuple):
     provenance: str
 
 
-class SpanTitle(NamedTuple):
+class SpanTitle(msgspec.Struct, array_like=True, frozen=True, eq=False, gc=False):
     """Says in the journal of which episode the rows of a span are.
 
     Attributes:
@@ -200,6 +203,21 @@ class VectorBlock:
             for n, (index, start) in enumerate(zip(indices, starts, strict=True))
         ]
 
+    def rows_of(self, spans: Sequence[Span]) -> npt.NDArray[Any]:
+        """A copy of the rows of several spans, one span behind the other."""
+        firsts, counts = list[int](), list[int]()
+        for span in spans:
+            column, first = span.extent, span.first
+            assert isinstance(column, ColumnSpan)
+            firsts.append((column._first + first - column.start) * self.width + column._index)
+            counts.append(span.stop - first)
+        sizes = np.array(counts)
+        begins = np.cumsum(sizes) - sizes  # of each span, in the copy
+        positions = np.arange(sum(counts)) - np.repeat(begins, sizes)
+        at = np.repeat(firsts, sizes) + positions * self.width
+        rows: npt.NDArray[Any] = self.packed.reshape(-1).take(at).view(self.row_format.dtype)
+        return rows
+
     @property
     def private(self) -> VectorBlock:
         """A copy in memory of this process alone; one for all episodes."""
@@ -229,11 +247,6 @@ class ColumnSpan(msgspec.Struct, frozen=True, eq=False, gc=False):
     start: int
 
     @property
-    def confirmed_at(self) -> int:
-        """Where it says how many rows Redis has confirmed."""
-        return self._at + _CONFIRMED
-
-    @property
     def content(self) -> memoryview:
         """The block."""
         return self.block.content
@@ -258,7 +271,8 @@ class ColumnSpan(msgspec.Struct, frozen=True, eq=False, gc=False):
     def stop(self) -> int:
         """Number of the row after the last."""
         words = self.block.words
-        return self.start + min(words[self._at + _STOP], words[_COUNT_WORD]) - self._first
+        stop, count = words[self._at + _STOP], words[_COUNT_WORD]
+        return self.start - self._first + (stop if stop < count else count)
 
     def rows(self, first: int, stop: int) -> npt.NDArray[Any]:
         """A view of the rows with these numbers, of the format's dtype."""
@@ -279,6 +293,10 @@ class ColumnSpan(msgspec.Struct, frozen=True, eq=False, gc=False):
     def close(self) -> None:
         """The rows that the block gets from now on are not of this episode."""
         self.block.words[self._at + _STOP] = self.block.count
+
+    def confirm(self, row: int) -> None:
+        """Redis has all rows below this number, and no others."""
+        self.block.words[self._at + _CONFIRMED] = row - self.start
 
     def set_state(self, state: int) -> None:
         """Write how the episode has ended, or `DROPPED`."""
@@ -301,10 +319,15 @@ class VectorLane:
         self._segments = segments
         self._width = width
         self._size = 0
+        self._taken: StepSchema | None = None  # the schema that was taken last
 
     def takes(self, schema: StepSchema) -> bool:
         """Whether rows of this schema are of fixed size, and not too large."""
-        return not schema.has_encoded and self._least_bytes(schema, 0) <= MAX_BLOCK_BYTES
+        if schema is not self._taken:
+            if schema.has_encoded or self._least_bytes(schema, 0) > MAX_BLOCK_BYTES:
+                return False
+            self._taken = schema
+        return True
 
     def _least_bytes(self, schema: StepSchema, title_bytes: int) -> int:
         line_bytes = self._width * row_format_of(schema).nbytes

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from jamboree_gym.arrays.step_schema import StepSchema
 from jamboree_gym.arrays.values import encode_mapping
 from jamboree_gym.connection import Connection
-from jamboree_gym.delivery.step_buffer import RowBuffer
+from jamboree_gym.delivery.step_buffer import RowBuffer, announce_together
 from jamboree_gym.delivery.step_outbox import StepOutbox
 from jamboree_gym.encoding.row_format import ANNOTATED, TERMINATED, TRUNCATED
 from jamboree_gym.journal.journal import Journal
@@ -166,7 +166,7 @@ class BlockSteps:
             looked_at |= {i for i, one in enumerate(handlers) if one.writing is not inside[i]}
         if list(map(_annotation, handlers)).count(None) < len(handlers):
             looked_at |= {i for i, one in enumerate(handlers) if one.annotation is not None}
-        begun = dict[int, StepOutbox]()
+        beginning = list[int]()
         for i in sorted(looked_at):
             if inside[i] is not None:
                 self._leave(i)
@@ -174,19 +174,33 @@ class BlockSteps:
                 continue
             steps = None
             if i in step.resets:
-                rng_state = step.resets[i]
-                recorder = self._recorders[i]
                 if handlers[i]._begins_plainly(step.schema):
-                    steps, titles[i] = recorder.begin_plainly(rng_state, follows[i])
-                    begun[i] = steps
+                    beginning.append(i)
+                    continue
             elif self._waits[i]:
                 self._waits[i] -= 1
             else:
                 steps = handlers[i].plain_steps(step.schema)
-                if steps is not None:
-                    titles[i] = SpanTitle(steps.key, steps.id)
             if steps is None:
                 left.add(i)
+            else:
+                titles[i] = SpanTitle(steps.key, steps.id)
+        return self._begin(beginning, step, follows, titles) if beginning else {}
+
+    def _begin(
+        self,
+        beginning: Sequence[int],
+        step: BatchedStep,
+        follows: Mapping[int, str | None],
+        titles: dict[int, SpanTitle],
+    ) -> dict[int, StepOutbox]:
+        """Begin the episodes of some sub-environments, at once; the others are as above."""
+        begun = dict[int, StepOutbox]()
+        after = max([self._handlers[i].newest_at for i in beginning])
+        new = self._jam.new_episodes(len(beginning), after)
+        for i, (id, started_at) in zip(beginning, new, strict=True):
+            recorder, rng_state = self._recorders[i], step.resets[i]
+            begun[i], titles[i] = recorder.begin_plainly(id, started_at, rng_state, follows[i])
         return begun
 
     def _refused(self) -> set[int]:
@@ -256,7 +270,8 @@ class BlockSteps:
         inside, handlers = self._inside, self._handlers
         found = [begun.get(i) or inside[i] or handlers[i].writing for i in titles]
         boxes = [steps for steps in found if steps is not None]
-        starts = [steps.rows_put for steps in boxes]
+        pairs = zip(titles, boxes, strict=True)
+        starts = [0 if i in begun else steps.rows_put for i, steps in pairs]
         spans = block.open_spans(list(titles), starts, self._encoded_titles)
         for i, steps, span in zip(titles, boxes, spans, strict=True):
             steps.enter_block(span, self._news)
@@ -304,21 +319,21 @@ class BlockSteps:
             self._handlers[i]._end(steps, "terminated" if step.terminated[i] else "truncated")
 
     def announce(self) -> list[tuple[int, Exception]]:
-        """Have delivered what has come since the last delivery; where that is refused, why."""
-        failed, again = list[tuple[int, Exception]](), list[RowBuffer]()
+        """Have delivered what has come since the last delivery; where that is refused, why.
+
+        It is refused for all alike, so one is named.
+        """
         news = self._news
-        while news:
-            box = news.popleft()
-            try:
-                box.announce()
-            except Exception as error:  # noqa: BLE001 - the caller raises it
-                index = next((i for i, one in enumerate(self._inside) if one is box), None)
-                if index is not None:
-                    failed.append((index, error))
-                    again.append(box)
-            else:
-                assert isinstance(box, StepOutbox)
-                if box.error is not None or box.is_deleted:
-                    again.append(box)
+        boxes = [news.popleft() for _ in range(len(news))]
+        failed = list[tuple[int, Exception]]()
+        try:
+            announce_together(boxes, self._jam.writer.mark_all)
+            again = [box for box in boxes if box.error is not None or box.is_deleted]
+        except Exception as error:  # noqa: BLE001 - the caller raises it
+            inside: dict[RowBuffer, int] = {
+                box: i for i, box in enumerate(self._inside) if box is not None
+            }
+            again = [box for box in boxes if box in inside]
+            failed = [(inside[box], error) for box in again[:1]]
         news.extend(again)
         return failed

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import AsyncIterator, Collection, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import fields, replace
 from inspect import signature
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from gymnasium import spaces
 
 from jamboree_gym.arrays.step_schema import StepSchema
 from jamboree_gym.checked import Count, EpochSeconds, Seconds, checked
 from jamboree_gym.connection import HasConnection
+from jamboree_gym.delivery.outbox import Outbox
 from jamboree_gym.delivery.step_outbox import StepOutbox
 from jamboree_gym.encoding.info_codec import InfoEncoder
-from jamboree_gym.encoding.summary_codec import SummaryTemplate
+from jamboree_gym.encoding.summary_codec import Beginning, SummaryTemplate
 from jamboree_gym.environment.outcomes import flag_of, refusal
 from jamboree_gym.environment.spaces import check_space, layout_of_space
 from jamboree_gym.errors import (
@@ -45,6 +46,20 @@ _MOVED = "Do not repeat the call: the environment has moved, and what it returne
 _SEES_STEPS = ("step", "set_action", "add_step")
 
 log = logging.getLogger(__name__)
+
+
+class _Lane(NamedTuple):
+    """Where a handler writes rows in a process.
+
+    Attributes:
+        journal: The journal of the process.
+        rows: Where they go there.
+        mark: Tells the writer of that journal that there is something to deliver.
+    """
+
+    journal: Journal
+    rows: RowLane
+    mark: Callable[[Outbox], float]
 
 
 class EpisodeHandler(DBHandler):
@@ -83,8 +98,7 @@ class EpisodeHandler(DBHandler):
         self._steps: StepOutbox | None = None  # of the episode written last: `recent` reads it
         self._schema: StepSchema | None = None
         self._infos = InfoEncoder()
-        self._journal: Journal | None = None
-        self._lane: RowLane | None = None  # of that journal
+        self._lane: _Lane | None = None
         self._buffered = True
         ours, kind = EpisodeHandler, type(self)
         self._is_common = (kind.add_step, kind.set_action) == (ours.add_step, ours.set_action)
@@ -99,7 +113,7 @@ class EpisodeHandler(DBHandler):
 
     def _unshared(self) -> dict[str, Any]:
         """The episode that is being written stays where it is: a copy begins the next one."""
-        of_writing = ("writing", "annotation", "summary_template", "_steps", "_journal", "_lane")
+        of_writing = ("writing", "annotation", "summary_template", "_steps", "_lane")
         return {**super()._unshared(), **dict.fromkeys(of_writing), "_infos": InfoEncoder()}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -154,46 +168,37 @@ class EpisodeHandler(DBHandler):
         jam = self._connection
         if not summary.writer:
             summary = replace(summary, writer=jam.writer_name)
-        steps = self._new_steps(summary, origin, self._schema, blobs or {})
+        begun = Beginning.of(summary, origin, self.summary_template)
+        steps = self._new_steps(begun, self._schema, blobs or {})
         steps.add_reset(observation, encoded)
         self._steps = self.writing = steps
         if jam.writer.backpressure.has_outage or not self._buffered:
             self._after_append(_MOVED)
 
     def _new_steps(
-        self,
-        summary: EpisodeSummary,
-        origin: EpisodeOrigin | bytes,
-        schema: StepSchema,
-        blobs: Mapping[str, bytes],
+        self, begun: Beginning, schema: StepSchema, blobs: Mapping[str, bytes]
     ) -> StepOutbox:
         """What a new episode is written to; no row is in it."""
-        jam = self._connection
+        jam, lane = self._connection, self._lane
+        if lane is None or lane.journal is not jam.journal:  # another one also after a fork
+            lane = self._lane = _Lane(jam.journal, jam.journal.lane(), jam.writer.mark)
         steps = StepOutbox(
-            jam.keyspace.episode(summary.id),
+            jam.keyspace.episode(begun.id),
             jam.writer_id,
-            jam.writer.mark,
-            summary=summary,
-            origin=origin,
+            lane.mark,
+            begun=begun,
             schema=schema,
-            lane=self._lane_of(jam.journal),
+            lane=lane.rows,
             keep=self.limit + 1,
             blobs=blobs,
             clock=jam.clock,
-            template=self.summary_template,
         )
-        self._keys["episode"] = summary.id
+        self._keys["episode"] = begun.id
         self._buffered = jam.write_mode == "buffered"
         steps.may_be_common = self._buffered and self._is_common
-        jam.journal.keep_blobs(blobs)
+        lane.journal.keep_blobs(blobs)
         jam.adopt(steps)
         return steps
-
-    def _lane_of(self, journal: Journal) -> RowLane:
-        """Where this handler writes rows; another place in another process."""
-        if self._lane is None or self._journal is not journal:
-            self._journal, self._lane = journal, journal.lane()
-        return self._lane
 
     def step(
         self,
@@ -335,19 +340,16 @@ class EpisodeHandler(DBHandler):
         is_alike = self.writing is None and self._schema is schema
         return is_alike and self._buffered and type(self).begin is EpisodeHandler.begin
 
-    def _begin_plainly(
-        self, summary: EpisodeSummary, origin: bytes, blobs: Mapping[str, bytes]
-    ) -> StepOutbox:
+    def _begin_plainly(self, begun: Beginning, blobs: Mapping[str, bytes]) -> StepOutbox:
         """Begin an episode whose rows somebody else writes, row 0 among them.
 
         Args:
-            summary: As in `begin`; nothing in it is new.
-            origin: Encoded.
+            begun: The episode.
             blobs: As in `begin`.
         """
         assert self._schema is not None
         self.annotation = None
-        steps = self._new_steps(summary, origin, self._schema, blobs)
+        steps = self._new_steps(begun, self._schema, blobs)
         self._steps = self.writing = steps
         return steps
 

@@ -16,7 +16,7 @@ from jamboree_gym.arrays.values import check_text, decode_value, encode_value
 from jamboree_gym.connection import HasConnection
 from jamboree_gym.delivery.step_outbox import StepOutbox
 from jamboree_gym.encoding.info_codec import InfoEncoder, info_keys
-from jamboree_gym.encoding.summary_codec import SummaryTemplate, encode_origin
+from jamboree_gym.encoding.summary_codec import Beginning, SummaryTemplate, encode_reset_origin
 from jamboree_gym.environment.outcomes import refusal
 from jamboree_gym.errors import (
     InvalidArgument,
@@ -89,30 +89,32 @@ class EpisodeRecorder:
         self._vector_index = vector_index
         self._provenance = digest(provenance)
         self._blobs = {self._provenance: provenance}
-        self._plain_origin = b""  # that of an episode of which nothing is known
         self._reset_options = InfoEncoder()
-        self.handler.summary_template = self._summary_template()
+        self._template: SummaryTemplate | None = None
+        self._use_template()
         follow_forks(self)
 
-    def _summary_template(self) -> SummaryTemplate | None:
+    def _use_template(self) -> SummaryTemplate:
         """A template that fits the summaries of most episodes."""
-        return SummaryTemplate(
+        template = SummaryTemplate(
             EpisodeSummary(
                 *("", self._env_id, self.run, "running", 0, 0.0, 0.0, 0.0, None),
                 *(self._tags, self._vector_index, self.jam.writer_name),
             )
         )
+        self._template = self.handler.summary_template = template
+        return template
 
     def __getstate__(self) -> dict[str, Any]:
         """What is pickled and copied: the episode stays with this recorder."""
         if self.is_recording:
             log.info("episode %s is recorded where it began, not by the copy", self.episode_id)
-        return {**vars(self), "_reset_options": InfoEncoder()}
+        return {**vars(self), "_reset_options": InfoEncoder(), "_template": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Record there: the next reset begins an episode."""
         vars(self).update(state)
-        self.handler.summary_template = self._summary_template()
+        self._use_template()
         follow_forks(self)
 
     @property
@@ -201,23 +203,31 @@ class EpisodeRecorder:
             raise failure
 
     def begin_plainly(
-        self, rng_state: Mapping[str, Any] | None, follows: str | None
+        self,
+        id: str,
+        started_at: float,
+        rng_state: Mapping[str, Any] | None,
+        follows: str | None,
     ) -> tuple[StepOutbox, SpanTitle]:
         """Begin an episode, without a seed or an info, whose rows somebody else writes.
+
+        Args:
+            id: Of the episode.
+            started_at: Timestamp of row 0, epoch seconds.
+            rng_state: As in `begin`.
+            follows: Likewise.
 
         Returns:
             What it is written to, and what the journal has to know of it.
         """
-        origin = self._plain_origin
-        if rng_state is not None or follows is not None or not origin:
-            whole = EpisodeOrigin(None, rng_state, None, self._provenance, follows, None, None)
-            origin = encode_origin(whole)
-            if rng_state is None and follows is None:
-                self._plain_origin = origin
-        summary = self._new_summary(None, None, None)
-        steps = self.handler._begin_plainly(summary, origin, self._blobs)
-        begun = BegunEpisode(self._env_id, summary.started_at, origin, self._provenance)
-        return steps, SpanTitle(steps.key, summary.id, begun)
+        provenance = self._provenance
+        origin = encode_reset_origin(provenance, rng_state, follows)
+        template = self._template or self._use_template()
+        begun = Beginning(id, started_at, None, origin, template)
+        steps = self.handler._begin_plainly(begun, self._blobs)
+        return steps, SpanTitle(
+            steps.key, id, BegunEpisode(self._env_id, started_at, origin, provenance)
+        )
 
     def _new_summary(
         self, seed: Any, parent: EpisodeSummary | None, fork_step: int | None
@@ -276,6 +286,7 @@ class EpisodeRecorder:
 
     def after_fork_in_child(self) -> None:
         """The episode stays with the parent process; here, the next reset begins one."""
+        self._template = None  # it names the parent as writer
         if self.is_recording:
             self.handler.writing = None
             log.info("episode %s is recorded by the parent of this process", self.episode_id)

@@ -145,6 +145,11 @@ class VectorRecorder:
         return [recorder.handler for recorder in self._recorders]
 
     @property
+    def info_keys(self) -> Collection[str] | None:
+        """Which keys of infos are kept; None = all."""
+        return self._handlers[0].info_keys
+
+    @property
     def episode_ids(self) -> list[str]:
         """Ids of the current episodes."""
         return [recorder.episode_id for recorder in self._recorders]
@@ -422,8 +427,9 @@ class VectorRecorder:
             left -= self._step_outside(step, left.difference(alone, resets, ended))
         if self._remembers:
             for index in resets:
-                if index not in left:
-                    self._unbroken[index] = self._recorders[index].episode_id
+                writing = self._handlers[index].writing
+                if index not in left and writing is not None:
+                    self._unbroken[index] = writing.id
         if annotations is not None:
             for index in left:
                 handler = self._handlers[index]

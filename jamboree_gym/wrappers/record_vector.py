@@ -348,7 +348,7 @@ class RecordEpisodes(RecordedSubEnvs, VectorWrapper):
 
     def _recorded_infos(self, infos: Any) -> Any:
         """What is recorded of infos, and what SAME_STEP says of ends."""
-        keys = self._recorder.handlers[0].info_keys
+        keys = self._recorder.info_keys
         if keys is None or infos.__class__ is not dict:
             return infos
         kept = {*_OF_ENDS_ALONE, *keys, *(f"_{key}" for key in keys)}

@@ -48,6 +48,7 @@ from jamboree_gym.encoding.bulk_decoder import RowCollector, decode_batches, pla
 from jamboree_gym.encoding.column_batch import PREFIX
 from jamboree_gym.encoding.rows import Rows
 from jamboree_gym.encoding.summary_codec import (
+    Beginning,
     decode_episode_note,
     decode_summaries,
     decode_summary,
@@ -180,8 +181,7 @@ def _episode(
         "log",
         WRITER,
         lambda _: math.inf,
-        summary=summary,
-        origin=known,
+        begun=Beginning.of(summary, known),
         schema=schema,
         lane=Journal(None, JournalOwner(WRITER.hex(), "", 0, "ns")).lane(),
         keep=5,

@@ -203,8 +203,8 @@ FAULTS = (
     PlantedFault(
         "the epoch in which the backup was asked is not compared",
         "store/redis/appender.py",
-        "must_ask = part_of(append.asked_in, bucket) != epoch",
-        "must_ask = part_of(append.asked_in, bucket) == ''",
+        "must_ask = part_of(append.asked_in, where.bucket) != where.epoch",
+        "must_ask = part_of(append.asked_in, where.bucket) == ''",
     ),
     PlantedFault(
         "a log that was begun again keeps the birth of the deleted one",

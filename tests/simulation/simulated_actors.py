@@ -430,8 +430,8 @@ class _Simulation:
         was_unasked = self.world.mongo_was_away or self.world.mongo_uncertain_until > 0
         lost = [one for one in mine if one.may_be_lost or one.is_deleted or was_unasked]
         refused = [
-            key
-            for key, outbox in process.connection.opened.outboxes.items()
+            outbox.key
+            for outbox in process.connection.opened.outboxes.all()
             if outbox.error is not None
         ]
         told = " ".join([str(cause), *refused])  # the error names one, and how many records

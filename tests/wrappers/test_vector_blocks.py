@@ -229,14 +229,14 @@ def test_a_step_that_comes_during_a_delivery_is_flushed(
     action = np.zeros((num_envs, 2) if num_envs else 2, np.float32)
     env.reset()
     env.step(action)
-    packed_rows, steps_to_come = step_outbox._packed_rows, [action]
+    span, steps_to_come = step_outbox.Span, [action]
 
-    def step_meanwhile(span: Any) -> Any:
+    def step_meanwhile(*rows: Any) -> Any:
         if steps_to_come:
             env.step(steps_to_come.pop())
-        return packed_rows(span)
+        return span(*rows)
 
-    monkeypatch.setattr(step_outbox, "_packed_rows", step_meanwhile)
+    monkeypatch.setattr(step_outbox, "Span", step_meanwhile)
     jam.flush()
     jam.flush()
 

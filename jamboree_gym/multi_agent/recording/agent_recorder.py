@@ -49,10 +49,6 @@ class AgentRecorder(EpisodeRecorder):
         self.joint: str | None = None
         self._agent_tags: dict[str, Any] = {**self._tags, AGENT_TAG: name}
 
-    def _summary_template(self) -> None:
-        """None fits: the joint episode is another one each time."""
-        return
-
     def take_row(
         self, observation: Any, reward: Any, terminated: Any, truncated: Any, info: Any
     ) -> None:

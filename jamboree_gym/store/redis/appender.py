@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -53,6 +54,15 @@ class _Server:
     blobs: set[str] = field(default_factory=set)
 
 
+class _Where(NamedTuple):
+    """Where appends went to, and whether they may have gone there before."""
+
+    bucket: BucketKeys
+    epoch: str
+    losses_and_epoch: str
+    was_repeated: bool
+
+
 class LastAppend(NamedTuple):
     """The `number` of the last append to a log; 0 if there was none after the append `since`."""
 
@@ -97,7 +107,7 @@ class LogAppender(BucketPart):
         server = self._server
         waiting = list(range(len(appends)))
         known_places = server.places
-        groups: Mapping[BucketKeys, Sequence[int]] = {}
+        groups: Mapping[BucketKeys, Mapping[int, str]] = {}
         results: dict[int, AppendResult | JamboreeError] = {}
 
         def calls() -> list[Call]:
@@ -106,8 +116,8 @@ class LogAppender(BucketPart):
             server = self._known_server()
             missing = blobs.keys() - server.blobs
             sent: list[Call] = [self._blobs.put_call(name, blobs[name]) for name in missing]
-            for bucket, places in groups.items():
-                some = [appends[at] for at in places]
+            for bucket, logs in groups.items():
+                some = [(log, appends[at]) for at, log in logs.items()]
                 epoch = server.epochs.get(bucket.at, "")
                 call = self._append_call(bucket, epoch, some, known_places, is_repeated=tries > 1)
                 sent.append(call)
@@ -127,16 +137,16 @@ class LogAppender(BucketPart):
                 raise StoreUnavailable(f"Redis at {self._link.where} {late}")
             waiting, was_repeated = [], tries > 1
             answers = answers[-len(groups) :]
-            for (bucket, places), answer in zip(groups.items(), answers, strict=True):
+            for (bucket, logs), answer in zip(groups.items(), answers, strict=True):
                 if isinstance(answer, bytes):
-                    waiting += places
+                    waiting += logs
                     continue
-                self._link.checked(answer, key=appends[places[0]].key)
+                self._link.checked(answer, key=appends[next(iter(logs))].key)
                 self._note_followers(bucket, is_followed=bool(answer.pop()))
-                for at, one in zip(places, answer, strict=True):
-                    results[at] = self._append_result(
-                        appends[at], one, server, bucket, was_repeated=was_repeated
-                    )
+                epoch = server.epochs.get(bucket.at, "")
+                where = _Where(bucket, epoch, f"{server.losses} {epoch}", was_repeated)
+                for at, one in zip(logs, answer, strict=True):
+                    results[at] = self._append_result(appends[at], one, where)
             if waiting:
                 self._enter_new_epoch()
         server.blobs |= blobs.keys()
@@ -164,13 +174,7 @@ class LogAppender(BucketPart):
         self.is_followed = any(until > now for until in self._followed_until.values())
 
     def _append_result(
-        self,
-        append: Append,
-        answer: Any,
-        server: _Server,
-        bucket: BucketKeys,
-        *,
-        was_repeated: bool,
+        self, append: Append, answer: Any, where: _Where
     ) -> AppendResult | JamboreeError:
         if isinstance(answer, RedisError):
             translated = self._link.translated(answer, key=append.key)
@@ -180,25 +184,25 @@ class LogAppender(BucketPart):
                 self._link.forget_connections()
             raise translated from answer
         stored, count, t_last, *more = answer
-        stored, count, epoch = int(stored), int(count), server.epochs.get(bucket.at, "")
+        stored, count, was_repeated = int(stored), int(count), where.was_repeated
         must_ask = stored == 0
         if more:
             is_repeated = was_repeated or append.is_repeated
             is_evicted = is_repeated and _may_be_evicted(append, stored, held=int(more[2]))
             must_ask = is_evicted or _is_behind(append, count)
         if must_ask and append.asked_in and not was_repeated:
-            must_ask = part_of(append.asked_in, bucket) != epoch
+            must_ask = part_of(append.asked_in, where.bucket) != where.epoch
         must_ask &= self._can_ask
         if not more:
             return AppendResult(0, 0, t_last, stored < 0, was_repeated, must_ask)
-        first, log = more[0], (f"{server.losses} {epoch}", more[1])
+        first, log = more[0], (where.losses_and_epoch, more[1])
         return AppendResult(stored, count, t_last, False, was_repeated, must_ask, first, log)
 
     def _append_call(
         self,
         bucket: BucketKeys,
         epoch: str,
-        appends: Sequence[Append],
+        appends: Sequence[tuple[str, Append]],
         places: _Places,
         *,
         is_repeated: bool,
@@ -206,11 +210,10 @@ class LogAppender(BucketPart):
         keys = [bucket.unbacked, bucket.runs, bucket.feed]
         keys += [bucket.coverage, bucket.epoch, bucket.deleted, bucket.carried_out]
         arguments: list[Any] = ["1" if self._can_ask else "", epoch]
-        runs = newest_in_runs(append.entry for append in appends)
+        runs = newest_in_runs(append.entry for _, append in appends)
         listings = {run: places.of_listing(bucket, run) for run in ("", *runs)}
-        for append in appends:
+        for log, append in appends:
             entry, batches = append.entry, append.batches
-            _, log = places.of_log(append.key)
             keys += (log, listings[entry.run if entry else ""])
             uncertain = "?" if append.is_uncertain else ""
             repeated = "1" if is_repeated or append.is_repeated else uncertain
@@ -264,12 +267,12 @@ class LogAppender(BucketPart):
 
 def _grouped(
     appends: Sequence[Append], places: Sequence[int], known: _Places
-) -> dict[BucketKeys, list[int]]:
-    """Which of the appends at these places are to which bucket."""
-    found: dict[BucketKeys, list[int]] = {}
+) -> dict[BucketKeys, dict[int, str]]:
+    """Which of the appends at these places are to which bucket, and to which log there."""
+    found = defaultdict[BucketKeys, dict[int, str]](dict)
     for at in places:
-        bucket, _ = known.of_log(appends[at].key)
-        found.setdefault(bucket, []).append(at)
+        bucket, log = known.of_log(appends[at].key)
+        found[bucket][at] = log
     return found
 
 
