@@ -555,7 +555,8 @@ class _Simulation:
             )
 
     def _is_long_dead(self, by: str) -> bool:
-        return self.world.seconds > self.world.dead_at.get(by, math.inf) + LEASE_S + 0.1
+        longer_s = LEASE_S + self.set_back_s + 0.1  # given before the server's clock was set back
+        return self.world.seconds > self.world.dead_at.get(by, math.inf) + longer_s
 
     def _follow_notes(self, running: Running, number: int) -> None:
         process, log = running.process, LOGS[0]
@@ -789,6 +790,7 @@ class _Simulation:
     # -- the world ------------------------------------------------------------------------------
 
     was_emptied = has_failed_over = False
+    set_back_s = 0.0  # how far the server's clock was, in all
 
     def stored_in_redis(self) -> Found:
         """What Redis holds."""
@@ -943,6 +945,7 @@ class _Simulation:
         self.world.tell(f"the clock of {whose} is set by {by:+g} s")
         if whose == "server":  # what expires there, expires sooner or later
             self.world.dead_at.clear()
+            self.set_back_s += max(0.0, -by)
             for process in self.world.processes.values():
                 process.leased_until = -math.inf
         self.world.offsets[whose] = self.world.offsets.get(whose, 0.0) + by
