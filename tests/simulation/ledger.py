@@ -164,6 +164,13 @@ class Ledger:
                 self.episodes[id].is_deleted = False
                 self.lose((), [id], DELETION_LOST)
 
+    def forget_deletions(self, carried_out: Collection[str]) -> None:
+        """Redis alone knew of some deletions: writers without an answer may send these again."""
+        for id, episode in self.episodes.items():
+            if episode.is_deleted and not episode.is_back and id not in carried_out:
+                episode.is_deleted = False
+                self.lose((), [id], DELETION_LOST)
+
     def all_is_copied(self) -> None:
         """A copy has ended: no deletion that the backup has carried out is lost any more."""
         for episode in self.episodes.values():
