@@ -9,13 +9,21 @@ import pyarrow as pa
 from jamboree_gym.arrays.values import check_text
 from jamboree_gym.checked import Count, checked
 from jamboree_gym.connection import Connection
-from jamboree_gym.errors import CheckpointNotFound, InvalidArgument, RunNotFound
+from jamboree_gym.errors import (
+    CheckpointNotFound,
+    DecodeError,
+    EpisodeInUse,
+    InvalidArgument,
+    RunNotFound,
+)
 from jamboree_gym.handlers.flags import flagged_episodes
+from jamboree_gym.progress import Progress
 from jamboree_gym.reading.episode import Episode
 from jamboree_gym.reading.finding.names import check_runs
 from jamboree_gym.reading.query import EpisodeQuery, found_by
 from jamboree_gym.records import StepData
 from jamboree_gym.runs.checkpoints import Checkpoint, CheckpointHandler
+from jamboree_gym.runs.deletion import delete_run
 from jamboree_gym.runs.metrics import MetricHandler, metric_table
 from jamboree_gym.runs.newest_steps import newest_steps
 from jamboree_gym.runs.read_runs import read_run_summaries
@@ -297,6 +305,41 @@ class Run(ReadWhenShown):
             self.name, self.episodes, candidates, algorithm, env, refill, options
         )
         return resumed
+
+    @checked
+    def delete(self, *, progress: bool | Progress = False) -> None:
+        """Delete the run from Redis and from the backup, with all that was recorded under its name.
+
+        That is its episodes, forks among them, with their frames, snapshots and flags; and its
+        checkpoints, metrics and sessions. Forks that are in another run stay, and cannot be
+        replayed any more. If the call is interrupted, the next one deletes the rest. Without
+        checkpoints and sessions, a run is also gone once its last episode is deleted.
+
+        Example:
+            >>> jam.run("first try").delete()
+
+        Args:
+            progress: Whether to show on stderr how many episodes have been deleted; or a function
+                that is called with that number and the total.
+
+        Raises:
+            RunNotFound: There is no such run; names those that there are.
+            EpisodeInUse: A living process records or trains it.
+        """
+        self._connection.check_open()
+        check_runs(self._connection, [self.name])
+        if self._is_running():
+            raise EpisodeInUse(
+                f"run {self.name!r} is running: end the process that records it, or delete its "
+                "episodes one by one"
+            )
+        delete_run(self._connection, self.name, progress)
+
+    def _is_running(self) -> bool:
+        try:
+            return self.state == "running"
+        except DecodeError:  # something beside its episodes is damaged: it can be deleted, too
+            return bool(self._all_episodes.where(status="running").ids())
 
     def __eq__(self, other: object) -> bool:
         """Whether it is the run of this name of the same Jamboree."""

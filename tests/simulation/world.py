@@ -36,12 +36,13 @@ from pymongo.errors import AutoReconnect, NetworkTimeout, PyMongoError
 from redis_model import Calls, RedisModel
 from schedule import Fault, Step
 
-from jamboree_gym import Jamboree, connection
+from jamboree_gym import Jamboree
 from jamboree_gym.backup import compare, follow, portions, transfer
 from jamboree_gym.backup import copy as backup_copy
 from jamboree_gym.backup import restore as backup_restore
 from jamboree_gym.backup.eviction import trimmer
 from jamboree_gym.backup.waiting import StopSignal
+from jamboree_gym.connection import connection
 from jamboree_gym.delivery import lease, opened, outbox, pacing, row_writer, step_outbox, writer
 from jamboree_gym.environment import provenance
 from jamboree_gym.journal import journal, restarts, segments
