@@ -360,11 +360,6 @@ class Connection(HasConnection):
         """Whether `close` was called."""
         return self._closed
 
-    @property
-    def is_closed(self) -> bool:
-        """Whether nothing is written here any more."""
-        return self._closed
-
     def check_open(self) -> None:
         """Raise `JamboreeClosed` where it is closed."""
         if self._closed:
