@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -176,6 +176,36 @@ def test_records_that_were_moved_behind_those_of_the_backup_are_not_moved_again_
         assert [note["n"] for note in notes.many(9)] == [1, 2, *more]
         assert jam.backup.verify()
         empty(jam)
+
+
+def test_a_restore_does_not_bring_back_what_is_deleted_meanwhile(
+    jam: Jamboree, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    notes = NoteHandler(jam, "notes")
+    notes.save({"n": 1})
+    jam.backup.flush()
+    store, key = jam._connection.redis_store, notes._settled_key()
+    noted, deleted = store.deletions, []
+
+    def newest(keys: Sequence[str]) -> Mapping[str, float]:
+        """Then somebody deletes the log, and is killed before the backup knows it."""
+        found = type(noted).newest(noted, keys)
+        if not deleted:
+            head = store.head(key)
+            assert head is not None
+            deleted.append(store.delete(key, born=head.born))
+        return found
+
+    monkeypatch.setattr(noted, "newest", newest)
+    jam.backup.restore()
+    assert deleted
+    assert store.head(key) is None
+    jam.backup.flush()
+    assert jam.backup.verify()
+    notes.save({"n": 2})
+    jam.backup.flush()
+    empty(jam)
+    assert [note["n"] for note in notes.many(9)] == [2]
 
 
 @pytest.mark.parametrize("popped", [1, 2, 3])

@@ -47,15 +47,20 @@ class BackupRestorer:
         for first in range(0, len(keys), LOGS_AT_ONCE):
             some = keys[first : first + LOGS_AT_ONCE]
             standing = self._store.restorer.standing(some)
-            deleted = self._store.deletions.newest(some)
-            for key, kept in stored_logs(self._backup, some):
+            for key, kept in self._kept(some):
                 try:
-                    is_gone = isinstance(kept, tuple) and is_deleted(key, kept[0].born, deleted)
-                    self.restored += self._restore(key, None if is_gone else kept, standing)
+                    self.restored += self._restore(key, kept, standing)
                 except (DecodeError, EpisodeNotFound) as error:
                     self.failures.append(error)
                 done += 1
                 yield done
+
+    def _kept(self, keys: Sequence[str]) -> Iterator[tuple[str, Kept | DecodeError | None]]:
+        """What the backup holds of some logs, without those whose deletion Redis has noted."""
+        deleted = self._store.deletions.newest(keys)
+        for key, kept in stored_logs(self._backup, keys):
+            is_gone = isinstance(kept, tuple) and is_deleted(key, kept[0].born, deleted)
+            yield key, None if is_gone else kept
 
     def _restore(self, key: str, kept: Kept | DecodeError | None, standing: str) -> bool:
         """Restore one log; return whether that was necessary."""
@@ -85,7 +90,7 @@ class BackupRestorer:
                 self._fill_up(key)
                 return True
             standing = self._store.restorer.standing([key])
-            kept = dict(stored_logs(self._backup, [key]))[key]
+            kept = dict(self._kept([key]))[key]
         return False
 
     def _fill_up(self, key: str) -> bool:

@@ -164,6 +164,13 @@ class Ledger:
                 self.episodes[id].is_deleted = False
                 self.lose((), [id], DELETION_LOST)
 
+    def forget_deletions(self, carried_out: Collection[str]) -> None:
+        """Redis alone knew of some deletions: writers without an answer may send these again."""
+        for id, episode in self.episodes.items():
+            if episode.is_deleted and not episode.is_back and id not in carried_out:
+                episode.is_deleted = False
+                self.lose((), [id], DELETION_LOST)
+
     def all_is_copied(self) -> None:
         """A copy has ended: no deletion that the backup has carried out is lost any more."""
         for episode in self.episodes.values():
@@ -226,7 +233,8 @@ class Ledger:
                 self.violated(f"{when}: nobody has saved note {_words(name)}")
             elif name in deleted and self.notes[name].is_deleted:
                 self.violated(f"{when}: note {_words(name)} was deleted, and is back")
-            if newest.get(name[1], 0) > name[2]:
+            is_back = name in self.notes and self.notes[name].may_be_lost == DELETION_LOST
+            if newest.get(name[1], 0) > name[2] and not is_back:  # that one is put at the end
                 self.violated(f"{when}: note {_words(name)} comes after {newest[name[1]]}")
             newest[name[1]] = name[2]
         for name in sorted(required - seen):

@@ -555,7 +555,8 @@ class _Simulation:
             )
 
     def _is_long_dead(self, by: str) -> bool:
-        return self.world.seconds > self.world.dead_at.get(by, math.inf) + LEASE_S + 0.1
+        longer_s = LEASE_S + self.set_back_s + 0.1  # given before the server's clock was set back
+        return self.world.seconds > self.world.dead_at.get(by, math.inf) + longer_s
 
     def _follow_notes(self, running: Running, number: int) -> None:
         process, log = running.process, LOGS[0]
@@ -686,9 +687,10 @@ class _Simulation:
         jam = running.process.jam
         assert jam is not None
         self.world.tell(f"{running.process.name} asks what would be evicted")
+        is_calm = not (running.step.faults or self.world.is_on_its_way(""))
         before = self.world.redis.keyspace.changes
         jam.backup.would_evict(max_redis_bytes=1)
-        if self.world.redis.keyspace.changes != before and not running.step.faults:
+        if self.world.redis.keyspace.changes != before and is_calm:
             self.violated("a preview has changed something")
 
     def _ask_status(self, running: Running, _: int) -> None:
@@ -789,6 +791,7 @@ class _Simulation:
     # -- the world ------------------------------------------------------------------------------
 
     was_emptied = has_failed_over = False
+    set_back_s = 0.0  # how far the server's clock was, in all
 
     def stored_in_redis(self) -> Found:
         """What Redis holds."""
@@ -870,6 +873,7 @@ class _Simulation:
         carried_out = deleted_in_mongo(self.world.mongo, NAMESPACE, NAMESPACE)
         self.ledger.come_back(after, carried_out)
         self.ledger.come_back(copied, ())
+        self.ledger.forget_deletions(carried_out)
         self.was_emptied = True
 
     def _arrives(self, what: str, execute: Callable[[], object]) -> None:
@@ -943,6 +947,7 @@ class _Simulation:
         self.world.tell(f"the clock of {whose} is set by {by:+g} s")
         if whose == "server":  # what expires there, expires sooner or later
             self.world.dead_at.clear()
+            self.set_back_s += max(0.0, -by)
             for process in self.world.processes.values():
                 process.leased_until = -math.inf
         self.world.offsets[whose] = self.world.offsets.get(whose, 0.0) + by
