@@ -15,6 +15,8 @@ from jamboree_gym import Jamboree
 from jamboree_gym.errors import InvalidUrl, StoreUnavailable
 from jamboree_gym.store.mongo import client
 
+pytestmark = pytest.mark.timeout(300)  # a busy machine takes its time
+
 OpenJamboree = Callable[..., Jamboree]
 
 
