@@ -26,7 +26,8 @@ from lengths import IS_LONG
 from pymongo import MongoClient
 from warm import start_warm
 
-from jamboree_gym import Jamboree, connection
+from jamboree_gym import Jamboree
+from jamboree_gym.connection import connection
 from jamboree_gym.delivery import pacing, writer
 from jamboree_gym.environment import provenance, references
 

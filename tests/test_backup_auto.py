@@ -19,6 +19,7 @@ from warm import run_warm, start_warm
 
 from jamboree_gym import Jamboree
 from jamboree_gym.backup import follow
+from jamboree_gym.backup.automatic import AutomaticBackup
 from jamboree_gym.backup.leader_lock import LeaderLock
 from jamboree_gym.errors import InvalidArgument
 from jamboree_gym.store.mongo import client as mongo_client
@@ -48,6 +49,45 @@ def backup_threads() -> list[threading.Thread]:
 def holder(jam: Jamboree) -> str:
     """Who copies now."""
     return (jam.redis.get(jam._connection.keyspace.backup_holder) or b"").decode()
+
+
+class Meeting(threading.Event):
+    """Two threads ask whether it is set before either of them gets the answer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.both = threading.Barrier(2)
+
+    def is_set(self) -> bool:
+        self.both.wait(60)
+        return super().is_set()
+
+
+class Copying:
+    """Copies nothing until it is stopped; counts how often it was begun."""
+
+    trouble: str | None = None
+    needs_threads = False
+
+    def __init__(self) -> None:
+        self.begun = 0
+
+    def run(self, delivered: threading.Event, stop: threading.Event) -> None:
+        self.begun += 1
+        stop.wait(60)
+
+
+def test_two_first_deliveries_at_once_start_one_thread(jam: Jamboree) -> None:
+    work = Copying()
+    backup = AutomaticBackup(work, jam._connection.store)  # type: ignore[arg-type]
+    backup._delivered = Meeting()
+    together = [threading.Thread(target=backup.begin) for _ in range(2)]
+    for thread in together:
+        thread.start()
+    for thread in together:
+        thread.join()
+    backup.close(60)
+    assert work.begun == 1
 
 
 # -- the thread -----------------------------------------------------------------------------------

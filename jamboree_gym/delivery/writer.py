@@ -36,6 +36,7 @@ APPENDS_PER_ROUND_TRIP = 256
 BACKOFF_S = (0.05, 0.1, 0.2, 0.5, 1.0)
 CLOSE_TIMEOUT_S = 10.0
 HURRY_BYTES = 1 << 20  # more than this in one log, or in many small ones, is not left to gather
+CHECK_EVERY_BYTES = 1 << 15  # so often, where much waits in one log, all that waits is added up
 MANY_LOGS = 1024  # each time this many more wait, their bytes are added up
 
 log = logging.getLogger(__name__)
@@ -160,7 +161,12 @@ class Writer:
         is_late = self._background and self.schedule.is_late
         if queued_bytes > HURRY_BYTES:
             self.hurry()
-        if is_late or queued_bytes > CHECK_AFTER_BYTES or self.backpressure.has_outage:
+        is_much = (
+            queued_bytes > CHECK_AFTER_BYTES
+            and abs(queued_bytes - outbox.checked_bytes) > CHECK_EVERY_BYTES
+        )
+        if is_late or is_much or self.backpressure.has_outage:
+            outbox.checked_bytes = queued_bytes
             self.backpressure.check(queued_bytes)
             outbox.late_at = self.schedule.late_at_epoch
         if not self._background:

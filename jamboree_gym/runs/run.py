@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import pyarrow as pa
@@ -9,8 +10,15 @@ import pyarrow as pa
 from jamboree_gym.arrays.values import check_text
 from jamboree_gym.checked import Count, checked
 from jamboree_gym.connection import Connection
-from jamboree_gym.errors import CheckpointNotFound, InvalidArgument, RunNotFound
-from jamboree_gym.handlers.flags import flagged_episodes
+from jamboree_gym.errors import (
+    CheckpointNotFound,
+    EpisodeInUse,
+    EpisodeNotFound,
+    InvalidArgument,
+    RunNotFound,
+)
+from jamboree_gym.handlers.flags import FlaggedHandler, flagged_episodes
+from jamboree_gym.handlers.read_together import count_together
 from jamboree_gym.reading.episode import Episode
 from jamboree_gym.reading.finding.names import check_runs
 from jamboree_gym.reading.query import EpisodeQuery, found_by
@@ -297,6 +305,40 @@ class Run(ReadWhenShown):
             self.name, self.episodes, candidates, algorithm, env, refill, options
         )
         return resumed
+
+    def delete(self) -> None:
+        """Delete it from Redis and the backup: its episodes and their forks, and what was trained.
+
+        Sessions, metrics and checkpoints go with it, and it is not listed any more. Without
+        checkpoints and sessions, a run is also gone once its last episode is deleted.
+
+        Example:
+            >>> jam.run("trial").delete()
+            >>> "trial" in jam.runs()
+            False
+
+        Raises:
+            RunNotFound: There is no such run.
+            EpisodeInUse: A living process records or trains it.
+        """
+        if self.summary.state == "running":
+            raise EpisodeInUse(
+                f"run {self.name!r} is running: end the process that records it, or delete its "
+                "episodes one by one"
+            )
+        for episode in EpisodeQuery(self._connection, wait=True, forks=True).where(run=self.name):
+            with suppress(EpisodeNotFound):  # another process has just deleted it
+                episode.delete()
+        for checkpoint in self._checkpoints.checkpoints():
+            checkpoint.delete()
+        logs = self._checkpoints, self._checkpoints.deletions, self._metrics, self._sessions
+        beside = (*logs, FlaggedHandler(self._connection, self.name))
+        for log, count in zip(beside, count_together(beside), strict=True):
+            if count:
+                log.delete()
+        listings = self._connection.store.listings
+        if not listings.summaries(self.name):
+            self._connection.redis_store.listings.unlist_run(self.name)
 
     def __eq__(self, other: object) -> bool:
         """Whether it is the run of this name of the same Jamboree."""
