@@ -21,7 +21,11 @@ from jamboree_gym.page.serving import PageServer
 from jamboree_gym.runs.metrics import MetricHandler
 from jamboree_gym.runs.sessions import SessionHandler
 
-pytestmark = [pytest.mark.browser, pytest.mark.once]
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.once,
+    pytest.mark.timeout(300),  # a busy machine takes its time
+]
 
 EVIL = '<img src=x onerror="window.hacked=1">\'"&<script>window.hacked=1</script>'
 
