@@ -162,6 +162,11 @@ static int put_row(PyObject *steps, PyArrayObject *observation, double reward)
     if (now == NULL) {
         return -1;
     }
+    if (memory_in(steps, CONTENT) != block || memory_in(steps, WORDS) != words ||
+        *published != count) { /* it wrote a row, or took the block away */
+        Py_DECREF(now);
+        return 0;
+    }
     double time_s = seconds(now), newest_s = seconds(SLOT(steps, T_LAST));
     if (!(time_s > newest_s && time_s <= seconds(SLOT(steps, LATE_AT)))) {
         Py_DECREF(now);
