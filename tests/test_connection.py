@@ -394,6 +394,7 @@ def test_what_is_connected_while_it_is_closed_is_closed_too(own_valkey: Server) 
             wait_until(lambda: connections() == before)
 
 
+@pytest.mark.usefixtures("prompt_writer")
 def test_close_waits_for_the_thread_that_asks_the_backup(
     open_jamboree: Callable[..., Jamboree], monkeypatch: pytest.MonkeyPatch
 ) -> None:

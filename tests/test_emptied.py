@@ -714,6 +714,7 @@ def test_blobs_of_an_episode_that_was_deleted_before_its_copy_are_no_difference(
 # -- one log blocks no other --------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("prompt_writer")
 def test_steps_arrive_while_mongodb_is_asked_for_another_log(
     open_jam: Open, in_the_gap: Callable[..., None]
 ) -> None:

@@ -73,23 +73,9 @@ def pyproject() -> dict:
 # --- the distributions ----------------------------------------------------------------------------
 
 
-# As `python -m build` does it, which takes a process for each question.
-BUILD = """
-import os, shutil, sys
-from setuptools import build_meta
-
-source, unpacked, out = sys.argv[1:]
-os.chdir(source)
-sdist = build_meta.build_sdist(out)
-shutil.unpack_archive(os.path.join(out, sdist), unpacked, filter="data")
-os.chdir(os.path.join(unpacked, sdist.removesuffix(".tar.gz")))
-build_meta.build_wheel(out)
-"""
-
-
 @pytest.fixture(scope="module")
 def dist(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The sdist, and the wheel out of it. From a copy: a build leaves files beside its sources."""
+    """The built wheel and sdist, out of a copy: a build leaves files beside its sources."""
     source = tmp_path_factory.mktemp("source")
     ignore = shutil.ignore_patterns("__pycache__", "*.egg-info", "*cache", "*.so")
     for name in ("jamboree_gym", "envs", "constraints", "native", "tests"):
@@ -105,9 +91,8 @@ def dist(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ):
         shutil.copy(ROOT / name, source / name)
     out = tmp_path_factory.mktemp("dist")
-    unpacked = tmp_path_factory.mktemp("unpacked")
     built = subprocess.run(
-        [sys.executable, "-c", BUILD, source, unpacked, out],
+        [sys.executable, "-m", "build", "--no-isolation", "--outdir", out, source],
         capture_output=True,
         text=True,
         check=False,

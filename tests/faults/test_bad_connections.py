@@ -55,6 +55,10 @@ class Loop:
 
         wait_until(is_so)
 
+    def flush(self) -> None:
+        """Deliver all; on a busy machine, more than one answer comes too late."""
+        self.jam.flush(timeout_s=60)
+
     def check(self, reader: Jamboree) -> None:
         """All of it is there, once, in order."""
         found = reader.episodes(run="loop").summaries()
@@ -113,7 +117,7 @@ def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
 def outage(loop: Loop, caplog: pytest.LogCaptureFixture, said: str) -> Iterator[None]:
     """Around it: all was delivered; in it: the loop goes on and says once what is wrong."""
     loop.play(5)
-    loop.jam.flush()
+    loop.flush()
     caplog.clear()  # on a busy machine, an answer may have come late before
     yield
     loop.play_until(lambda: warnings(caplog))
@@ -134,7 +138,7 @@ def test_answers_that_come_late_lose_nothing(
     loop = patient_loop
     proxy.down.latency_s = 0.1
     loop.play(200)
-    loop.jam.flush()
+    loop.flush()
 
     loop.check(reader)
     assert not warnings(caplog)
@@ -145,12 +149,12 @@ def test_a_slow_line_loses_nothing(
 ) -> None:
     loop = patient_loop
     loop.play(5)
-    loop.jam.flush()
+    loop.flush()
     proxy.up.bytes_per_s = 1000
     loop.play(100)
     assert loop.jam._connection.writer.unsaved > 0
     proxy.up.bytes_per_s = 400_000
-    loop.jam.flush()
+    loop.flush()
 
     loop.check(reader)
     assert not warnings(caplog)
@@ -162,7 +166,7 @@ def test_a_line_too_slow_for_an_answer_in_time_loses_nothing(
     with outage(loop, caplog, "did not answer in time"):
         proxy.up.bytes_per_s = 1000
     proxy.up.bytes_per_s = float("inf")
-    loop.jam.flush()
+    loop.flush()
 
     loop.check(reader)
 
@@ -179,7 +183,7 @@ def test_a_connection_that_is_cut_all_the_time_loses_nothing(
             proxy.cut(ending)
     proxy.up.forget_cut()
     proxy.down.forget_cut()
-    loop.jam.flush()
+    loop.flush()
 
     loop.check(reader)
 
@@ -191,7 +195,7 @@ def test_a_connection_cut_at_each_try_is_an_outage_and_loses_nothing(
         proxy.refuse()
         proxy.cut("rst")
     proxy.accept()
-    loop.jam.flush()
+    loop.flush()
 
     loop.check(reader)
 
@@ -203,7 +207,7 @@ def test_a_line_on_which_no_more_answers_come_is_given_up_and_loses_nothing(
     with outage(loop, caplog, "did not answer in time"):
         proxy.down.hold()
     proxy.down.release()
-    loop.jam.flush()
+    loop.flush()
 
     loop.check(reader)
 
@@ -213,7 +217,7 @@ def test_a_line_whose_answers_have_ended_is_opened_anew(
 ) -> None:
     loop = patient_loop
     loop.play(5)
-    loop.jam.flush()
+    loop.flush()
     accepted = proxy.accepted
     proxy.down.end()
     loop.play(50)
@@ -228,7 +232,7 @@ def test_a_line_on_which_the_server_hears_nothing_more_is_opened_anew(
     loop: Loop, proxy: Proxy, reader: Jamboree, caplog: pytest.LogCaptureFixture
 ) -> None:
     loop.play(5)
-    loop.jam.flush()
+    loop.flush()
     proxy.up.end()
     loop.play(50)
     wait_until(lambda: loop.jam._connection.writer.unsaved == 0)
@@ -243,7 +247,7 @@ def test_a_black_hole_is_given_up_and_what_it_took_counts_once(
     with outage(loop, caplog, "did not answer in time"):
         proxy.hold()
     proxy.release()  # what was sent in vain arrives now, late
-    loop.jam.flush()
+    loop.flush()
 
     loop.check(reader)
     wait_until(lambda: "answers again" in caplog.text)
@@ -271,7 +275,7 @@ def test_a_black_hole_is_not_waited_for_at_the_start(proxy: Proxy, namespace: st
 
 def test_a_read_from_a_black_hole_says_so(loop: Loop, proxy: Proxy) -> None:
     loop.play()
-    loop.jam.flush()
+    loop.flush()
     proxy.hold()
     with pytest.raises(StoreUnavailable, match="did not answer in time"):
         loop.notes.last()
@@ -283,12 +287,12 @@ def test_the_step_is_not_held_up_by_a_black_hole(
 ) -> None:
     """Beside a server that answers nothing, hundreds of episodes pass within one time-out."""
     loop.play()
-    loop.jam.flush()
+    loop.flush()
     proxy.hold()
     before = loop.jam._connection.store.losses
     loop.play(20)
 
     assert loop.jam._connection.store.losses == before
     proxy.release()
-    loop.jam.flush()
+    loop.flush()
     loop.check(reader)

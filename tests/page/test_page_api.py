@@ -580,6 +580,7 @@ def test_a_tab_is_told_what_is_new_of_a_run(
         assert "tags" not in change  # only what is new
 
 
+@pytest.mark.usefixtures("prompt_writer")
 def test_a_tab_is_told_how_an_episode_grows(
     open_jamboree: Callable[..., Jamboree], as_processes: None
 ) -> None:

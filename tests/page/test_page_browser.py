@@ -21,7 +21,11 @@ from jamboree_gym.page import app
 from jamboree_gym.page.columns import MAX_BYTES, columns_of
 from jamboree_gym.page.serving import PageServer
 
-pytestmark = [pytest.mark.browser, pytest.mark.once]
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.once,
+    pytest.mark.timeout(300),  # a busy machine takes its time
+]
 
 
 @pytest.fixture(scope="module")

@@ -21,7 +21,11 @@ from jamboree_gym.page.serving import PageServer
 from jamboree_gym.runs.metrics import MetricHandler
 from jamboree_gym.runs.sessions import SessionHandler
 
-pytestmark = [pytest.mark.browser, pytest.mark.once]
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.once,
+    pytest.mark.timeout(300),  # a busy machine takes its time
+]
 
 EVIL = '<img src=x onerror="window.hacked=1">\'"&<script>window.hacked=1</script>'
 
@@ -29,6 +33,7 @@ EVIL = '<img src=x onerror="window.hacked=1">\'"&<script>window.hacked=1</script
 # -- live -----------------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("prompt_writer")
 def test_runs_and_episodes_grow_without_a_reload(
     open_tab: OpenTab, open_jamboree: Callable[..., Jamboree], as_processes: None
 ) -> None:
@@ -59,6 +64,7 @@ def test_runs_and_episodes_grow_without_a_reload(
         tab.page.locator(".title .state.abandoned").wait_for()
 
 
+@pytest.mark.usefixtures("prompt_writer")
 def test_two_tabs_follow_the_same_run(
     open_tab: OpenTab, open_jamboree: Callable[..., Jamboree], as_processes: None
 ) -> None:

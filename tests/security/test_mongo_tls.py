@@ -15,6 +15,8 @@ from jamboree_gym import Jamboree
 from jamboree_gym.errors import InvalidUrl, StoreUnavailable
 from jamboree_gym.store.mongo import client
 
+pytestmark = pytest.mark.timeout(300)  # a busy machine takes its time
+
 OpenJamboree = Callable[..., Jamboree]
 
 
@@ -109,6 +111,7 @@ def test_a_server_that_demands_certificates_takes_ours_and_no_other(
     tmp_path_factory: pytest.TempPathFactory,
     certificates: Certificates,
     open_jamboree: OpenJamboree,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     options = ["--tls-cert-file", certificates.path("elsewhere.pem")]
     options += ["--tls-key-file", certificates.path("elsewhere.key"), "--tls-require-client-cert"]
@@ -121,6 +124,8 @@ def test_a_server_that_demands_certificates_takes_ours_and_no_other(
         there += "&tlsAllowInvalidHostnames=true"
         expect_refusal(open_jamboree, there, "name it by tlsCertificateKeyFile")
         there += f"&tlsCertificateKeyFile={certificates.in_url('client.both')}"
+        monkeypatch.setattr(client, "CONNECT_TIMEOUT_S", 60.0)  # of a machine that is very busy
+        monkeypatch.setattr(client, "ONE_TRY_TIMEOUT_S", 45.0)
         assert open_jamboree(mongo_url=there).backup.flush() > 0
     finally:
         server.kill()

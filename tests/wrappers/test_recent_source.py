@@ -42,6 +42,7 @@ def reading_threads() -> list[threading.Thread]:
 # -- what is seen ---------------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("prompt_writer")
 def test_a_live_episode_is_followed_from_another_process(open_jamboree: OpenJamboree) -> None:
     actor = open_jamboree().record(CountingEnv(100))
     actor.reset()
