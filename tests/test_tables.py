@@ -40,6 +40,26 @@ def told(jam: Jamboree, infos: list[dict[str, Any]]) -> str:
     return record(jam, ScriptedEnv(infos=infos), [ACTION] * (len(infos) - 1))
 
 
+def test_parts_whose_columns_would_have_one_name_have_a_column_each(jam: Jamboree) -> None:
+    values = [
+        {"a": np.array([k, k + 10.0]), "a_0": np.float64(k + 20), "b": {"c": k + 30}, "b_c": k + 40}
+        for k in range(3)
+    ]
+    id = scripted(jam, values)
+
+    table = jam.episode(id).table()
+    found = {name: table[name].to_pylist() for name in table.column_names if "observ" in name}
+    assert found == {
+        'observation["a"]_0': [0.0, 1.0],
+        'observation["a"]_1': [10.0, 11.0],
+        'observation["a_0"]': [20.0, 21.0],
+        'observation["b"]["c"]': [30, 31],
+        'observation["b_c"]': [40, 41],
+    }
+    assert jam.episodes().table().to_pydict()['observation["a_0"]'] == [20.0, 21.0]
+    assert jam.episode(id).find("column('observation[\"a\"]_1') > 10").tolist() == [1]
+
+
 def one_by_one(jam: Jamboree) -> dict[str, list[Any]]:
     """The table as it would be, were each episode read by itself and put below the others."""
     columns: dict[str, list[Any]] = {"episode_id": []}

@@ -311,6 +311,8 @@ def test_runs_and_tables_for_people_show_each_return(asked: Jamboree) -> None:
     assert "return (4, -8)" in str(run.episodes.last().summary)
     assert asked.run("one").summary.mean_return == 2.0
     assert asked.run("one").summary.mean_returns is None
+    rows = {row["run"]: row["mean_returns"] for row in asked.runs().table().to_pylist()}
+    assert (rows["several"], rows["one"]) == (list(each), None)
 
 
 # -- the stored form ----------------------------------------------------------------------------

@@ -145,7 +145,9 @@ class StoreOptions:
     home: HomeOption = None
     redis_url: Annotated[
         str | None,
-        _store_option("redis://, rediss:// or unix://.", REDIS_URL_VARIABLE, "embedded"),
+        _store_option(
+            "redis://, rediss://, redis+sentinel:// or unix://.", REDIS_URL_VARIABLE, "embedded"
+        ),
     ] = None
     backup_url: Annotated[
         str | None,

@@ -9,6 +9,7 @@ from typing import Any, cast
 from redis.exceptions import RedisError
 
 from jamboree_gym.diagnosis.finding import Finding, note, ok, problem
+from jamboree_gym.diagnosis.sentinels import check_sentinels
 from jamboree_gym.errors import JamboreeError
 from jamboree_gym.store.redis.store import RedisStore
 
@@ -18,6 +19,7 @@ TRIES = 20
 SLOW_S = 0.01
 CLOCK_S = 1.0  # a lease lives for some seconds
 FULL_SHARE = 0.9
+MACHINE_SHARE = 0.5  # of the memory of its machine
 MIB = 1 << 20
 _APPEND_ONLY = "CONFIG SET appendonly yes, and the same in redis.conf"
 
@@ -26,9 +28,10 @@ def check_redis(store: RedisStore, clock: Callable[[], float]) -> Iterator[Findi
     """Look at a server that answers."""
     info = cast(Mapping[str, Any], store.run(lambda: cast(Any, store.client.info())))
     yield _version(store, info)
+    yield from check_sentinels(store, info)
     yield _latency(store)
     yield _clock(store, clock)
-    yield from _memory(store)
+    yield from _memory(store, info)
     yield from _append_only(store, info)
     yield _layout(store)
 
@@ -71,12 +74,17 @@ def _clock(store: RedisStore, clock: Callable[[], float]) -> Finding:
     )
 
 
-def _memory(store: RedisStore) -> Iterator[Finding]:
-    memory = store.eviction.memory()
+def _memory(store: RedisStore, info: Mapping[str, Any]) -> Iterator[Finding]:
+    memory, machine_bytes = store.eviction.memory(), info.get("total_system_memory", 0)
     check, policy = "redis memory", memory.policy
     used = f"uses {memory.used_bytes / MIB:,.0f} MiB"
     if memory.max_bytes is None:
-        yield ok(check, f"{used}, no maxmemory")
+        is_much = 0 < machine_bytes < memory.used_bytes / MACHINE_SHARE
+        if is_much and store.eviction.policy() is None:
+            found = f"{used} of the {machine_bytes / MIB:,.0f} MiB of its machine, without a limit"
+            yield note(check, found, "jamboree-gym backup retain --max-redis-bytes SIZE")
+        else:
+            yield ok(check, f"{used}, no maxmemory")
     elif memory.used_bytes > FULL_SHARE * memory.max_bytes:
         yield problem(
             check,

@@ -139,9 +139,16 @@ def _columns(steps: Transitions) -> Mapping[str, Column | None]:
 
 
 def _leaf_columns(name: str, arrays: Arrays) -> Iterator[tuple[str, Column]]:
+    names: set[str] = set()
     for path, values in leaves_of(arrays, name):
         column = "_".join(map(str, path))
         check_leaf(path, values, into="datasets")
+        if column in names:
+            raise ExportError(
+                f"{path_shown(path)} would be the column {column!r}, as another part is: rename "
+                "one of the keys, with a wrapper below the recorder"
+            )
+        names.add(column)
         if values.dtype == object:
             yield column, pa.array(values.tolist(), pa.string())
         elif values.ndim > 2 and math.prod(values.shape[1:]):

@@ -18,7 +18,7 @@ from jamboree_gym.arrays.values import check_text
 from jamboree_gym.connection import Connection, HasConnection
 from jamboree_gym.environment.provenance import describe_imported
 from jamboree_gym.environment.spaces import AnyText
-from jamboree_gym.errors import InvalidArgument
+from jamboree_gym.errors import DecodeError, InvalidArgument
 from jamboree_gym.keys import digest
 from jamboree_gym.progress import Progress, teller
 from jamboree_gym.recording.importer import (
@@ -96,6 +96,7 @@ def store_found(
         progress: As in `from_minari`.
 
     Raises:
+        DecodeError: Two episodes have one id; those before the second one are stored.
         InvalidArgument: The run's name is no valid Unicode, or the tags are no dict.
         InvalidRecord: A value or a tag cannot be stored; or an episode was imported before, with
             more steps.
@@ -105,9 +106,16 @@ def store_found(
     more_tags = connection.check_tags(tags or {})
     report = teller(progress, "episodes imported")
     ids: list[str] = []
+    seen: set[str] = set()
     with EpisodeImporter(connection) as importer:
         for found in episodes:
             id = episode_id_of(source, run, found.id)
+            if id in seen:
+                raise DecodeError(
+                    f"two episodes of {source} are called {found.id!r}: give each a name of its "
+                    "own, or store those of each source under another run"
+                )
+            seen.add(id)
             stored = importer.stored([id]).get(id)
             if not is_imported(stored, len(found.rewards), f"episode {found.id} of {source}"):
                 importer.add(_new_episode(connection, found, stored, id, run, source, more_tags))

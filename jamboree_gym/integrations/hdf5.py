@@ -13,15 +13,17 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from jamboree_gym.arrays.kinds.stand_ins import is_alike
 from jamboree_gym.arrays.packing import as_objects
 from jamboree_gym.arrays.trees import Arrays, check_leaf, path_shown
+from jamboree_gym.arrays.values import decode_value, encode_value
 from jamboree_gym.checked import checked
 from jamboree_gym.connection import HasConnection
 from jamboree_gym.errors import DecodeError, EpisodeNotFound, ExportError, MissingExtra
 from jamboree_gym.integrations.found_episodes import FoundEpisode, is_annotated, store_found
 from jamboree_gym.progress import Progress
 from jamboree_gym.reading.episode_parts import EpisodePart, episode_parts
-from jamboree_gym.reading.part_folder import PartFolder, whole
+from jamboree_gym.reading.part_folder import PartFolder, PatientFile, whole
 from jamboree_gym.reading.query import EpisodeQuery, found_by
 from jamboree_gym.tables.columns import Column, scalar_columns
 
@@ -40,6 +42,8 @@ _LENGTHS = "episode_lengths"
 _COLUMNS = ("observations", "actions", "rewards", "terminations", "truncations", "timestamps")
 _UNREADABLE = (OSError, LookupError, RuntimeError, TypeError, ValueError)
 _SUMMARY = ("env_id", "run", "status", "started_at", "elapsed_s")
+_SEEDS = range(-(2**63), 2**64)  # that HDF5 has a number for
+_MAX_ATTRIBUTE = 60_000  # characters; HDF5 has room for less than 64 kB
 
 
 @checked
@@ -70,7 +74,8 @@ def to_hdf5(
       those of nested dicts with a dot. Where an info lacks the key: NaN (so integers become
       float64, if that holds them exactly), or an empty text.
     - Attributes `id`, `total_steps`, `seed` where there is one, and `episode_id`, `env_id`, `run`,
-      `status`, `started_at`, `elapsed_s`, `tags` (JSON).
+      `status`, `started_at`, `elapsed_s`, `tags` (JSON). What is no such number or JSON is also in
+      `seed_exact` and `tags_exact`, for `from_hdf5`.
 
     Example:
         >>> path = to_hdf5(jam.episodes(run="first"), "first")
@@ -87,18 +92,19 @@ def to_hdf5(
         The file to open.
 
     Raises:
-        ExportError: Values without fixed shape that are no texts (names the leaf); or another
-            process writes there.
+        ExportError: Values without fixed shape that are no texts (names the leaf), or tags for
+            which HDF5 has no room; or another process writes there.
         EpisodeNotFound: An episode has been deleted meanwhile.
         DecodeError: Bytes of one are damaged; names key and index.
     """
     connection, found = found_by(query)
     files = PartFolder(Path(folder), "part-*.hdf5")
     with files.locked():
-        there = {id: steps for path in files.paths() for id, steps in _lengths_in(path).items()}
-        _write_main(files)  # a killed call may have written a part, but not yet its links
+        known = {path: _lengths_in(path) for path in files.paths()}
+        _write_main(files, known)  # a killed call may have written a part, but not yet its links
+        there = {id: steps for lengths in known.values() for id, steps in lengths.items()}
         parts = files.rest(found, there, partial(episode_parts, connection), progress)
-        _write_parts(files, parts, len(there), compression)
+        _write_parts(files, parts, known, compression)
     return files.path / _MAIN
 
 
@@ -167,28 +173,35 @@ def _lengths_in(path: Path) -> dict[str, int]:
         return dict(zip(ids, file[_LENGTHS][:].tolist(), strict=True))
 
 
+_Known = dict[Path, dict[str, int]]
+"""Number of steps of each episode, by its id, in each of the files."""
+
+
 def _write_parts(
-    files: PartFolder, parts: Iterator[EpisodePart], number: int, compression: str | None
+    files: PartFolder, parts: Iterator[EpisodePart], known: _Known, compression: str | None
 ) -> None:
-    """Write new files; `number` is the number of the first episode."""
+    """Write new files, and add them to those that are known."""
     part = next(parts, None)
     while part is not None:
-        with whole(files.next()) as aside, h5py.File(aside, "w") as file:
+        path, number = files.next(), sum(map(len, known.values()))
+        with whole(path) as aside, PatientFile(aside) as disk, h5py.File(disk, "w") as file:
             writer = _Writer(file, number, compression)
             while part is not None and not writer.is_full:
                 writer.add(part)
+                disk.check()
                 part = next(parts, None)
             writer.finish()
-        number += len(writer.lengths)
-        _write_main(files)
+        known[path] = writer.lengths
+        _write_main(files, known)
 
 
-def _write_main(files: PartFolder) -> None:
+def _write_main(files: PartFolder, known: _Known) -> None:
     """The file that links to all episodes."""
     number = 0
-    with whole(files.path / _MAIN) as aside, h5py.File(aside, "w") as file:
-        for path in files.paths():
-            for _ in _lengths_in(path):
+    path = files.path / _MAIN
+    with whole(path) as aside, PatientFile(aside) as disk, h5py.File(disk, "w") as file:
+        for path in sorted(known):
+            for _ in known[path]:
                 name = f"episode_{number}"
                 file[name] = h5py.ExternalLink(path.name, f"/{name}")
                 number += 1
@@ -266,12 +279,11 @@ class _Writer:
             id=self._number + len(self.lengths),
             total_steps=summary.steps,
             episode_id=summary.id,
-            tags=json.dumps(summary.tags, default=str),
+            **_seed_attributes(summary.seed),
+            **_tag_attributes(summary.tags, summary.id),
         )
         if summary.returns is not None:
             group.attrs["returns"] = summary.returns
-        if summary.seed is not None:
-            group.attrs["seed"] = summary.seed
         self.lengths[summary.id] = summary.steps
         self._infos = []
         self.is_full = self._nbytes >= PART_BYTES or len(self.lengths) >= PART_EPISODES
@@ -279,6 +291,30 @@ class _Writer:
     def finish(self) -> None:
         self._file.create_dataset(_IDS, data=list(self.lengths), dtype=h5py.string_dtype())
         self._file.create_dataset(_LENGTHS, data=list(self.lengths.values()), dtype=np.int64)
+
+
+def _seed_attributes(seed: Any) -> dict[str, Any]:
+    if seed is None:
+        return {}
+    attributes: dict[str, Any] = {}
+    if isinstance(seed, (int, np.integer)) and int(seed) in _SEEDS:
+        attributes["seed"] = int(seed)
+    if type(seed) is not int or not attributes:
+        attributes["seed_exact"] = encode_value(seed).hex()
+    return attributes
+
+
+def _tag_attributes(tags: Mapping[str, Any], id: str) -> dict[str, str]:
+    """The tags as JSON, for people; beside it what JSON does not give back as it was."""
+    attributes = {"tags": json.dumps(tags, default=str)}
+    if not is_alike(json.loads(attributes["tags"]), dict(tags)):
+        attributes["tags_exact"] = encode_value(dict(tags)).hex()
+    if max(map(len, attributes.values())) > _MAX_ATTRIBUTE:
+        raise ExportError(
+            f"the tags of episode {id!r} are too long for HDF5, which has room for 64 kB beside "
+            "an episode: ask for other episodes"
+        )
+    return attributes
 
 
 def _quoted(name: str) -> str:
@@ -347,12 +383,18 @@ def _read_episode(group: Any) -> FoundEpisode:
         env_id=str(known["env_id"]),
         started_at=float(known["started_at"]),
         timestamps=columns["timestamps"],
-        seed=int(known["seed"]) if "seed" in known else None,
-        tags=json.loads(known["tags"]) if "tags" in known else {},
+        seed=_exact(known, "seed", int(known["seed"]) if "seed" in known else None),
+        tags=_exact(known, "tags", json.loads(known["tags"]) if "tags" in known else {}),
         infos=_infos(group["infos"], steps + 1) if "infos" in group else (),
         annotations=annotations,
         annotated=is_annotated(annotations, steps),
     )
+
+
+def _exact(known: Mapping[str, Any], name: str, plain: Any) -> Any:
+    """An attribute as it was, where what other programs read is not all of it."""
+    stored = known.get(f"{name}_exact")
+    return plain if stored is None else decode_value(bytes.fromhex(str(stored)), where=name)
 
 
 def _tree(node: Any) -> Arrays:

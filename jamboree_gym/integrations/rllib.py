@@ -164,8 +164,9 @@ def _lengths_in(path: Path) -> Iterator[tuple[str, int]]:
 
 def _check_own(files: PartFolder) -> None:
     """Refuse a folder with foreign files, which RLlib would read as well."""
+    own = set(files.paths())
     for path in files.path.glob("[!.]*.parquet"):
-        if path not in files.paths():
+        if path not in own:
             raise ExportError(f"{path} was written by something else: choose another folder")
 
 

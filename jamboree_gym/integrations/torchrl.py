@@ -11,9 +11,11 @@ import numpy.typing as npt
 
 from jamboree_gym.arrays.trees import LeafPath, numbers_of, path_shown
 from jamboree_gym.checked import checked
+from jamboree_gym.connection import Connection
 from jamboree_gym.errors import ExportError, MissingExtra
 from jamboree_gym.progress import Progress, reported
 from jamboree_gym.reading.bulk_read import Block, read_blocks
+from jamboree_gym.reading.finding.filters import Found
 from jamboree_gym.reading.query import EpisodeQuery, found_by
 from jamboree_gym.records import Transitions
 
@@ -82,7 +84,12 @@ def tensordicts(
     query: EpisodeQuery, *, annotations: Sequence[str] = (), progress: bool | Progress = False
 ) -> Iterator[TensorDict]:
     """As `to_tensordict`, in parts of about 8 MB; a short episode is never split."""
-    connection, found = found_by(query)
+    return _tensordicts(*found_by(query), annotations, progress)
+
+
+def _tensordicts(
+    connection: Connection, found: Found, annotations: Sequence[str], progress: bool | Progress
+) -> Iterator[TensorDict]:
     positions = {one.id: position for position, one in enumerate(found)}
     lengths = {one.id: one.steps for one in found}
     known: dict[LeafPath, tuple[np.dtype[Any], tuple[int, ...], str]] = {}
@@ -124,7 +131,7 @@ def to_replay_buffer(
     Raises:
         ExportError: As in `to_tensordict`, or there are no steps.
     """
-    _, found = found_by(query)
+    connection, found = found_by(query)  # once: while others record, a second look finds more
     size = sum(one.steps for one in found)
     if not size:
         raise ExportError(f"no steps in {query!r}: a replay buffer of none cannot be sampled")
@@ -133,7 +140,7 @@ def to_replay_buffer(
         storage = LazyMemmapStorage(size, scratch_dir=str(folder))
     options = {} if sampler is None else {"sampler": sampler}
     buffer = TensorDictReplayBuffer(storage=storage, batch_size=batch_size, **options)
-    for part in tensordicts(query, annotations=annotations, progress=progress):
+    for part in _tensordicts(connection, found, annotations, progress):
         buffer.extend(part)
     return buffer
 

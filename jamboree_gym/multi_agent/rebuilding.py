@@ -45,19 +45,34 @@ def made_env(
         ReplayError: It cannot be; says why, and what helps.
     """
     if make is not None:
-        env = make()
-        if api_of(env) != joint.api:
-            what = "an AEC" if joint.api == "aec" else "a Parallel"
-            raise ReplayError(
-                f"make() gave a {type(env).__name__}: the episode was recorded in {what} "
-                "environment of PettingZoo"
-            )
-        return env
+        return _made_by(make, joint)
     layers = layers_recorded(joint.episodes[0].provenance)
     env = None
-    for layer in reversed(layers):
-        env = _layer(layer, env, trust_entry_point=trust_entry_point)
+    try:
+        for layer in reversed(layers):
+            env = _layer(layer, env, trust_entry_point=trust_entry_point)
+    except ReplayError:
+        if env is not None:
+            env.close()
+        raise
     return env
+
+
+def _made_by(make: MakeJointEnv, joint: JointEpisode) -> Any:
+    try:
+        env = make()
+    except Exception as error:
+        raise ReplayError(f"make= raises {error!r:.200}") from error
+    api = api_of(env)
+    if api == joint.api:
+        return env
+    if api is not None:
+        env.close()
+    what = "an AEC" if joint.api == "aec" else "a Parallel"
+    raise ReplayError(
+        f"make() gave a {type(env).__name__}: the episode was recorded in {what} "
+        "environment of PettingZoo"
+    )
 
 
 def _layer(layer: Mapping[str, Any], inner: Any, *, trust_entry_point: bool) -> Any:

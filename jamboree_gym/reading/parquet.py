@@ -116,8 +116,9 @@ def _lengths(parts: PartFolder) -> dict[str, int]:
         ExportError: Other files are there.
     """
     lengths: dict[str, int] = {}
+    own = set(parts.paths())
     for path in parts.path.glob("[!.]*.parquet"):
-        is_own = path in parts.paths() and _NOTE in (pq.read_schema(path).metadata or {})
+        is_own = path in own and _NOTE in (pq.read_schema(path).metadata or {})
         if not is_own:
             raise ExportError(f"{path} was written by something else: choose another folder")
         column = pq.read_table(path, columns=["episode_id"], read_dictionary=["episode_id"])

@@ -12,14 +12,16 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
-from jamboree_gym.errors import ExportError
+from jamboree_gym.errors import ExportError, JamboreeError
 from jamboree_gym.progress import Progress, reported
 from jamboree_gym.reading.finding.filters import Found
+from jamboree_gym.wording import one_line, shortened
 
-__all__ = ["PartFolder", "aside_of", "whole"]
+__all__ = ["PartFolder", "PatientFile", "aside_of", "whole", "writing_to"]
 
+_MAX_REASON = 200  # characters
 _ASIDE = ".jamboree-new"  # no other program uses this ending, so what a kill left is removed
 
 log = logging.getLogger(__name__)
@@ -51,7 +53,7 @@ class PartFolder:
         """Make the folder, be its only writer, and remove what a killed process had not finished.
 
         Raises:
-            ExportError: Another process writes there, or it is no folder.
+            ExportError: Another process writes there, it is no folder, or it cannot be written to.
         """
         from filelock import FileLock, Timeout  # here: it takes a while to load
 
@@ -60,14 +62,18 @@ class PartFolder:
         except FileExistsError as error:
             message = f"{self.path} is a file: name a folder, into which several files go"
             raise ExportError(message) from error
-        try:
-            with FileLock(self._lock, timeout=0):
+        except OSError as error:
+            raise _unwritable(self._shown, error) from error
+        with writing_to(self._shown):
+            try:
+                lock = FileLock(self._lock, timeout=0).acquire()
+            except Timeout as error:
+                message = f"{self._shown}: another process is writing there; wait for it"
+                raise ExportError(message) from error
+            with lock:
                 for left in list(self.path.rglob(f".*{_ASIDE}*")):
                     _remove(left)
                 yield
-        except Timeout as error:
-            message = f"{self._shown}: another process is writing there; wait for it"
-            raise ExportError(message) from error
 
     def paths(self) -> list[Path]:
         """The parts that are there, in order."""
@@ -110,6 +116,87 @@ class PartFolder:
         before = len(over) - len(wanted)
         counted = ((before + done, part) for done, part in read(wanted))
         return reported(counted, len(over), progress, done_is="written")
+
+
+@contextmanager
+def writing_to(shown: object) -> Iterator[None]:
+    """Raise an error of ours, which names file or folder, where the system refuses a write."""
+    try:
+        yield
+    except OSError as error:
+        raise _unwritable(shown, error) from error
+
+
+def _unwritable(shown: object, error: OSError) -> ExportError:
+    """The error for what the system does not let us write: no room, no right, no such folder."""
+    reason = shortened(one_line(error.strerror or str(error)), _MAX_REASON)
+    return ExportError(
+        f"{shown} cannot be written: {reason}\ncall again when that is mended, or write elsewhere"
+    )
+
+
+class PatientFile:
+    """A file for HDF5 that never refuses a write, also where the disk is full.
+
+    If a write fails, HDF5 cannot close the file, and the process may crash later. So the first
+    error is kept, and raised by `check` and at the end; what is written after it is dropped.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("w+b", buffering=0)
+        self._error: OSError | None = None
+
+    def check(self) -> None:
+        """Raise what has stopped a write, if anything has."""
+        if self._error is not None:
+            raise self._error
+
+    def write(self, content: Any) -> int:
+        """Write, or drop what is written after an error."""
+        view = memoryview(content).cast("B")
+        try:
+            done = 0
+            while self._error is None and done < len(view):
+                done += self._file.write(view[done:])
+        except OSError as error:
+            self._error = error
+        return len(view)
+
+    def truncate(self, size: int | None = None) -> int:
+        """Set the size."""
+        try:
+            return self._file.truncate(size)
+        except OSError as error:
+            self._error = self._error or error
+            return size or 0
+
+    def read(self, size: int = -1) -> bytes:
+        """Read this many bytes, or all."""
+        return self._file.read(size) or b""
+
+    def readinto(self, buffer: Any) -> int:
+        """Read into a buffer; the number of bytes."""
+        return self._file.readinto(buffer) or 0
+
+    def seek(self, place: int, whence: int = 0) -> int:
+        """Go to a place."""
+        return self._file.seek(place, whence)
+
+    def tell(self) -> int:
+        """The place."""
+        return self._file.tell()
+
+    def flush(self) -> None:
+        """Nothing waits in this process; `whole` has the system write it to the disk."""
+
+    def __enter__(self) -> PatientFile:
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        self._file.close()
+        is_told = isinstance(error, JamboreeError) or not isinstance(error, Exception | None)
+        if self._error is not None and not is_told:
+            raise self._error
 
 
 def aside_of(path: Path) -> Path:

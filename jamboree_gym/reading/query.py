@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from jamboree_gym.checked import Count, EpochSeconds, checked
 from jamboree_gym.connection import Connection
-from jamboree_gym.errors import EpisodeNotFound
+from jamboree_gym.errors import EpisodeNotFound, InvalidArgument
 from jamboree_gym.handlers.turns import AGENT_TAG
 from jamboree_gym.progress import Progress, reported
 from jamboree_gym.reading.episode import Episode
@@ -30,7 +30,7 @@ from jamboree_gym.reading.finding.names import RunNames, check_runs, id_of
 from jamboree_gym.reading.finding.ordering import by_start, order_of
 from jamboree_gym.reading.finding.summaries import read_summaries
 from jamboree_gym.reading.parquet import pieces_of, write_parts
-from jamboree_gym.reading.part_folder import check_free
+from jamboree_gym.reading.part_folder import check_free, writing_to
 from jamboree_gym.records import EpisodeSummary
 from jamboree_gym.tables.arrow_table import TablePart, empty_part, join
 from jamboree_gym.tables.columns import table_to_frame
@@ -218,8 +218,11 @@ class EpisodeQuery(ReadWhenShown):
 
         Raises:
             EpisodeNotFound: The query has fewer episodes.
+            InvalidArgument: The slice has a step of 0.
         """
         if isinstance(position, slice):
+            if position.step == 0:
+                raise InvalidArgument("a slice of a query has a step of 0: choose another, or none")
             query = self._then(itemgetter(position), f"[{_shown(position)}]")
             query._is_cut = True
             return query
@@ -332,10 +335,11 @@ class EpisodeQuery(ReadWhenShown):
             The path of the file.
 
         Raises:
-            ExportError: The file is there already; nothing was written.
+            ExportError: The file is there already, or cannot be written; nothing was written.
         """
         check_free(Path(path), overwrite=overwrite)
-        write_arrow(self._table_parts(progress), Path(path))
+        with writing_to(path):
+            write_arrow(self._table_parts(progress), Path(path))
         return Path(path)
 
     @checked

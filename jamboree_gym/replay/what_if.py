@@ -13,7 +13,7 @@ import gymnasium as gym
 import numpy as np
 import numpy.typing as npt
 
-from jamboree_gym.checked import checked
+from jamboree_gym.checked import Count, checked
 from jamboree_gym.environment.env_state import put_rng_state
 from jamboree_gym.environment.hidden_generators import new_hidden_state
 from jamboree_gym.environment.outcomes import reward_of, weighted_sum
@@ -84,7 +84,13 @@ class WhatIf:
 
     @checked
     def percentile(self, q: float) -> float:
-        """The return below which q percent of the continuations are."""
+        """The return below which q percent of the continuations are.
+
+        Raises:
+            InvalidArgument: It is not from 0 to 100.
+        """
+        if not 0 <= q <= 100:
+            raise InvalidArgument(f"q={q!r}: give a percentage, from 0 to 100")
         return float(np.percentile(self.returns, q))
 
     def __len__(self) -> int:
@@ -119,8 +125,8 @@ def what_if(
     policy: ChooseAction | Predictor,
     n: int = 100,
     *,
-    seed: int = 0,
-    max_steps: int | None = None,
+    seed: Count = 0,
+    max_steps: Count | None = None,
     same_noise: bool = False,
     deterministic: bool = True,
     weights: Sequence[float] | None = None,
@@ -176,7 +182,8 @@ def what_if(
 
     Raises:
         ReplayError: As `fork`; or `n` is below 1.
-        InvalidArgument: A reward is several numbers, and there is not a weight for each.
+        InvalidArgument: A reward is several numbers, and there is not a weight for each. Or `seed`
+            or `max_steps` is negative.
     """
     if n < 1:
         raise ReplayError(f"n={n}: a distribution needs at least one continuation")

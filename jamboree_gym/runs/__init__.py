@@ -1,6 +1,6 @@
 """A run: its sessions, its metrics, its checkpoints.
 
 Imports: `arrays`, `checked`, `connection`, `encoding`, `errors`, `handlers`, `integrations`,
-    `reading`, `records`, `tables`, `wording`.
+    `progress`, `reading`, `records`, `tables`, `wording`.
 Imported by: `cli`, `integrations`, `jamboree`, `page`.
 """

@@ -287,6 +287,16 @@ class CheckpointHandler(DBHandler):
         """The handler for the content of this name."""
         return ContentHandler(self._connection, self["run"], name)
 
+    def contents(self) -> list[ContentHandler]:
+        """The handlers for the contents of all checkpoints, also of those that are deleted.
+
+        Raises:
+            DecodeError: The stored records are not those of checkpoints.
+        """
+        found = [self._checkpoint(one) for one in self.many(_EVERYTHING)]
+        kept = [one for each in found for one in (each._content, each._normaliser)]
+        return [self.content(one.name) for one in kept if one is not None]
+
     def put(
         self,
         content: bytes,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import pyarrow as pa
@@ -12,18 +11,19 @@ from jamboree_gym.checked import Count, checked
 from jamboree_gym.connection import Connection
 from jamboree_gym.errors import (
     CheckpointNotFound,
+    DecodeError,
     EpisodeInUse,
-    EpisodeNotFound,
     InvalidArgument,
     RunNotFound,
 )
-from jamboree_gym.handlers.flags import FlaggedHandler, flagged_episodes
-from jamboree_gym.handlers.read_together import count_together
+from jamboree_gym.handlers.flags import flagged_episodes
+from jamboree_gym.progress import Progress
 from jamboree_gym.reading.episode import Episode
 from jamboree_gym.reading.finding.names import check_runs
 from jamboree_gym.reading.query import EpisodeQuery, found_by
 from jamboree_gym.records import StepData
 from jamboree_gym.runs.checkpoints import Checkpoint, CheckpointHandler
+from jamboree_gym.runs.deletion import delete_run
 from jamboree_gym.runs.metrics import MetricHandler, metric_table
 from jamboree_gym.runs.newest_steps import newest_steps
 from jamboree_gym.runs.read_runs import read_run_summaries
@@ -306,39 +306,40 @@ class Run(ReadWhenShown):
         )
         return resumed
 
-    def delete(self) -> None:
-        """Delete it from Redis and the backup: its episodes and their forks, and what was trained.
+    @checked
+    def delete(self, *, progress: bool | Progress = False) -> None:
+        """Delete the run from Redis and from the backup, with all that was recorded under its name.
 
-        Sessions, metrics and checkpoints go with it, and it is not listed any more. Without
+        That is its episodes, forks among them, with their frames, snapshots and flags; and its
+        checkpoints, metrics and sessions. Forks that are in another run stay, and cannot be
+        replayed any more. If the call is interrupted, the next one deletes the rest. Without
         checkpoints and sessions, a run is also gone once its last episode is deleted.
 
         Example:
-            >>> jam.run("trial").delete()
-            >>> "trial" in jam.runs()
-            False
+            >>> jam.run("first try").delete()
+
+        Args:
+            progress: Whether to show on stderr how many episodes have been deleted; or a function
+                that is called with that number and the total.
 
         Raises:
-            RunNotFound: There is no such run.
+            RunNotFound: There is no such run; names those that there are.
             EpisodeInUse: A living process records or trains it.
         """
-        if self.summary.state == "running":
+        self._connection.check_open()
+        check_runs(self._connection, [self.name])
+        if self._is_running():
             raise EpisodeInUse(
                 f"run {self.name!r} is running: end the process that records it, or delete its "
                 "episodes one by one"
             )
-        for episode in EpisodeQuery(self._connection, wait=True, forks=True).where(run=self.name):
-            with suppress(EpisodeNotFound):  # another process has just deleted it
-                episode.delete()
-        for checkpoint in self._checkpoints.checkpoints():
-            checkpoint.delete()
-        logs = self._checkpoints, self._checkpoints.deletions, self._metrics, self._sessions
-        beside = (*logs, FlaggedHandler(self._connection, self.name))
-        for log, count in zip(beside, count_together(beside), strict=True):
-            if count:
-                log.delete()
-        listings = self._connection.store.listings
-        if not listings.summaries(self.name):
-            self._connection.redis_store.listings.unlist_run(self.name)
+        delete_run(self._connection, self.name, progress)
+
+    def _is_running(self) -> bool:
+        try:
+            return self.state == "running"
+        except DecodeError:  # something beside its episodes is damaged: it can be deleted, too
+            return bool(self._all_episodes.where(status="running").ids())
 
     def __eq__(self, other: object) -> bool:
         """Whether it is the run of this name of the same Jamboree."""

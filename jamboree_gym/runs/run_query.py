@@ -56,8 +56,9 @@ class RunQuery(ReadWhenShown):
         Returns:
             A `pyarrow.Table` with the columns `run`, `state` (string), `env_ids` (list of strings),
             `episodes`, `steps` (int64), `began_at`, `last_step_at` (epoch seconds), `mean_return`
-            (float64, of the newest ten episodes that are over), `checkpoints` (int64), and
-            `tag_<name>` for each tag whose values are numbers, bools or texts.
+            (float64, of the newest ten episodes that are over), `mean_returns` (list of float64,
+            where a reward is several numbers), `checkpoints` (int64), and `tag_<name>` for each tag
+            whose values are numbers, bools or texts.
         """
         found = self.summaries()
         tags = scalar_columns("tag", [one.tags for one in found])
@@ -71,6 +72,10 @@ class RunQuery(ReadWhenShown):
                 "began_at": pa.array([one.began_at for one in found], pa.float64()),
                 "last_step_at": pa.array([one.last_step_at for one in found], pa.float64()),
                 "mean_return": pa.array([one.mean_return for one in found], pa.float64()),
+                "mean_returns": pa.array(
+                    [None if one.mean_returns is None else [*one.mean_returns] for one in found],
+                    pa.list_(pa.float64()),
+                ),
                 "checkpoints": pa.array([one.checkpoints for one in found], pa.int64()),
                 **{name: pa.array(column) for name, column in tags.items() if column is not None},
             }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -11,7 +12,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from jamboree_gym.arrays.tensors import is_tensor, tensor_array
-from jamboree_gym.arrays.trees import Arrays, leaves_of
+from jamboree_gym.arrays.trees import Arrays, leaves_of, path_shown
 from jamboree_gym.encoding.info_codec import holds_unrecorded
 from jamboree_gym.errors import MissingExtra
 from jamboree_gym.records import Transitions
@@ -114,12 +115,26 @@ def number_columns(steps: Transitions) -> dict[str, Column | None]:
 
 
 def _tree_columns(name: str, arrays: Arrays) -> dict[str, Column | None]:
-    """Columns of every part; the name of a part is appended to that of the whole."""
-    found: dict[str, Column | None] = {}
-    for path, values in leaves_of(arrays, name):
-        columns = _object_column if values.dtype == object else _array_columns
-        found.update(columns("_".join(map(str, path)), values))
+    """Columns of every part; the name of a part is appended to that of the whole.
+
+    Parts of which two columns would have one name are named as in Python: `observation["a"]_0`.
+    """
+    leaves = list(leaves_of(arrays, name))
+    parts = [_leaf_columns("_".join(map(str, path)), values) for path, values in leaves]
+    found = {name: column for part in parts for name, column in part.items()}
+    if len(found) == sum(map(len, parts)):
+        return found
+    names = Counter(name for part in parts for name in part)
+    for (path, values), part in zip(leaves, parts, strict=True):
+        if any(names[name] > 1 for name in part):  # the keys a, 0 and a_0, for example
+            found = {name: column for name, column in found.items() if name not in part}
+            found |= _leaf_columns(path_shown(path), values)
     return found
+
+
+def _leaf_columns(name: str, values: npt.NDArray[Any]) -> dict[str, Column | None]:
+    columns = _object_column if values.dtype == object else _array_columns
+    return columns(name, values)
 
 
 def _object_column(name: str, values: npt.NDArray[Any]) -> dict[str, Column | None]:

@@ -17,7 +17,7 @@ from typer.testing import CliRunner, Result
 
 from jamboree_gym import Jamboree
 from jamboree_gym.cli import app
-from jamboree_gym.diagnosis import Finding, diagnose
+from jamboree_gym.diagnosis import Finding, diagnose, redis_server
 from jamboree_gym.diagnosis.packages import _of_extra
 from jamboree_gym.journal.journal import JournalOwner
 from jamboree_gym.store.mongo import client as mongo_client
@@ -64,6 +64,21 @@ def test_what_would_lose_data_is_a_problem(short_directory: Path, tmp_path: Path
     assert checks["redis clock"].level == "problem"
     assert "behind this machine" in checks["redis clock"].found
     assert checks["namespace"].level == "note"
+
+
+def test_memory_that_nothing_limits_is_noted_when_half_of_it_is_used(
+    jam: Jamboree, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    url, space = f"unix://{jam._connection.store.where}", jam._connection.keyspace.namespace
+    options = {"namespace": space, "home": tmp_path}
+    assert found(url, **options)["redis memory"].level == "ok"
+    monkeypatch.setattr(redis_server, "MACHINE_SHARE", 1e-9)
+    checked = found(url, **options)["redis memory"]
+    assert checked.level == "note"
+    assert "MiB of its machine, without a limit" in checked.found
+    assert "retain --max-redis-bytes" in checked.mend
+    jam.backup.retain(max_redis_bytes=2**40)
+    assert found(url, **options)["redis memory"].level == "ok"
 
 
 def test_a_doctor_changes_nothing(valkey: Server, namespace: str, tmp_path: Path) -> None:

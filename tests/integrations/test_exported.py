@@ -1,7 +1,8 @@
-"""An episode that goes on after it was exported: its process was only stopped."""
+"""Folders of exports: what cannot be written to, and what has changed since."""
 
 from __future__ import annotations
 
+import resource
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -10,11 +11,13 @@ from typing import Any
 import pyarrow.dataset as ds
 import pytest
 from conftest import Server
+from paying_env import PayingEnv, actions, record
 from processes import read_line, wait_until
 from stored import at
 from warm import start_warm
 
 from jamboree_gym import Jamboree
+from jamboree_gym.errors import ExportError
 
 # Takes two steps, says the episode's id, and takes a third one for a line.
 RECORDER = """
@@ -85,3 +88,48 @@ def test_the_next_export_names_what_it_lacks(
     query.to_parquet(tmp_path / "another")
     assert ds.dataset(tmp_path / "another").count_rows() == 3
     assert caplog.messages == []
+
+
+FORMATS = ("parquet", "hdf5", "lerobot", "arrow")
+
+
+def export_to(name: str, query: Any, path: Path) -> None:
+    if name == "minari":
+        exports()["stopped/minari-v0"](query, path)
+    elif name == "arrow":
+        query.to_arrow(path)
+    else:
+        exports()[name](query, path)
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_place_that_cannot_be_written_to_is_named(
+    jam: Jamboree, tmp_path: Path, name: str
+) -> None:
+    record(jam, PayingEnv(2), actions(2))
+    (tmp_path / "file").write_text("of somebody")
+
+    with pytest.raises(ExportError, match=r"cannot be written: .*\ncall again when") as told:
+        export_to(name, jam.episodes(), tmp_path / "file" / "inside")
+    assert len(str(told.value).splitlines()) == 2
+
+
+@pytest.mark.parametrize("name", [*FORMATS, "minari"])
+@pytest.mark.parametrize("room", [2000, 20_000])
+def test_on_a_full_disk_an_export_says_so_and_is_continued(
+    jam: Jamboree, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, room: int
+) -> None:
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
+    record(jam, PayingEnv(900), actions(900))
+    jam.flush()
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (room, before[1]))
+    try:
+        with pytest.raises(ExportError, match="cannot be written: ") as told:
+            export_to(name, jam.episodes(), tmp_path / "out")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert len(str(told.value).splitlines()) == 2
+
+    export_to(name, jam.episodes(), tmp_path / "out")
+    assert not list(tmp_path.rglob(".*new*"))

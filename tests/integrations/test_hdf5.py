@@ -19,7 +19,7 @@ from warm import run_warm
 from jamboree_gym import Jamboree
 from jamboree_gym.errors import ExportError
 from jamboree_gym.integrations import hdf5
-from jamboree_gym.integrations.hdf5 import to_hdf5
+from jamboree_gym.integrations.hdf5 import from_hdf5, to_hdf5
 from jamboree_gym.reading import bulk_read as blocks_module
 
 
@@ -166,6 +166,31 @@ def test_a_killed_one_is_gone_on_with(jam: Jamboree, tmp_path: Path) -> None:
         lengths = [len(file[f"episode_{k}/rewards"]) for k in range(5)]
     assert lengths == [4, 3, 6, 2, 5]
     assert list(tmp_path.glob(".*new*")) == []
+
+
+@pytest.mark.parametrize("seed", [7, 2**63, 2**64, 2**100])
+def test_a_seed_and_tags_of_any_kind_come_back(jam: Jamboree, tmp_path: Path, seed: int) -> None:
+    tags = {"lr": np.float32(0.1), "size": np.int64(3), "shape": (1, 2), "who": "é"}
+    env = jam.record(CountingEnv(), run="a", tags=tags)
+    env.reset(seed=seed)
+    env.step(ACTION)
+    env.close()
+
+    path = to_hdf5(jam.episodes(run="a"), tmp_path)
+    with h5py.File(path) as file:
+        assert file["episode_0"].attrs.get("seed") == (seed if seed < 2**64 else None)
+    (id,) = from_hdf5(jam, path, run="b")
+    found = jam.episode(id).summary
+    assert (found.seed, type(found.seed)) == (seed, type(seed))
+    assert {name: found.tags[name] for name in tags} == tags
+    assert type(found.tags["size"]) is np.int64
+
+
+def test_tags_that_hdf5_has_no_room_for_are_named(jam: Jamboree, tmp_path: Path) -> None:
+    id = record(jam, PayingEnv(1), actions(1), tags={"config": "x" * 70_000})
+
+    with pytest.raises(ExportError, match=f"the tags of episode '{id}' are too long for HDF5"):
+        to_hdf5(jam.episodes(), tmp_path)
 
 
 def test_what_hdf5_does_not_take_is_named(jam: Jamboree, tmp_path: Path) -> None:

@@ -373,6 +373,18 @@ def test_another_episode_of_the_same_id_is_an_error(other: Jamboree) -> None:
         from_rlds(other, [shorter], run="theirs")
 
 
+def test_two_episodes_of_one_name_are_not_taken_for_one(jam: Jamboree, other: Jamboree) -> None:
+    for _ in range(2):  # as long as each other
+        play(jam.record(CountingEnv(3), run="r"), [ACTION] * 3)
+    first, second = to_rlds(jam.episodes())
+    second["episode_id"] = first["episode_id"]
+
+    with pytest.raises(DecodeError, match="two episodes of rlds are called"):
+        from_rlds(other, [first, second], run="r")
+    assert len(from_rlds(other, [first], run="r")) == 1
+    assert len(other.episodes()) == 1
+
+
 def test_what_is_wrong_is_refused_before_anything_is_stored(other: Jamboree) -> None:
     wrong: list[tuple[type[JamboreeError], dict[str, Any]]] = [
         (InvalidArgument, {"run": "\ud800"}),

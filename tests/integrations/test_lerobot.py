@@ -177,6 +177,31 @@ def test_called_again_it_adds_what_is_new(jam: Jamboree, tmp_path: Path) -> None
     assert meta(tmp_path, "info.json")["splits"] == {"train": "0:2"}
 
 
+def test_a_folder_has_one_pace(jam: Jamboree, tmp_path: Path) -> None:
+    record(jam, PayingEnv(3), actions(3))
+    to_lerobot(jam.episodes(), tmp_path, fps=50)
+    record(jam, PayingEnv(2), actions(2))
+
+    for _ in ("as it is written", "as older releases wrote it"):
+        with pytest.raises(InvalidArgument, match=r"fps=30.*have 50 steps per second"):
+            to_lerobot(jam.episodes(), tmp_path, fps=30)
+        assert meta(tmp_path, "info.json")["fps"] == 50
+        path = tmp_path / "meta/episodes/chunk-000/file-000.parquet"
+        table = pq.read_table(path)
+        noted = {name: text for name, text in table.schema.metadata.items() if b"fps" not in name}
+        pq.write_table(table.replace_schema_metadata(noted), path)
+    to_lerobot(jam.episodes(), tmp_path, fps=50)
+    assert len(frames(tmp_path)) == 5
+
+
+def test_names_that_do_not_fit_are_refused(jam: Jamboree, tmp_path: Path) -> None:
+    record(jam, PayingEnv(2), actions(2))
+    with pytest.raises(InvalidArgument, match=r"names=\{'observation.stat': .*there are observ"):
+        to_lerobot(jam.episodes(), tmp_path / "a", fps=5, names={"observation.stat": "state"})
+    with pytest.raises(ExportError, match="two features would be called 'action'"):
+        to_lerobot(jam.episodes(), tmp_path / "b", fps=5, names={"observation.state": "action"})
+
+
 KILLED = """
 import os, sys
 from jamboree_gym import Jamboree
@@ -213,6 +238,9 @@ def test_a_killed_one_is_gone_on_with(jam: Jamboree, tmp_path: Path) -> None:
         ({"said": "text"}, ACTION, r'observation\["said"\].*no fixed shape'),
         ({"a/b": 1.0}, ACTION, r'observation\["a/b"\].*without /'),
         (np.zeros(2), {"left": ACTION}, r'action\["left"\].*one vector'),
+        (np.zeros(0), ACTION, r"observation of .*float64 \(0,\)"),
+        (np.zeros(2), np.zeros(0), r"action of .*one vector"),
+        ({"a": {"b": 1.0}, "a.b": 2.0}, ACTION, r'\["a.b"\].*would be .observation.a.b.'),
     ],
 )
 def test_what_lerobot_does_not_take_is_named(

@@ -494,6 +494,26 @@ def test_reset_reads_everything_again(jam: Jamboree) -> None:
 # -- what can go wrong --------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        *({"n_steps": 0}, {"gamma": 1.5}, {"gamma": -0.1}, {"alpha": -1.0}),
+        *({"beta": float("inf")}, {"refresh_s": -1.0}),
+    ],
+)
+def test_an_argument_out_of_its_range_is_refused_at_once(
+    jam: Jamboree, wrong: dict[str, Any]
+) -> None:
+    with pytest.raises(InvalidArgument, match=f"^{next(iter(wrong))}="):
+        make(jam, **wrong)
+
+
+def test_windows_of_nothing_are_refused(jam: Jamboree) -> None:
+    play(jam.record(Line(), run="r"), 5)
+    with pytest.raises(InvalidArgument, match="length=0: choose 1 or more"):
+        make(jam).sample_windows(4, 0)
+
+
 def test_nothing_recorded_yet(jam: Jamboree) -> None:
     buffer = make(jam)
     with pytest.raises(RunNotFound, match="no run 'r': nothing has been recorded yet"):

@@ -70,6 +70,22 @@ def test_it_has_the_keys_and_values_of_a_rollout_in_torchrl(
             assert data[key].tolist() == rollout[key].tolist()
 
 
+def test_a_buffer_has_the_steps_that_were_there_when_it_was_made(jam: Jamboree) -> None:
+    from jamboree_gym.integrations.torchrl import to_replay_buffer
+
+    record(jam, PayingEnv(3), actions(3))
+    came: list[str] = []
+
+    def come_meanwhile(episode: Any) -> bool:
+        if not came:
+            came.append(record(jam, PayingEnv(2), actions(2, 1)))
+        return True
+
+    buffer = to_replay_buffer(jam.episodes().where(come_meanwhile), batch_size=3)
+    assert buffer[:]["episode"].tolist() == [0, 0, 0]
+    assert buffer[:]["step_count"].ravel().tolist() == [0, 1, 2]
+
+
 @pytest.mark.usefixtures("in_parts")
 def test_a_slice_goes_on_within_one_episode_and_actions_belong_to_observations(
     jam: Jamboree, tmp_path: Path

@@ -166,6 +166,16 @@ def test_a_limit_cuts_both_what_would_and_what_did_happen(jam: Jamboree) -> None
     assert report.recorded_return == pytest.approx(episode.data().rewards[5:9].sum())
 
 
+@pytest.mark.parametrize("wrong", [{"max_steps": -1}, {"seed": -1}])
+def test_a_negative_number_is_refused(jam: Jamboree, wrong: dict[str, int]) -> None:
+    episode = record(jam, "tests/Noisy-v0", steps=20, action=0)
+
+    with pytest.raises(InvalidArgument, match=f"{next(iter(wrong))}=-1: give a whole number, 0 or"):
+        what_if(episode, 5, one, n=1, **wrong)
+    with pytest.raises(InvalidArgument, match=r"q=101\.0: give a percentage"):
+        what_if(episode, 18, one, n=1).percentile(101.0)
+
+
 def test_a_model_with_predict_is_a_policy(jam: Jamboree) -> None:
     asked = []
 

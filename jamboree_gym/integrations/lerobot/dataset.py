@@ -33,6 +33,7 @@ GROUP_BYTES = 4 << 20  # of frames that are written at once
 _FILES_PER_CHUNK = 1000
 _PATH = "chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
 _ID = "jamboree_episode_id"  # a column more than LeRobot's own, in meta/episodes
+_FPS = b"jamboree_fps"
 
 
 @checked
@@ -68,7 +69,7 @@ def to_lerobot(
     Args:
         query: The episodes.
         folder: The folder, which is made.
-        fps: Steps per second.
+        fps: Steps per second. All episodes of a folder have the same.
         task: The task in words; None = the id of the environment.
         names: Other names for the features: `{"observation.agent_pos": "observation.state"}`.
         robot_type: The robot type in LeRobot's metadata.
@@ -79,9 +80,11 @@ def to_lerobot(
         The folder.
 
     Raises:
-        InvalidArgument: `fps` is not above 0.
+        InvalidArgument: `fps` is not above 0, or not that of the episodes in the folder; or `names`
+            has a feature that is not there.
         ExportError: A leaf is neither a number, a vector nor an image, or the action has several
-            (names it); episodes differ in their features; or another process writes there.
+            (names it); episodes differ in their features, or two features would have one name; or
+            another process writes there.
         EpisodeNotFound: An episode has been deleted meanwhile.
         DecodeError: Bytes of one are damaged; names key and index.
     """
@@ -91,19 +94,19 @@ def to_lerobot(
     # A file in `meta/episodes` says that one of frames is whole.
     parts = PartFolder(Path(folder), "meta/episodes/*/file-*.parquet")
     with parts.locked():
-        files = _Files(parts)
+        files = _Files(parts, fps)
         with_steps = [one for one in found if one.steps]
         read = partial(episode_parts, connection)
-        _write(files, parts.rest(with_steps, files.lengths, read, progress), fps, task, names or {})
-        files.write_meta(fps, robot_type)
+        _write(files, parts.rest(with_steps, files.lengths, read, progress), task, names or {})
+        files.write_meta(robot_type)
     return parts.path
 
 
 class _Files:
     """The files of a data set: steps of its episodes by id, frames, tasks, features if any."""
 
-    def __init__(self, parts: PartFolder) -> None:
-        self.folder, self.paths = parts.path, parts.paths
+    def __init__(self, parts: PartFolder, fps: float) -> None:
+        self.folder, self.paths, self.fps = parts.path, parts.paths, fps
         self.lengths: dict[str, int] = {}
         self.frames = 0
         self.tasks: list[str] = []
@@ -116,6 +119,7 @@ class _Files:
             self.tasks += [name for (name,) in table["tasks"].to_pylist()]
             self.tasks = list(dict.fromkeys(self.tasks))
             self.features = _features_in(path)
+            _check_fps(fps, _fps_in(path, self.folder), self.folder)
 
     def next(self) -> tuple[dict[str, int], Path, Path]:
         """Chunk and number of the next file, and its paths: of frames, of episodes."""
@@ -124,7 +128,7 @@ class _Files:
         name = _PATH.format(**place)
         return place, self.folder / "data" / name, self.folder / "meta" / "episodes" / name
 
-    def write_meta(self, fps: float, robot_type: str | None) -> None:
+    def write_meta(self, robot_type: str | None) -> None:
         tasks = pa.table(
             {"task_index": pa.array(range(len(self.tasks)), pa.int64()), "task": self.tasks}
         )
@@ -140,7 +144,7 @@ class _Files:
             "chunks_size": _FILES_PER_CHUNK,
             "data_files_size_in_mb": 100,
             "video_files_size_in_mb": 200,
-            "fps": fps,
+            "fps": self.fps,
             "splits": {"train": f"0:{len(self.lengths)}"},
             "data_path": f"data/{_PATH}",
             "video_path": None,
@@ -187,6 +191,24 @@ def _write_json(path: Path, content: Any) -> None:
 # -- episodes ---------------------------------------------------------------------------------
 
 
+def _fps_in(path: Path, folder: Path) -> float | None:
+    """The steps per second that a file in `meta/episodes` names, or the whole data set."""
+    known = (pq.read_schema(path).metadata or {}).get(_FPS)
+    if known is not None:
+        return float(known)
+    info = folder / "meta" / "info.json"  # an older release has written them there alone
+    return float(json.loads(info.read_text())["fps"]) if info.exists() else None
+
+
+def _check_fps(fps: float, known: float | None, folder: Path) -> None:
+    """The times of all frames follow from one number of steps per second."""
+    if known is not None and known != fps:
+        raise InvalidArgument(
+            f"fps={fps!r}: the episodes in {folder} have {known:g} steps per second: give that, or "
+            "choose another folder"
+        )
+
+
 def _features_in(path: Path) -> dict[str, Feature]:
     """The features that a file in `meta/episodes` names."""
     known = json.loads(pq.read_schema(path).metadata[_ID.encode()])
@@ -196,7 +218,6 @@ def _features_in(path: Path) -> dict[str, Feature]:
 def _write(
     files: _Files,
     parts: Iterator[EpisodePart],
-    fps: float,
     task: str | None,
     names: Mapping[str, str],
 ) -> None:
@@ -206,7 +227,7 @@ def _write(
         with whole(data) as aside:
             writer = _Writer(files, aside, place)
             while part is not None and not writer.is_full:
-                writer.add(part, fps, part.summary.env_id if task is None else task, names)
+                writer.add(part, part.summary.env_id if task is None else task, names)
                 part = next(parts, None)
             writer.close()
         with whole(episodes) as aside:
@@ -231,14 +252,14 @@ class _Writer:
         self._episodes: list[dict[str, Any]] = []
         self.is_full = False
 
-    def add(self, part: EpisodePart, fps: float, task: str, names: Mapping[str, str]) -> None:
+    def add(self, part: EpisodePart, task: str, names: Mapping[str, str]) -> None:
         files, count = self._files, len(part.rows) - 1
         if task not in files.tasks:
             files.tasks.append(task)
         start = files.frames + self._length
         columns = {
             **columns_of(part, names),
-            **dict(frames_of(part, fps)),
+            **dict(frames_of(part, files.fps)),
             "episode_index": np.full(count, len(files.lengths)),
             "index": np.arange(start, start + count),
             "task_index": np.full(count, files.tasks.index(task)),
@@ -296,7 +317,8 @@ class _Writer:
     def episodes(self) -> pa.Table:
         known = {name: one.to_json() for name, one in self._files.features.items()}
         table = pa.Table.from_pylist(self._episodes)
-        return table.replace_schema_metadata({_ID.encode(): json.dumps(known).encode()})
+        noted = {_ID.encode(): json.dumps(known).encode(), _FPS: repr(self._files.fps).encode()}
+        return table.replace_schema_metadata(noted)
 
 
 def _check_alike(files: _Files, features: dict[str, Feature], id: str) -> None:

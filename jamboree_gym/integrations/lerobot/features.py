@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +14,7 @@ import pyarrow as pa
 from jamboree_gym.arrays.packing import rows_of
 from jamboree_gym.arrays.trees import LeafPath, numbers_of, path_shown
 from jamboree_gym.encoding.png import png
-from jamboree_gym.errors import ExportError
+from jamboree_gym.errors import ExportError, InvalidArgument
 from jamboree_gym.reading.episode_parts import EpisodePart
 
 __all__ = ["Feature", "columns_of", "feature_of", "frames_of"]
@@ -62,16 +63,23 @@ def columns_of(part: EpisodePart, names: Mapping[str, str]) -> dict[str, npt.NDA
 
     Raises:
         ExportError: A leaf is neither a number, a vector nor an image, or the action has several;
-            names it.
+            names it. Or two features would have one name.
+        InvalidArgument: `names` has a feature that is not there.
     """
     rows, id = part.rows, part.summary.id
     observations = rows_of(rows.observations, slice(-1))
     columns: dict[str, npt.NDArray[Any]] = {}
     for path, values in numbers_of(observations, "observation", episode=id, into="LeRobot"):
-        columns[_observation_name(path, _checked(path, values, id))] = values
+        name = _observation_name(path, _checked(path, values, id))
+        if name in columns:
+            raise ExportError(
+                f"{path_shown(path)} of episode {id!r} would be {name!r}, as another part is: "
+                "rename one of the keys, with a wrapper below the recorder"
+            )
+        columns[name] = values
     actions = rows_of(rows.actions, slice(1, None))
     for path, values in numbers_of(actions, "action", episode=id, into="LeRobot"):
-        if len(path) > 1 or values.ndim > 2:
+        if len(path) > 1 or values.ndim > 2 or 0 in values.shape[1:]:
             raise ExportError(
                 f"{path_shown(path)} of episode {id!r}: LeRobot takes one vector for an action"
             )
@@ -84,12 +92,30 @@ def columns_of(part: EpisodePart, names: Mapping[str, str]) -> dict[str, npt.NDA
         columns["next.reward"] = rows.rewards[1:].astype(np.float32)
     columns["next.done"] = terminations | truncations
     columns["next.truncated"] = truncations
-    return {names.get(name, name): values for name, values in columns.items()}
+    return _renamed(columns, names)
+
+
+def _renamed(
+    columns: dict[str, npt.NDArray[Any]], names: Mapping[str, str]
+) -> dict[str, npt.NDArray[Any]]:
+    if unknown := sorted(names.keys() - columns.keys()):
+        raise InvalidArgument(
+            f"names={{{unknown[0]!r}: ...}}: there is no such feature; there are "
+            f"{', '.join(columns)}"
+        )
+    renamed = {names.get(name, name): values for name, values in columns.items()}
+    if len(renamed) < len(columns):
+        twice = [
+            one for one, count in Counter(names.get(n, n) for n in columns).items() if count > 1
+        ]
+        raise ExportError(f"names={dict(names)!r}: two features would be called {twice[0]!r}")
+    return renamed
 
 
 def _checked(path: LeafPath, values: npt.NDArray[Any], id: str) -> npt.NDArray[Any]:
     is_image = values.dtype == np.uint8 and values.ndim == 4 and values.shape[3] == 3
-    if (values.ndim > 2 and not is_image) or any("/" in str(key) for key in path):
+    is_empty = 0 in values.shape[1:]
+    if is_empty or (values.ndim > 2 and not is_image) or any("/" in str(key) for key in path):
         raise ExportError(
             f"{path_shown(path)} of episode {id!r} is {values.dtype} {values.shape[1:]}: LeRobot "
             "takes numbers, vectors and images (height, width, 3) of uint8, without / in their name"

@@ -12,7 +12,9 @@ either the old dataset or the complete new one.
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -22,6 +24,7 @@ from urllib.parse import quote
 
 import h5py
 import minari
+import numpy as np
 from gymnasium import spaces
 from gymnasium.envs.registration import EnvSpec
 from minari.data_collector import EpisodeBuffer
@@ -37,6 +40,8 @@ __all__ = ["FORMAT", "OWN_METADATA", "DatasetFiles", "Written"]
 
 OWN_METADATA = "jamboree"
 FORMAT = 1
+MORE_BYTES = 2**16  # of an episode or a dataset, beside its values
+DATASET_BYTES = 2**13  # of an array in HDF5, beside its values
 _MAIN = "main_data.hdf5"
 _LENGTHS = "lengths.json"
 
@@ -133,6 +138,7 @@ class DatasetFiles:
         observations and actions.
         """
         with whole(self.parts.next()) as new:
+            _check_room(new, sum(map(_most_bytes, episodes)))
             storage = MinariStorage.new(new, *space_pair, env_spec, jpeg_encoding=False)
             storage.update_episodes([buffer for buffer, _ in episodes])
             storage.update_episode_metadata([metadata for _, metadata in episodes])
@@ -147,6 +153,7 @@ class DatasetFiles:
             known = {"dataset_id": self.dataset_id, "minari_version": minari.__version__}
             known = {} if self.exists else known
             with whole(self._merged) as new:
+                _check_room(new, sum(_bytes_of(one) for one in (self.data, *parts)))
                 shutil.copytree(self.data if self.exists else parts[0], new)
                 (new / _LENGTHS).unlink(missing_ok=True)
                 self._merge(new, parts if self.exists else parts[1:])
@@ -192,6 +199,43 @@ class DatasetFiles:
         self.data.parent.mkdir(parents=True, exist_ok=True)
         self._merged.rename(self.data)
         shutil.rmtree(before, ignore_errors=True)
+
+
+def _check_room(path: Path, nbytes: int) -> None:
+    """Raise an OSError if there is no room for so many bytes beside a path.
+
+    Where a write of HDF5 fails, the process crashes when it closes the file. So the room is taken
+    by another file for a moment, before HDF5 writes.
+    """
+    room = path.with_name(f"{path.name}.room")
+    try:
+        with room.open("wb") as file:
+            if hasattr(os, "posix_fallocate"):
+                os.posix_fallocate(file.fileno(), 0, nbytes)
+            elif shutil.disk_usage(path.parent).free < nbytes:  # macOS
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    finally:
+        room.unlink(missing_ok=True)
+
+
+def _bytes_of(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) + MORE_BYTES
+
+
+def _most_bytes(episode: Written) -> int:
+    """So large may an episode become as HDF5: its chunks are filled, each dataset has an index."""
+    buffer, metadata = episode
+    columns = (buffer.observations, buffer.actions, buffer.infos, metadata)
+    return MORE_BYTES + 2 * sum(map(_nbytes, columns)) + 32 * len(buffer.rewards)
+
+
+def _nbytes(value: Any) -> int:
+    if isinstance(value, Mapping):
+        return sum(map(_nbytes, value.values()))
+    if isinstance(value, (list, tuple)):
+        return sum(map(_nbytes, value))
+    size = 4 * len(value) + 16 if isinstance(value, str) else getattr(value, "nbytes", 8)
+    return int(size) + (DATASET_BYTES if isinstance(value, np.ndarray) else 0)
 
 
 def _copy_episodes(source: Path, target: h5py.File) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -16,7 +17,7 @@ from stable_baselines3.common.type_aliases import DictReplayBufferSamples, Repla
 from stable_baselines3.common.vec_env import VecNormalize
 
 from jamboree_gym.arrays.trees import map_leaves
-from jamboree_gym.checked import checked
+from jamboree_gym.checked import Count, Seconds, checked
 from jamboree_gym.connection import HasConnection
 from jamboree_gym.errors import (
     BufferMismatch,
@@ -64,6 +65,12 @@ class PrioritizedSamples(NamedTuple):
     weights: torch.Tensor
     indices: _Rows
     discounts: torch.Tensor | None = None
+
+
+def _check_range(name: str, number: float, lowest: float, highest: float = math.inf) -> None:
+    if not lowest <= number <= highest or number == math.inf:
+        more = f" to {highest}" if highest < math.inf else " or more"
+        raise InvalidArgument(f"{name}={number!r}: choose {lowest}{more}")
 
 
 class Unsaved(dict[str, Any]):
@@ -126,6 +133,7 @@ class JamboreeReplayBuffer(ReplayBuffer):
         refresh_s: Seconds between two reads of the store; 0 = read at every call of `sample`.
 
     Raises:
+        InvalidArgument: `n_steps`, `gamma`, `alpha`, `beta` or `refresh_s` is out of its range.
         BufferMismatch: `optimize_memory_usage` is set, or SB3 has no buffer for the spaces.
     """
 
@@ -154,8 +162,12 @@ class JamboreeReplayBuffer(ReplayBuffer):
         prioritized: bool = False,
         alpha: float = 0.6,
         beta: float = 0.4,
-        refresh_s: float = 0.05,
+        refresh_s: Seconds = 0.05,
     ) -> None:
+        _check_range("n_steps", n_steps, 1)
+        _check_range("gamma", gamma, 0, 1)
+        _check_range("alpha", alpha, 0)
+        _check_range("beta", beta, 0)
         if optimize_memory_usage:
             raise BufferMismatch(
                 "JamboreeReplayBuffer gets the steps of many episodes mixed, and keeps both "
@@ -277,7 +289,7 @@ class JamboreeReplayBuffer(ReplayBuffer):
     # -- what is drawn ----------------------------------------------------------------------
 
     @checked
-    def sample(self, batch_size: int, env: VecNormalize | None = None) -> Any:
+    def sample(self, batch_size: Count, env: VecNormalize | None = None) -> Any:
         """Draw steps at random, with NumPy's global generator, as SB3's buffers do.
 
         Args:
@@ -334,7 +346,9 @@ class JamboreeReplayBuffer(ReplayBuffer):
         self._highest_priority = max(self._highest_priority, float(values.max(initial=0.0)))
 
     @checked
-    def sample_windows(self, batch_size: int, length: int, env: VecNormalize | None = None) -> Any:
+    def sample_windows(
+        self, batch_size: Count, length: int, env: VecNormalize | None = None
+    ) -> Any:
         """Draw windows of `length` consecutive steps of one episode, all with the same odds.
 
         Returns:
@@ -342,7 +356,9 @@ class JamboreeReplayBuffer(ReplayBuffer):
 
         Raises:
             EpisodeNotFound: No episode in the buffer has that many steps.
+            InvalidArgument: `batch_size` is negative, or `length` is below 1.
         """
+        _check_range("length", length, 1)
         self._refresh_if_due()
         self._check_filled()
         windows = np.empty((0, length), np.int64)
