@@ -71,9 +71,9 @@ jamboree-gym tail ppo                    # what happens now
 
 ## What all commands share
 
-- An episode is named by its id, by the first digits of its id (6 or more), by `@last` (the one that
-  began last) or `@last~1` (the one before). `-` reads ids from stdin, a line each:
-  `jamboree-gym ls --status truncated | jamboree-gym verify -`.
+- An episode is named by its id, by the first digits of its id (6 or more; `01a22a38..0002` has the
+  last ones, too), by `@last` (the one that began last) or `@last~1` (the one before). `-` reads ids
+  from stdin, a line each: `jamboree-gym ls --status truncated | jamboree-gym verify -`.
 - On a terminal you see a table, with ids as short as they can be typed; what is too long for it
   goes through `$PAGER` (`PAGER=cat`: not). Elsewhere each item is a line with full ids and tabs
   between its columns, without a header line.

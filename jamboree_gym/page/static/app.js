@@ -1,7 +1,6 @@
 // The frame of the page, and which view an address shows.
 import { html, render, useEffect, useState } from "./vendor.js";
 import { onStore } from "./api.js";
-import { brief } from "./format.js";
 import { Empty, useAnswer } from "./parts.js";
 import { href, useRoute } from "./route.js";
 import { Runs } from "./runs.js";
@@ -26,12 +25,12 @@ function Page() {
 }
 
 function Trail({ route }) {
-  const { run, id, a, b } = route.values;
+  const { run, id } = route.values;
   const parts = [];
   if (route.path === "/run") parts.push(run);
-  if (route.path === "/episode") parts.push(`episode ${brief(id)}`);
-  if (route.path === "/lineage") parts.push(html`<a href=${href("/episode", { id })}>episode ${brief(id)}</a>`, "forks");
-  if (route.path === "/compare") parts.push(`${brief(a)} and ${brief(b)}`);
+  if (route.path === "/episode") parts.push("episode");
+  if (route.path === "/lineage") parts.push(html`<a href=${href("/episode", { id })}>episode</a>`, "forks");
+  if (route.path === "/compare") parts.push("two episodes");
   return html`<nav aria-label="Where you are" class="trail"><a href="/">Runs</a>${parts.map((one, at) => html`<span key=${at}><i aria-hidden="true">/</i>${one}</span>`)}</nav>`;
 }
 

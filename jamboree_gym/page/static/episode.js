@@ -353,7 +353,7 @@ function Transitions({ columns, cursor, version }) {
     ...columns.rewards().slice(0, 4).map((one) => ({ name: one.replace("reward_", "r"), title: one, kind: "num", of: one })),
     ...(isLong || !columns.columns.has("return") ? [] : [{ name: "return", kind: "num", of: "return", wide: true }]),
     ...said.map((one) => ({ name: one.name.replace("annotation_", ""), kind: "num", of: one.name, wide: true })),
-    ...observations.map((one) => ({ name: one.name.replace("observation_", "o").replace("observation", "obs"), title: one.name, kind: "num", of: one.name, wide: true })),
+    ...observations.map((one) => ({ name: one.name.replace(/^observation_(?=\d)/, "o").replace(/^observation_/, "").replace(/^observation$/, "obs"), title: one.name, kind: "num", of: one.name, wide: true })),
   ];
   return html`<section class="panel" aria-label="Transitions"><h2>Transitions</h2>
     <${VirtualTable} compact label="Transitions" columns=${list} total=${columns.rows} rowHeight=${24} height="288px" version=${version} focusRow=${focus}

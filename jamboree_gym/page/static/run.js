@@ -119,8 +119,8 @@ function Metrics({ run }) {
 
 const COLUMNS = [
   { name: "#", kind: "num", width: "64px", wide: true },
-  { name: "episode", width: "minmax(120px, 1.2fr)", narrow: "118px" },
-  { name: "status", width: "minmax(92px, 1fr)", narrow: "92px", sort: "status" },
+  { name: "episode", width: "minmax(180px, 1.2fr)", narrow: "150px" },
+  { name: "status", width: "minmax(92px, 1fr)", narrow: "88px", sort: "status" },
   { name: "return", kind: "num", width: "minmax(84px, 1fr)", narrow: "minmax(0, 1.2fr)", sort: "episode_return" },
   { name: "steps", kind: "num", width: "minmax(60px, .8fr)", narrow: "minmax(0, 1fr)", sort: "steps" },
   { name: "took", kind: "num", width: "minmax(70px, .8fr)", sort: "elapsed_s", wide: true },

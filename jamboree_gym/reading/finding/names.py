@@ -6,6 +6,8 @@ import re
 from bisect import bisect_left
 from collections.abc import Collection, Iterable, Sequence
 from difflib import SequenceMatcher
+from functools import partial
+from itertools import islice, takewhile
 from typing import Protocol, runtime_checkable
 
 from jamboree_gym.connection import Connection
@@ -30,6 +32,10 @@ MAX_NAMED = 10  # names of runs that an error lists
 MAX_IDS = 3
 MIN_BEGINNING = 6  # ids begin with their time, in milliseconds: 6 of 12 digits are some 5 hours
 SHORTEST = 8  # digits of an id that are shown: what begins a minute later has others
+LONGEST = 14
+DIGITS_OF_TIME = 12  # milliseconds
+LAST_DIGITS = 4
+DOTS = ".."
 MAX_LETTERS = 60  # of a name
 _FULL_ID = re.compile(r"[0-9a-f]{32}")
 
@@ -61,6 +67,8 @@ def id_of(connection: Connection, episode: HasId | str) -> str:
 def full_id(connection: Connection, id: str) -> str:
     """The id that begins like this; a full id costs nothing, another one a read of the listings.
 
+    `01a22a38..0002` begins with the first and ends with the last digits.
+
     Where there is none, the text comes back as it is: reading it raises `EpisodeNotFound`.
 
     Raises:
@@ -74,10 +82,12 @@ def full_id(connection: Connection, id: str) -> str:
     ids = _all_ids(connection)
     if id in ids:
         return id
-    found = sorted(one for one in ids if one.startswith(id))
+    first, dots, last = id.partition(DOTS)
+    found = sorted(one for one in ids if one.startswith(first) and one.endswith(last))
     if len(found) > 1:
+        how = "are like" if dots else "begin with"
         raise EpisodeNotFound(
-            f"{len(found)} episodes begin with {id!r}: give more of the id, as one of "
+            f"{len(found)} episodes {how} {id!r}: give more of the id, as one of "
             f"{_listed(found, MAX_IDS)}"
         )
     if found and len(id) < MIN_BEGINNING:
@@ -97,6 +107,9 @@ def _all_ids(connection: Connection) -> set[str]:
 def short_id(ids: Sequence[str], id: str) -> str:
     """The shortest beginning of an id that no other id has, `SHORTEST` digits at least.
 
+    Episodes that a process begins at the same moment differ only at their end: then it is the
+    first digits, two dots and the last four digits.
+
     Args:
         ids: All ids, sorted.
         id: One of them.
@@ -104,7 +117,18 @@ def short_id(ids: Sequence[str], id: str) -> str:
     at = bisect_left(ids, id)
     beside = [one for one in ids[max(0, at - 1) : at + 2] if one != id]
     shared = max((_shared_digits(one, id) for one in beside), default=0)
-    return id[: max(SHORTEST, shared + 1)]
+    if shared < LONGEST:
+        return id[: max(SHORTEST, shared + 1)]
+    last = id[-LAST_DIGITS:]
+    for first in (id[:SHORTEST], id[:DIGITS_OF_TIME]):
+        alike = takewhile(partial(_begins, first), islice(ids, bisect_left(ids, first), None))
+        if sum(one.endswith(last) for one in alike) == 1:
+            return f"{first}{DOTS}{last}"
+    return id[: shared + 1]
+
+
+def _begins(first: str, id: str) -> bool:
+    return id.startswith(first)
 
 
 def _shared_digits(one: str, other: str) -> int:
