@@ -466,6 +466,17 @@ class Outcome:
         return "\n".join([*lines, f"  {len(self.violations)} violations"])
 
 
+def check_servers_are_back(operations: Sequence[Operation]) -> None:
+    """A server that the nemesis could not start again says nothing of the package.
+
+    Raises:
+        RuntimeError: One of them did not answer.
+    """
+    for one in operations:
+        if one.process == "nemesis" and one.error == "RuntimeError":
+            raise RuntimeError(one.words)
+
+
 def _counted(counts: Counter[str]) -> str:
     return ", ".join(f"{count} {name}" for name, count in counts.most_common())
 
@@ -541,6 +552,7 @@ def run(seed: int, seconds: float, keep: Path | None = None) -> Outcome:
         operations = world.operations()
         if keep is not None:
             shutil.copytree(name, keep / f"seed-{seed}", ignore=shutil.ignore_patterns("*.sock"))
+        check_servers_are_back(operations)
         kind = "embedded servers" if is_embedded else f"own servers, appendfsync {appendfsync}"
         return Outcome(seed, kind, story, operations, violations(operations))
 

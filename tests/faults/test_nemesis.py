@@ -4,7 +4,16 @@ from __future__ import annotations
 
 import pytest
 from history import Violation
-from nemesis import CLIENTS, EmbeddedServers, Outcome, OwnServers, Sums, run, schedule
+from nemesis import (
+    CLIENTS,
+    EmbeddedServers,
+    Outcome,
+    OwnServers,
+    Sums,
+    check_servers_are_back,
+    run,
+    schedule,
+)
 from operations import Operation
 
 DEEDS = [*OwnServers.deeds, *EmbeddedServers.deeds, *(("kill", slot) for slot in CLIENTS)]
@@ -39,6 +48,16 @@ def test_deeds_that_had_an_effect_are_summed_over_all_seeds() -> None:
         "  to whom: 2 kill redis, 2 kill vector",
         "  seeds with violations: 4; broken off: none",
     ]
+
+
+def test_a_history_is_broken_off_if_a_server_could_not_be_started_again() -> None:
+    words = "secantus did not answer in 60.0 s"
+    killed = Operation("nemesis", "kill", "mongo", error="RuntimeError", words=words)
+    refused = Operation("reader-1", "read", "e", error="RuntimeError", words="a fault")
+
+    check_servers_are_back([refused, Operation("nemesis", "kill", "mongo", result=True)])
+    with pytest.raises(RuntimeError, match=words):
+        check_servers_are_back([refused, killed])
 
 
 @pytest.mark.long

@@ -243,6 +243,12 @@ FAULTS = (
         "        for key, records in [*by_key.items()][:1]:\n",
     ),
     PlantedFault(
+        "records that were moved behind others have too old a revision",
+        "backup/rejoin.py",
+        "revision=max(head.revision, kept.head.revision) + 1,",
+        "revision=head.revision + 1,",
+    ),
+    PlantedFault(
         "an end that comes during a copy is taken for copied",
         "store/redis/lua/acknowledge.lua",
         "if pending and tonumber(pending) <= revision then",
