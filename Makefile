@@ -152,7 +152,7 @@ docs: $(DEV_READY) ## run the examples in README.md and docs/
 
 .PHONY: clean
 clean: ## remove what was built and the caches; keeps .venv (rm -r .venv removes that too)
-	rm -rf build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage
+	rm -rf build dist *.egg-info jamboree_gym/*/*.so .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage
 	find . -path './$(VENV)' -prune -o -name __pycache__ -type d -exec rm -rf {} +
 
 $(BIN)/python:

@@ -26,7 +26,7 @@ GRACE_S = 30.0
 
 # In the checkout, what the tools keep for the next time; `make clean` and .gitignore name the same.
 KEPT_FILES = re.compile(
-    r"(^|/)(\.venv[^/]*|__pycache__|\.(pytest|mypy|ruff)_cache|\.hypothesis|build|dist|[^/]*\.egg-info)/"
+    r"(^|/)(\.venv[^/]*|__pycache__|\.(pytest|mypy|ruff)_cache|\.hypothesis|build|dist|[^/]*\.egg-info)/|\.so$"
 )
 # The last three runs of pytest, a lock for each build of uv, torch's cache: one for each user.
 KEPT_FOLDERS = ["pytest-of-*", "uv-*.lock", "torchinductor_*"]

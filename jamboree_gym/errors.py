@@ -120,7 +120,7 @@ class CheckpointNotFound(JamboreeError, LookupError):
 
 
 class EpisodeInUse(JamboreeError):
-    """Another writer appends to the same episode."""
+    """Another writer appends to the same episode, or to a run that is to be deleted."""
 
 
 class DecodeError(JamboreeError, ValueError):

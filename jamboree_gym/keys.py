@@ -101,6 +101,10 @@ class Keyspace:
                 return unquote(key[len(before) : -1], errors="surrogatepass")
         return None
 
+    def logs_of_run(self, run: str) -> list[str]:
+        """The logs of a run's sessions, metrics and checkpoints."""
+        return [self.records(entity, {"run": run}) for entity in _LOGS_OF_RUNS]
+
     @cached_property
     def _before_runs(self) -> tuple[str, ...]:
         return tuple(f"{self._prefix}:records:{{{entity}:run=" for entity in _LOGS_OF_RUNS)

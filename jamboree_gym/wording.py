@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 
 __all__ = [
     "counted",
+    "did_you_mean",
     "mask_password",
     "one_line",
     "shortened",
@@ -33,6 +35,15 @@ def there_are(count: int, what: str) -> str:
     return (
         f"there {'is' if count == 1 else 'are'} {counted(count, what) if count else f'no {what}s'}"
     )
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """`; did you mean 'ppo'?` if one of the known words is near, else nothing."""
+    from difflib import get_close_matches  # only an error needs it
+
+    by_case = {one.lower(): one for one in known}
+    close = get_close_matches(word.lower(), by_case, 1)
+    return f"; did you mean {by_case[close[0]]!r}?" if close else ""
 
 
 def shortened(text: str, longest: int) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import random
 import shutil
@@ -25,9 +26,12 @@ from lengths import IS_LONG
 from pymongo import MongoClient
 from warm import start_warm
 
-from jamboree_gym import Jamboree, connection
-from jamboree_gym.environment import provenance
+from jamboree_gym import Jamboree
+from jamboree_gym.connection import connection
+from jamboree_gym.delivery import pacing, writer
+from jamboree_gym.environment import provenance, references
 
+sys.path.append(str(Path(__file__).parent / "faults"))  # for `proxy`
 pytest_plugins = ["left_out", "slices", "page_tabs"]
 pytest.register_assert_rewrite("contract", "backup_contract")  # its tests are in no test_ module
 
@@ -73,6 +77,15 @@ def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
     if isinstance(val, (str, bytes)) and len(val) > LONGEST_PARAMETER:
         return f"{argname} of {len(val)} from {val[:10]!a}"
     return None
+
+
+def pytest_collection_finish() -> None:
+    """What the collection made stays: the collector looks at it no more.
+
+    Thousands of tests are a million objects, and each full collection would visit them.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 @dataclass
@@ -232,7 +245,25 @@ StartRedis = Callable[..., Server]
 
 
 @pytest.fixture
-def start_own_redis(short_directory: Path) -> Iterator[StartRedis]:
+def nothing_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where no environment was made before: workers import the modules of all that were used."""
+    monkeypatch.setattr(references, "_USED", {})
+
+
+@pytest.fixture
+def soon_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After an outage that went on for long, Redis is tried again as soon as after a short one."""
+    monkeypatch.setattr(writer, "BACKOFF_S", writer.BACKOFF_S[:2])
+
+
+@pytest.fixture
+def prompt_writer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is saved is delivered soon, though nobody reads it."""
+    monkeypatch.setattr(pacing, "LEISURE_S", 0.05)
+
+
+@pytest.fixture
+def start_own_redis(short_directory: Path, soon_again: None) -> Iterator[StartRedis]:
     """Starts servers of the test's own: by kind, with command line options."""
     servers: list[Server] = []
 
@@ -268,6 +299,18 @@ def mongo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     server = Server(f"mongodb://127.0.0.1:{port}", command, mongo_answers).start()
     yield server
     server.kill()  # told to end, it takes two seconds
+
+
+@pytest.fixture
+def mongo_line(mongo: Server) -> Iterator[Any]:
+    """A proxy before the MongoDB wire server that most tests share, for who wants it to be away.
+
+    A server of the test's own takes two seconds to come back after it was killed.
+    """
+    from proxy import Proxy
+
+    with Proxy(mongo.url) as line:
+        yield line
 
 
 @pytest.fixture

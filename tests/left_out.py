@@ -60,6 +60,14 @@ NEEDS = (
         lambda: chromium() is not None and is_installed("playwright"),
     ),
     Need(
+        "compiled",
+        "tests of the compiled core",
+        "JAMBOREE_PURE is set, or no compiler at the installation: apt-get install gcc python3-dev",
+        lambda: (
+            "JAMBOREE_PURE" not in os.environ and is_installed("jamboree_gym.recording._plain_step")
+        ),
+    ),
+    Need(
         "redis7",
         "tests of Redis 7's own dialect",
         "no redis-server on PATH: apt-get install redis-server",

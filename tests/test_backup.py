@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from conftest import START_TIMEOUT_S, Server
 from processes import NoteHandler, read_line, run_python
+from proxy import Proxy, direct
 from pymongo import MongoClient
 from recorded_envs import ACTION, CountingEnv, ScriptedEnv, play
 from redis.exceptions import OutOfMemoryError
@@ -939,21 +940,21 @@ def test_a_wrong_password_is_an_error_that_does_not_repeat_it(
 
 
 def test_a_flush_goes_on_where_a_lost_mongodb_ended_it(
-    own_mongo: Server, open_jamboree: OpenJamboree, monkeypatch: pytest.MonkeyPatch
+    mongo_line: Proxy, open_jamboree: OpenJamboree, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    jam = open_jamboree(mongo_url=own_mongo.url)
+    jam = open_jamboree(mongo_url=direct(mongo_line))
     notes(jam, 3)
     jam.backup.flush()
-    own_mongo.kill()
+    mongo_line.lose_server()
     notes(jam, 2, name="m")
     jam.flush()
     monkeypatch.setattr(mongo_client, "CONNECT_TIMEOUT_S", 0.2)
 
     with pytest.raises(StoreUnavailable):
-        open_jamboree(mongo_url=own_mongo.url).backup.flush()
+        open_jamboree(mongo_url=direct(mongo_line)).backup.flush()
     assert jam.backup.status().pending_records == 2
 
-    own_mongo.start()
+    mongo_line.find_server()
     assert jam.backup.flush() == 2
     assert jam.backup.verify()
 

@@ -12,24 +12,21 @@ from collections.abc import Callable
 import pytest
 from backed_up import Load, check_that_all_is_kept_once, is_complete
 from conftest import Server, StartFollower
-from processes import NoteHandler, read_line, run_python, wait_until
+from processes import NoteHandler, read_line, wait_until
+from proxy import Proxy, direct
 from recorded_envs import ACTION, CountingEnv, play
-from warm import start_warm
+from warm import run_warm, start_warm
 
 from jamboree_gym import Jamboree
 from jamboree_gym.backup import follow
+from jamboree_gym.backup.automatic import AutomaticBackup
 from jamboree_gym.backup.leader_lock import LeaderLock
-from jamboree_gym.delivery import pacing
 from jamboree_gym.errors import InvalidArgument
 from jamboree_gym.store.mongo import client as mongo_client
 
+pytestmark = pytest.mark.usefixtures("prompt_writer")
+
 OpenJamboree = Callable[..., Jamboree]
-
-
-@pytest.fixture(autouse=True)
-def prompt_writer(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is saved is delivered soon, though nobody reads it."""
-    monkeypatch.setattr(pacing, "LEISURE_S", 0.05)
 
 
 RECORD = """
@@ -52,6 +49,45 @@ def backup_threads() -> list[threading.Thread]:
 def holder(jam: Jamboree) -> str:
     """Who copies now."""
     return (jam.redis.get(jam._connection.keyspace.backup_holder) or b"").decode()
+
+
+class Meeting(threading.Event):
+    """Two threads ask whether it is set before either of them gets the answer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.both = threading.Barrier(2)
+
+    def is_set(self) -> bool:
+        self.both.wait(60)
+        return super().is_set()
+
+
+class Copying:
+    """Copies nothing until it is stopped; counts how often it was begun."""
+
+    trouble: str | None = None
+    needs_threads = False
+
+    def __init__(self) -> None:
+        self.begun = 0
+
+    def run(self, delivered: threading.Event, stop: threading.Event) -> None:
+        self.begun += 1
+        stop.wait(60)
+
+
+def test_two_first_deliveries_at_once_start_one_thread(jam: Jamboree) -> None:
+    work = Copying()
+    backup = AutomaticBackup(work, jam._connection.store)  # type: ignore[arg-type]
+    backup._delivered = Meeting()
+    together = [threading.Thread(target=backup.begin) for _ in range(2)]
+    for thread in together:
+        thread.start()
+    for thread in together:
+        thread.join()
+    backup.close(60)
+    assert work.begun == 1
 
 
 # -- the thread -----------------------------------------------------------------------------------
@@ -88,11 +124,13 @@ def test_a_script_that_ends_without_close_leaves_nothing_behind(
 import sys
 from processes import NoteHandler
 from jamboree_gym import Jamboree
+from jamboree_gym.delivery import opened
+opened.CLOSE_TIMEOUT_S = 60  # a busy machine takes its time
 jam = Jamboree(*sys.argv[1:3], namespace=sys.argv[3], backup=True, backup_interval_s=0.1)
 NoteHandler(jam, "script").save({"n": 1})
 """
     url = f"unix://{jam._connection.store.where}"
-    ended = run_python(script, url, mongo.url, jam._connection.keyspace.namespace)
+    ended = run_warm(script, url, mongo.url, jam._connection.keyspace.namespace)
     assert ended.returncode == 0
     assert NoteHandler(jam, "script").count() == 1
     if sys.version_info >= (3, 12) and ended.stderr:  # it starts no threads at its end
@@ -123,10 +161,10 @@ worker.start()
 worker.join()
 print(worker.exitcode)
 NoteHandler(jam, "parent").save({"n": 2})
-jam.close()
+jam.close(timeout_s=60)
 """
     url = f"unix://{jam._connection.store.where}"
-    ended = run_python(script, url, mongo.url, jam._connection.keyspace.namespace)
+    ended = run_warm(script, url, mongo.url, jam._connection.keyspace.namespace)
     assert (ended.returncode, ended.stdout, ended.stderr) == (0, "0\n", "")
     assert NoteHandler(jam, "child").count() == 1
     assert is_complete(jam)
@@ -135,22 +173,22 @@ jam.close()
 
 def test_without_mongodb_nothing_stops_it_says_so_once_and_catches_up(
     open_jamboree: OpenJamboree,
-    own_mongo: Server,
+    mongo_line: Proxy,
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     caplog.set_level(logging.INFO, "jamboree_gym")
     monkeypatch.setattr(mongo_client, "CONNECT_TIMEOUT_S", 1.0)
     monkeypatch.setattr(follow, "BACKOFF_S", (0.25,))
-    jam = open_jamboree(mongo_url=own_mongo.url, backup=True)
+    jam = open_jamboree(mongo_url=direct(mongo_line), backup=True)
     load = Load(jam)
     load.go_on(0.02)
     wait_until(lambda: is_complete(jam))
-    own_mongo.kill()
+    mongo_line.lose_server()
     load.go_on(0.02)
     wait_until(lambda: jam.backup.status().last_error)
     load.go_on(0.02)
-    own_mongo.start()
+    mongo_line.find_server()
     wait_until(lambda: is_complete(jam))
     check_that_all_is_kept_once(jam)
     jam.close()

@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 
 import pytest
 from backed_up import Load, check_that_all_is_kept_once, follower_of, is_complete, pending
@@ -59,9 +59,16 @@ def test_it_copies_what_comes_until_it_is_told_to_stop(
 
 
 def test_what_is_deleted_is_deleted_there(jam: Jamboree, start_follower: StartFollower) -> None:
+    env = jam.record(CountingEnv(length=12))
+    for _ in range(8):
+        play(env, [ACTION] * 12)
+    going_on = jam.record(CountingEnv(length=100))
+    play(going_on, [ACTION] * 20)
+    NoteHandler(jam, "load").save({"n": 1})
+    jam.flush()
     start_follower(jam)
-    Load(jam).go_on(0.02)
     wait_until(lambda: is_complete(jam))
+    assert len(list(jam._connection.backup_store.keys())) == 10
     NoteHandler(jam, "load").delete()
     for episode in list(jam.episodes(status="terminated")):
         episode.delete()
@@ -165,6 +172,39 @@ def following(jam: Jamboree, rounds: list[str], *, interval_s: float) -> Iterato
         stop.set()
         thread.join()
         stop.close()
+
+
+@pytest.mark.parametrize("has_limit", [False, True])
+def test_while_nothing_changes_it_keeps_no_client_of_mongodb(
+    own_valkey: Server,
+    open_jamboree: Callable[..., Jamboree],
+    mongo: Server,
+    monkeypatch: pytest.MonkeyPatch,
+    has_limit: bool,
+) -> None:
+    """But where the memory of Redis has a limit: then it knows what to evict next."""
+    monkeypatch.setattr(follow, "wait_for_change", lambda *_: False)
+    jam = open_jamboree(own_valkey.url, mongo_url=mongo.url)
+    if has_limit:
+        jam.redis.config_set("maxmemory", 2 * jam.redis.info("memory")["used_memory"])
+    connection, notes = jam._connection, NoteHandler(jam, "note")
+    with closing(follow.OpenedBackup(lambda: mongo.url, connection.keyspace.namespace)) as opened:
+        follower = follow.Follower(
+            connection.redis_store,
+            opened.open,
+            to=connection.backed_up_to,
+            is_new=True,
+            let_go=opened.let_go,
+        )
+        for n in range(2):
+            notes.save({"n": n})
+            jam.flush()
+            follower._copy_in_turn()
+            assert is_complete(jam)
+            assert not follower._sleep()
+            assert (opened._store is None) != has_limit
+        follower._doorbell.close()
+    check_that_all_is_kept_once(jam)
 
 
 def test_many_deliveries_share_a_round_and_stopping_copies_what_waits(

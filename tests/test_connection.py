@@ -204,7 +204,7 @@ def test_a_server_that_is_not_redis_is_named_as_such(
 def test_a_server_that_stays_silent_is_not_waited_for(
     serve: Callable[[bytes], str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("jamboree_gym.store.redis.client.ANSWER_TIMEOUT_S", 0.5)
+    monkeypatch.setattr("jamboree_gym.store.redis.opening.options.ANSWER_TIMEOUT_S", 0.5)
     with pytest.raises(StoreUnavailable, match=r"127\.0\.0\.1:\d+ did not answer in time"):
         Jamboree(serve(b""))
 

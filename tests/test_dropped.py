@@ -6,7 +6,7 @@ import gc
 import os
 import threading
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 
 import psutil
@@ -24,13 +24,11 @@ pytestmark = pytest.mark.filterwarnings("ignore:unclosed <Jamboree:ResourceWarni
 OpenJamboree = Callable[..., Jamboree]
 
 
-@pytest.fixture(autouse=True)
-def quick_collector() -> Iterator[None]:
-    """What is there before a test is not looked at again by each `gc.collect()` in it."""
+@pytest.fixture(autouse=True, scope="module")
+def quick_collector() -> None:
+    """What is there before these tests is not looked at again by each `gc.collect()` in them."""
     gc.collect()
     gc.freeze()
-    yield
-    gc.unfreeze()
 
 
 def descriptors() -> int:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ from gymnasium.vector import SyncVectorEnv
 from lengths import quick_and_long
 from msgspec import structs
 from processes import WAIT_TIMEOUT_S, NoteHandler, wait_until
+from proxy import Proxy, direct
 from recorded_envs import ACTION, CountingEnv, play
 from redis.exceptions import ConnectionError as RedisConnectionError
 from stored import at, beside, listing_of
@@ -225,8 +227,13 @@ def test_a_schema_that_was_sent_before_it_is_sent_again_where_another_thread_saw
     assert jam.redis.exists(jam._connection.keyspace.blob(*schema)) == 1
 
 
-@pytest.mark.parametrize("write", ["buffered", "sync"])
-@pytest.mark.parametrize("num_envs", [0, 2, 8])  # no vector; one by one; a row for all at once
+@pytest.mark.parametrize(
+    ("num_envs", "write"),  # no vector; one by one; a row for all at once
+    quick_and_long(
+        product([0, 2, 8], ["buffered", "sync"]),
+        quick=[(0, "buffered"), (2, "sync"), (8, "buffered")],
+    ),
+)
 def test_that_an_episode_is_lost_is_said_once_and_the_next_one_is_whole(
     open_jam: Open, num_envs: int, write: str
 ) -> None:
@@ -420,23 +427,24 @@ def test_records_that_were_saved_meanwhile_move_behind_those_that_a_backup_broug
 
 
 def test_records_begun_anew_while_mongodb_was_away_move_behind_those_that_it_holds(
-    own_valkey: Server, own_mongo: Server, namespace: str, monkeypatch: pytest.MonkeyPatch
+    own_valkey: Server, mongo_line: Proxy, namespace: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     options: Any = {"namespace": namespace, "backup": False}
-    with Jamboree(own_valkey.url, own_mongo.url, **options) as jam:
+    url = direct(mongo_line)
+    with Jamboree(own_valkey.url, url, **options) as jam:
         notes = NoteHandler(jam, "n")
         notes.save_many({"n": n} for n in range(300))
         jam.backup.flush()
-    own_mongo.kill()
+    mongo_line.lose_server()
     with monkeypatch.context() as hasty:
         hasty.setattr(mongo_client, "CONNECT_TIMEOUT_S", 0.2)
-        with Jamboree(own_valkey.url, own_mongo.url, write="sync", **options) as jam:
+        with Jamboree(own_valkey.url, url, write="sync", **options) as jam:
             jam.redis.flushall()
             notes = NoteHandler(jam, "n")
             notes.save_many({"n": n} for n in range(300, 305))
             assert numbers(jam) == list(range(300, 305))
-            own_mongo.start()
-    with Jamboree(own_valkey.url, own_mongo.url, **options) as jam:
+            mongo_line.find_server()
+    with Jamboree(own_valkey.url, url, **options) as jam:
         assert jam.backup.flush() == 5
         assert jam.backup.verify()
         assert numbers(jam) == list(range(305))

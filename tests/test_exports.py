@@ -74,6 +74,7 @@ PUBLIC = {
         "to_replay_buffer",
         "to_trajectories",
     ],
+    "jamboree_gym.integrations.telemetry": ["observe"],
     "jamboree_gym.integrations.torchrl": ["tensordicts", "to_replay_buffer", "to_tensordict"],
     "jamboree_gym.wrappers": ["RecentTransactionsObservation", "RecordEpisodes"],
     "jamboree_gym.wrappers.vector": ["RecentTransactionsObservation", "RecordEpisodes"],

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from conftest import Server, StartRedis
-from lengths import rounds
+from lengths import quick_and_long, rounds
 from processes import NoteHandler, read_line, wait_until
 from warm import run_warm, start_warm
 
@@ -149,7 +149,7 @@ def test_a_process_killed_in_buffered_mode_loses_nothing_that_it_had_saved(
     assert saver.saved <= len(found) <= saver.saved + 1
 
 
-@pytest.mark.parametrize("write", ["buffered", "sync"])
+@pytest.mark.parametrize("write", quick_and_long(["buffered", "sync"], quick=["sync"]))
 def test_a_process_killed_some_time_after_its_last_save_loses_nothing(
     start_saver: StartSaver, open_jamboree: Callable[..., Jamboree], write: str
 ) -> None:

@@ -207,6 +207,7 @@ def test_a_lease_comes_back_with_a_redis_that_was_emptied(
     assert len(leases(reader)) == 1
 
 
+@pytest.mark.usefixtures("prompt_writer")
 @pytest.mark.faults
 def test_the_environment_does_not_notice_that_no_lease_can_be_had(
     durable_valkey: Server, open_jamboree: OpenJamboree

@@ -218,7 +218,7 @@ def check_workers(
 
 
 @pytest.mark.parametrize(
-    "context", quick_and_long(["fork", "spawn", "forkserver"], quick=["spawn", "forkserver"])
+    "context", quick_and_long(["fork", "spawn", "forkserver"], quick=["forkserver"])
 )
 def test_workers_of_an_async_vector_env_record_until_they_are_closed(
     valkey: Server, namespace: str, jam: Jamboree, tmp_path: Path, context: str
@@ -226,8 +226,9 @@ def test_workers_of_an_async_vector_env_record_until_they_are_closed(
     check_workers(valkey, namespace, jam, tmp_path / "workers.py", "async", context)
 
 
+@pytest.mark.long  # the test before has it of another vector environment, in two contexts
 @pytest.mark.torch
-@pytest.mark.parametrize("context", quick_and_long(["fork", "forkserver"], quick=["fork"]))
+@pytest.mark.parametrize("context", ["fork", "forkserver"])
 def test_workers_of_a_subproc_vec_env_record_until_they_are_closed(
     valkey: Server, namespace: str, jam: Jamboree, tmp_path: Path, context: str
 ) -> None:

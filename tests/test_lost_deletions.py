@@ -33,16 +33,23 @@ def jam(
         monkeypatch.setenv("JAMBOREE_BACKUP_URL", (tmp_path / "backup").as_uri())
     else:
         monkeypatch.setenv("JAMBOREE_MONGO_URL", request.getfixturevalue("mongo").url)
-    with Jamboree(valkey.url, namespace=namespace) as opened:
+    with Jamboree(valkey.url, namespace=namespace, backup=False) as opened:
         yield opened
+
+
+def play_one(jam: Jamboree) -> str:
+    """An episode that Redis holds."""
+    env = jam.record(CountingEnv(length=3), run="a")
+    play(env, [ACTION] * 3)
+    jam.flush()
+    return env.episode_id
 
 
 def record(jam: Jamboree) -> str:
     """An episode that Redis and the backup hold."""
-    env = jam.record(CountingEnv(length=3), run="a")
-    play(env, [ACTION] * 3)
+    episode = play_one(jam)
     jam.backup.flush()
-    return env.episode_id
+    return episode
 
 
 def loses_what_follows(jam: Jamboree) -> Callable[[], None]:
@@ -72,6 +79,21 @@ def test_an_episode_is_deleted_again(jam: Jamboree) -> None:
     assert set(jam.episodes().ids()) == {episode, other}
     jam.backup.flush()
     assert jam.episodes().ids() == [other]
+    assert jam.backup.verify()
+
+
+@pytest.mark.parametrize("are_more_deleted", [False, True])
+def test_an_episode_that_was_never_copied_is_deleted_again_though_nothing_was_deleted_before(
+    jam: Jamboree, are_more_deleted: bool
+) -> None:
+    first, second, other = [play_one(jam) for _ in range(3)]
+    fail_over = loses_what_follows(jam)
+    jam.episode(first).delete()
+    if are_more_deleted:
+        jam.episode(second).delete()
+    fail_over()
+    jam.backup.flush()
+    assert set(jam.episodes().ids()) == ({other} if are_more_deleted else {second, other})
     assert jam.backup.verify()
 
 
@@ -127,6 +149,56 @@ def test_of_a_log_of_records_only_what_redis_had_evicted_stays_deleted(jam: Jamb
         assert [note["n"] for note in notes.many(9)] == [0, 1, 2, 3][-left - 1 :]
         assert jam.backup.verify()
         empty(jam)
+
+
+@pytest.mark.parametrize("more", [[], [3]], ids=["nothing more", "more"])
+def test_records_that_were_moved_behind_those_of_the_backup_are_not_moved_again_after_a_failover(
+    jam: Jamboree, valkey: Server, namespace: str, monkeypatch: pytest.MonkeyPatch, more: list[int]
+) -> None:
+    notes = NoteHandler(jam, "notes")
+    notes.save({"n": 1})
+    jam.backup.flush()
+    empty(jam)
+    monkeypatch.delenv("JAMBOREE_BACKUP_URL", raising=False)
+    monkeypatch.delenv("JAMBOREE_MONGO_URL", raising=False)
+    with Jamboree(valkey.url, namespace=namespace, backup=False) as without_backup:
+        others = NoteHandler(without_backup, "notes")
+        others.save({"n": 2})
+        without_backup.flush()
+        fail_over = loses_what_follows(jam)
+        jam.backup.flush()
+        assert [note["n"] for note in notes.many(9)] == [1, 2]
+        fail_over()
+        for n in more:
+            others.save({"n": n})
+    for _ in range(2):
+        jam.backup.flush()
+        assert [note["n"] for note in notes.many(9)] == [1, 2, *more]
+        assert jam.backup.verify()
+        empty(jam)
+
+
+@pytest.mark.parametrize("popped", [1, 2, 3])
+def test_records_that_were_popped_are_not_moved_behind_those_of_the_backup(
+    jam: Jamboree, valkey: Server, namespace: str, monkeypatch: pytest.MonkeyPatch, popped: int
+) -> None:
+    notes = NoteHandler(jam, "notes")
+    notes.save({"n": 1})
+    jam.backup.flush()
+    empty(jam)
+    monkeypatch.delenv("JAMBOREE_BACKUP_URL", raising=False)
+    monkeypatch.delenv("JAMBOREE_MONGO_URL", raising=False)
+    with Jamboree(valkey.url, namespace=namespace, backup=False) as without_backup:
+        others = NoteHandler(without_backup, "notes")
+        others.save_many([{"n": 2, "text": "é"}, {"n": 3}, {"n": 4}])
+        assert [note["n"] for note in others.pop(popped)] == [2, 3, 4][:popped]
+    for _ in range(2):
+        jam.backup.flush()
+        assert [note["n"] for note in notes.many(9)] == [1, *[2, 3, 4][popped:]]
+        assert jam.backup.verify()
+        empty(jam)
+    notes.save({"n": 5})
+    assert [note["n"] for note in notes.pop(9)] == [1, *[2, 3, 4][popped:], 5]
 
 
 @pytest.mark.parametrize("is_told", [False, True], ids=["waits", "at once"])

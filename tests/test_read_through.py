@@ -17,6 +17,7 @@ import pytest
 import redis
 from backed_up import follower_of
 from conftest import Server, free_port, start_redis, valkey_program
+from lengths import quick_and_long
 from processes import NoteHandler
 from recorded_envs import ACTION, CountingEnv, play
 from stored import at, in_buckets, listed, listing_of
@@ -281,7 +282,7 @@ def test_what_was_dropped_from_a_listing_is_read_from_mongodb(jam: Jamboree) -> 
 # -- a part is in MongoDB only ----------------------------------------------------------------
 
 
-@pytest.mark.parametrize("trimmed", [1, 3, 4, 6, 9])
+@pytest.mark.parametrize("trimmed", quick_and_long([1, 3, 4, 6, 9], quick=[1, 4, 9]))
 def test_every_read_of_a_trimmed_log_finds_what_was_there(
     jam: Jamboree, room: str, trimmed: int
 ) -> None:

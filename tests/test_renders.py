@@ -9,8 +9,8 @@ import gymnasium as gym
 import numpy as np
 import pyarrow as pa
 import pytest
-from conftest import Server
 from processes import wait_until
+from proxy import Proxy, direct
 from recorded_envs import ACTION, RenderingEnv, play
 from stored import at
 
@@ -180,6 +180,7 @@ def test_frames_are_read_as_they_are_asked_for(open_jamboree: OpenJamboree) -> N
     assert steps_of(episode, 17, 31) == list(range(17, 31))
 
 
+@pytest.mark.usefixtures("prompt_writer")
 def test_frames_of_a_live_episode_are_seen_by_others(open_jamboree: OpenJamboree) -> None:
     writer, reader = open_jamboree(), open_jamboree()
     env = writer.record(RenderingEnv(), record_frames=1)
@@ -296,21 +297,21 @@ def test_an_episode_whose_frames_are_damaged_can_be_deleted(jam: Jamboree, backe
 
 
 def test_frames_that_mongodb_alone_holds_are_not_forgotten_while_it_is_away(
-    open_jamboree: OpenJamboree, own_mongo: Server, monkeypatch: pytest.MonkeyPatch
+    open_jamboree: OpenJamboree, mongo_line: Proxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    jam = open_jamboree(mongo_url=own_mongo.url)
+    jam = open_jamboree(mongo_url=direct(mongo_line))
     episode = rendered(jam, True)
     jam.backup.flush()
     jam.redis.delete(at(jam, jam._connection.keyspace.records("render", {"episode": episode.id})))
-    own_mongo.kill()
+    mongo_line.lose_server()
     monkeypatch.setattr(mongo_client, "CONNECT_TIMEOUT_S", 0.2)
-    found = open_jamboree(mongo_url=own_mongo.url).episode(episode.id)
+    found = open_jamboree(mongo_url=direct(mongo_line)).episode(episode.id)
 
     with pytest.raises(StoreUnavailable):
         found.delete()
     assert len(found.data()) == 5
 
-    own_mongo.start()
+    mongo_line.find_server()
     episode.delete()
     assert list(jam._connection.backup_store.keys()) == []
 

@@ -9,7 +9,7 @@ from recorded_envs import ACTION, CountingEnv, play
 from stored import at
 
 from jamboree_gym import Jamboree
-from jamboree_gym.errors import EpisodeNotFound, InvalidArgument, RunNotFound
+from jamboree_gym.errors import EpisodeInUse, EpisodeNotFound, RunNotFound
 from jamboree_gym.runs.checkpoints import CheckpointHandler
 from jamboree_gym.runs.metrics import MetricHandler
 from jamboree_gym.runs.sessions import SessionHandler
@@ -77,7 +77,7 @@ def test_a_run_that_is_running_is_not_deleted(jam: Jamboree) -> None:
     env = jam.record(CountingEnv(9), run="a")
     play(env, [ACTION])
 
-    with pytest.raises(InvalidArgument, match="run 'a' is running: close its environments"):
+    with pytest.raises(EpisodeInUse, match="run 'a' is running: end the process"):
         jam.run("a").delete()
     assert len(jam.episodes(run="a")) == 3
     assert len(jam.run("a").checkpoints()) == 1
@@ -124,5 +124,5 @@ def test_damaged_parts_of_a_run_are_deleted_too(jam: Jamboree) -> None:
 
 def test_a_run_stays_in_the_list_while_an_episode_of_it_is_listed(jam: Jamboree) -> None:
     fill(jam, "a")
-    jam._connection.redis_store.listings.forget_run("a")
+    jam._connection.redis_store.listings.unlist_run("a")
     assert jam.runs().names() == ["a"]

@@ -11,7 +11,14 @@ from recorded_envs import ACTION, CountingEnv, play
 from stored import at
 
 from jamboree_gym import DBHandler, Jamboree
-from jamboree_gym.errors import EpisodeNotFound, InvalidArgument, JamboreeError, RunNotFound
+from jamboree_gym.errors import (
+    EpisodeInUse,
+    EpisodeNotFound,
+    InvalidArgument,
+    JamboreeError,
+    RunNotFound,
+)
+from jamboree_gym.reading.finding.names import short_id, short_ids
 from jamboree_gym.runs.checkpoints import CheckpointHandler
 from jamboree_gym.runs.metrics import MetricHandler
 from jamboree_gym.runs.sessions import SessionHandler
@@ -477,3 +484,96 @@ def test_a_time_is_said_in_a_fitting_unit(seconds: float, text: str) -> None:
     assert ago(now - seconds, now) == text
     assert ago(None, now) == "-"
     assert len(ago(now - 9e5, now)) == len("2026-01-01")
+
+
+# -- runs that go -------------------------------------------------------------------------------
+
+
+def test_a_run_is_gone_with_its_last_episode(jam: Jamboree) -> None:
+    ids = [record(jam, "a") for _ in range(3)]
+    record(jam, "b")
+    for id in ids[:2]:
+        jam.episode(id).delete()
+    assert jam.runs().names() == ["a", "b"]
+    jam.episode(ids[2]).delete()
+    assert jam.runs().names() == ["b"]
+    record(jam, "a")
+    assert jam.runs().names() == ["b", "a"]
+
+
+def test_a_run_with_a_session_a_metric_or_a_checkpoint_stays(jam: Jamboree) -> None:
+    SessionHandler(jam, "told").begin("s1", timesteps=0, resumed_from=None, steps={}, info={})
+    MetricHandler(jam, "measured").put(1, session="s1", values={"loss": 1.0})
+    CheckpointHandler(jam, "kept").put(b"zip", timesteps=1, policy_version=1, session="s1")
+    jam.flush()
+    for run in ("told", "measured", "kept"):
+        jam.episode(record(jam, run)).delete()
+    assert sorted(jam.runs().names()) == ["kept", "measured", "told"]
+    MetricHandler(jam, "measured").delete()
+    assert sorted(jam.runs().names()) == ["kept", "told"]
+
+
+def test_a_run_goes_whole(jam: Jamboree) -> None:
+    parent = record(jam, "a")
+    fork = jam.episode(parent).fork(1, make=lambda: CountingEnv(length=3))
+    fork.step(ACTION)
+    fork.close()
+    SessionHandler(jam, "a").begin("s1", timesteps=0, resumed_from=None, steps={}, info={})
+    SessionHandler(jam, "a").end("s1", "finished", timesteps=3)
+    MetricHandler(jam, "a").put(1, session="s1", values={"loss": 1.0})
+    for number in (1, 2):
+        CheckpointHandler(jam, "a").put(b"zip", timesteps=number, policy_version=1, session="s1")
+    jam.run("a").checkpoint(0).delete()
+    jam.episode(parent).flag("odd")
+    kept = record(jam, "b")
+    jam.backup.flush()
+    jam.run("a").delete()
+    jam.backup.flush()
+
+    assert jam.runs().names() == ["b"]
+    assert jam.episodes(forks=True).ids() == [kept]
+    assert not jam.redis.keys(f"*{jam._connection.keyspace.namespace}*run=a}}")
+    with pytest.raises(RunNotFound):
+        jam.run("a").delete()
+    assert jam.backup.verify()
+
+
+def test_a_run_that_is_running_does_not_go(jam: Jamboree) -> None:
+    env = jam.record(CountingEnv(length=5), run="a")
+    play(env, [ACTION])
+    with pytest.raises(EpisodeInUse, match="run 'a' is running: end the process"):
+        jam.run("a").delete()
+    assert len(jam.episodes(run="a")) == 1
+
+
+def test_the_name_of_an_empty_run_of_an_older_release_goes(jam: Jamboree) -> None:
+    id = record(jam, "a")
+    jam.flush()
+    listed = {key: jam.redis.zrange(key, 0, -1, withscores=True) for key in runs_of(jam)}
+    jam.episode(id).delete()
+    for key, names in listed.items():
+        jam.redis.zadd(key, dict(names))
+    assert jam.runs().names() == ["a"]
+    jam.run("a").delete()
+    assert jam.runs().names() == []
+
+
+def test_an_id_is_shown_as_short_as_it_can_be_typed(jam: Jamboree) -> None:
+    ids = [record(jam, run) for run in ("a", "b", "a")]
+    shown = short_ids(jam._connection, ids)
+    for id in ids:
+        assert jam.episode(shown[id]).id == id
+        assert len(shown[id]) >= 8
+        assert len(shown[id]) == 8 or sum(one.startswith(shown[id][:-1]) for one in ids) > 1
+
+
+def test_a_short_id_has_no_more_digits_than_it_needs() -> None:
+    known = sorted(["01a2298b0000", "01a2298b042c", "01a2298b0431", "02"])
+    assert [short_id(known, one) for one in known] == [
+        *("01a2298b00", "01a2298b042", "01a2298b043", "02")
+    ]
+    assert short_id(["01a2298b042c"], "01a2298b042c") == "01a2298b"
+
+
+def runs_of(jam: Jamboree) -> list[bytes]:
+    return list(jam.redis.keys(f"{{{jam._connection.keyspace.namespace}:*}}:runs"))

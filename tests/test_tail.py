@@ -94,6 +94,7 @@ def test_steps_are_those_that_are_read_later(jam: Jamboree) -> None:
     assert [repr(step) for step in seen] == [repr(step) for step in expected]
 
 
+@pytest.mark.usefixtures("prompt_writer")
 def test_an_abandoned_episode_ends_the_tail(open_jamboree: OpenJamboree) -> None:
     writer, reader = open_jamboree(), open_jamboree()
     env = record(writer, 2)
@@ -155,6 +156,7 @@ def test_what_others_record_does_not_keep_a_tail_from_its_timeout(
 # -- all of them --------------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("prompt_writer")
 def test_episodes_that_go_on_or_begin_later_are_followed_from_their_first_step(
     open_jamboree: OpenJamboree,
 ) -> None:
@@ -178,6 +180,7 @@ def test_episodes_that_go_on_or_begin_later_are_followed_from_their_first_step(
     assert places([next(tail)]) == [(env.episode_id, 3)]
 
 
+@pytest.mark.usefixtures("prompt_writer")
 def test_every_kind_of_server_can_be_followed(
     any_redis: Server, open_jamboree: OpenJamboree, short_waits: None
 ) -> None:
@@ -651,6 +654,7 @@ def test_the_loop_goes_on_while_many_tails_wait(
     assert asyncio.run(follow()) == [[1]] * 40
 
 
+@pytest.mark.usefixtures("prompt_writer")
 def test_who_stops_waiting_and_goes_on_misses_nothing(open_jamboree: OpenJamboree) -> None:
     writer, reader = open_jamboree(), open_jamboree()
     env = record(writer, 1)

@@ -135,6 +135,19 @@ def test_what_is_saved_slowly_fills_no_more_than_max_pending_bytes_either(
     saver.join()
 
 
+def test_what_waits_is_added_up_as_it_grows_not_at_each_save(
+    open_jamboree: OpenJamboree, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    jam = open_jamboree(flush_interval_s=3600)
+    checked: list[int] = []
+    monkeypatch.setattr(jam._connection.writer.backpressure, "check", checked.append)
+
+    save_blobs(NoteHandler(jam, "many"), 1 << 8, count=2000)
+
+    assert max(checked) > 600_000  # of 640,000 and more
+    assert len(checked) < 100
+
+
 @pytest.mark.faults
 def test_max_pending_bytes_holds_where_it_takes_long_to_add_up_what_waits(
     own_valkey: Server, namespace: str
@@ -334,6 +347,7 @@ def broken_jam(valkey: Server, namespace: str) -> Iterator[Jamboree]:
     opened.close()
 
 
+@pytest.mark.usefixtures("prompt_writer")
 @pytest.mark.parametrize("method", ["next_append", "settle"])
 def test_a_mistake_in_the_writer_thread_surfaces_at_a_later_save_and_at_flush(
     broken_jam: Jamboree, method: str, caplog: pytest.LogCaptureFixture

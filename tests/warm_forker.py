@@ -24,6 +24,9 @@ from typing import Any
 import processes  # noqa: F401 - so that nobody else need import it
 import recorded_envs  # noqa: F401
 
+# What the package imports late, and many of the processes need.
+LATE = ("jamboree_gym.backup.__main__", "jamboree_gym.cli.command_list", "pymongo", "rich.table")
+
 
 def main(requests: socket.socket) -> None:
     """Fork, and tell who has ended."""
@@ -33,7 +36,7 @@ def main(requests: socket.socket) -> None:
     signal.signal(signal.SIGCHLD, lambda *_: None)
     signal.set_wakeup_fd(wake)
     running: dict[int, int] = {}
-    for name in os.environ.get("JAMBOREE_WARM", "").split():
+    for name in (*LATE, *os.environ.get("JAMBOREE_WARM", "").split()):
         importlib.import_module(name)
     gc.freeze()
     while True:

@@ -2,7 +2,7 @@
 
 Imports: `arrays`, `checked`, `connection`, `encoding`, `errors`, `keys`, `progress`, `reading`,
     `servers`, `store`, `wording`.
-Imported by: `cli`, `diagnosis`, `jamboree`.
+Imported by: `cli`, `diagnosis`, `integrations`, `jamboree`.
 """
 
 from jamboree_gym.backup.backup import Backup, BackupReport, BackupStatus

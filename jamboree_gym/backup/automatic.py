@@ -41,20 +41,16 @@ class AutomaticBackup:
         self._stop = StopSignal()
         self._thread: threading.Thread | None = None
         self._is_late = False
+        self._starting = threading.Lock()  # two threads may make the first delivery at once
 
     def begin(self) -> None:
         """Tell the backup about a delivery. Returns at once."""
         if self._delivered.is_set():
             return
         self._delivered.set()
-        if self._thread is None and not self._is_late:
-            thread = threading.Thread(target=self._run, name="jamboree-backup", daemon=True)
-            try:
-                thread.start()
-                self._thread = thread
-            except RuntimeError as error:  # the interpreter is ending, or has no threads left
-                self._is_late = True
-                log.debug("no thread for the backup, it runs at close: %s", error)
+        with self._starting:
+            if self._thread is None and not self._is_late:
+                self._start()
 
     def close(self, timeout_s: float) -> None:
         """Let the backup finish; warn if something is not copied."""
@@ -71,6 +67,15 @@ class AutomaticBackup:
             trouble = f"the backup did not end within {timeout_s:.3g} s"
         if trouble is not None:
             log.warning("%s; %s", trouble, self._pending())
+
+    def _start(self) -> None:
+        thread = threading.Thread(target=self._run, name="jamboree-backup", daemon=True)
+        try:
+            thread.start()
+            self._thread = thread
+        except RuntimeError as error:  # the interpreter is ending, or has no threads left
+            self._is_late = True
+            log.debug("no thread for the backup, it runs at close: %s", error)
 
     def _run(self) -> None:
         try:

@@ -70,7 +70,13 @@ class _Copy:
         self.thread = threading.Thread(target=self._run)
         self._store = RedisStore.from_url(redis_url, Keyspace(namespace))
         self._backup = OpenedBackup(backup_url, namespace)
-        self._follower = Follower(self._store, self._backup.open, to=EMBEDDED, is_new=False)
+        self._follower = Follower(
+            self._store,
+            self._backup.open,
+            to=EMBEDDED,
+            is_new=False,
+            let_go=self._backup.let_go,
+        )
 
     def go_on(self, interval_s: float) -> None:
         """Copy at least so often; the first call starts the thread."""

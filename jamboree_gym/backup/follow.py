@@ -18,7 +18,7 @@ from jamboree_gym.store.listing_recovery import cover
 from jamboree_gym.store.log import BackupMark
 from jamboree_gym.store.redis.feed import Doorbell
 from jamboree_gym.store.redis.store import RedisStore
-from jamboree_gym.store.urls import backup_name
+from jamboree_gym.store.urls import backup_name, is_folder
 
 __all__ = ["DEFAULT_INTERVAL_S", "Follower", "OpenedBackup"]
 
@@ -26,6 +26,7 @@ DEFAULT_INTERVAL_S = 10.0
 IDLE_ROUND_S = 60.0  # while nothing changes: to notice a backup that was emptied, for example
 EVICTING_S = 0.25  # until the next round while Redis has to evict more
 SHORTEST_LOOK_S = 0.25  # where Redis does not say that something changed
+AWAKE_S = 10.0  # without a change, until the backup is let go: a client of MongoDB costs while idle
 QUIET_S = 1.0  # a bell that has been quiet for so long was not rung by the copy itself
 CLAIM_AGAIN_S = 2.0  # while another backup copies
 BUSY_SHARE = 0.1  # of the time, while a trainer may need the processor
@@ -54,6 +55,7 @@ class Follower:
         is_new: Whether to move the namespace's backup to this destination. If False, the follower
             copies only while no other destination is set.
         interval_s: As the attribute.
+        let_go: Called when the backup is not needed for a while; the next round opens it again.
 
     Attributes:
         interval_s: The longest time that a change in Redis waits for the copy, seconds.
@@ -69,11 +71,13 @@ class Follower:
         is_new: bool,
         kind: Kind = "process",
         interval_s: float = DEFAULT_INTERVAL_S,
+        let_go: Callable[[], None] = lambda: None,
     ) -> None:
         self.trouble: str | None = None
         self.interval_s = interval_s
         self._store = store
         self._open_backup = backup
+        self._let_go = let_go
         self._backup: BackupStore | None = None
         self._leader_lock = LeaderLock(store, kind, to=to, is_new=is_new)
         self._to = to
@@ -121,10 +125,8 @@ class Follower:
 
     def _wait_for_work(self) -> float:
         """Sleep until something changes, and then until it has waited long enough."""
-        can_sleep = self._doorbell.socket is not None and not self._needs_rounds
-        idle_s = max(self.interval_s, IDLE_ROUND_S if can_sleep else SHORTEST_LOOK_S)
         began = time.monotonic()
-        if not wait_for_change(self._doorbell, self._stop, idle_s):
+        if not self._sleep():
             return 0.0
         if time.monotonic() - began > QUIET_S and not self._failed:
             now = self._store.time()  # until the bell rang, nothing had changed since the copy
@@ -136,6 +138,19 @@ class Follower:
                 break
             self._leader_lock.renew_if_due()
         return 0.0
+
+    def _sleep(self) -> bool:
+        """Sleep until something changes, at most until the next round; whether it has changed."""
+        can_sleep = self._doorbell.socket is not None and not self._needs_rounds
+        idle_s = max(self.interval_s, IDLE_ROUND_S if can_sleep else SHORTEST_LOOK_S)
+        awake_s = min(idle_s, AWAKE_S)
+        has_changed = wait_for_change(self._doorbell, self._stop, awake_s)
+        if has_changed or idle_s == awake_s or self._stop.is_set():
+            return has_changed
+        if self._trimmer is None or not self._trimmer.is_limited:  # else it knows what comes next
+            self._copier = self._trimmer = self._backup = None
+            self._let_go()
+        return wait_for_change(self._doorbell, self._stop, idle_s - awake_s)
 
     @property
     def _needs_rounds(self) -> bool:
@@ -283,6 +298,11 @@ class OpenedBackup:
             self.close()
             self._store, self._url = open_backup(url, self._namespace), url
         return self._store
+
+    def let_go(self) -> None:
+        """Close it until it is opened again; not a folder, which costs nothing while it is open."""
+        if not is_folder(self._url):
+            self.close()
 
     def close(self) -> None:
         """Close the store."""

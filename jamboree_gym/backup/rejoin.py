@@ -10,18 +10,24 @@ import math
 import struct
 from collections.abc import Iterator, Sequence
 
+import msgspec
+
 from jamboree_gym.backup.portions import pages
 from jamboree_gym.encoding.batch_format import (
     CODEC_RECORDS,
     Batch,
     Head,
+    decode_batch,
     decode_head,
     encode_batch,
+    encode_records,
     times_of,
+    without_index,
 )
 from jamboree_gym.store.backups.protocol import BackupStore
 from jamboree_gym.store.backups.reader import StoredBatches
 from jamboree_gym.store.backups.records import StoredLog
+from jamboree_gym.store.log import LogSlice
 from jamboree_gym.store.redis.store import RedisStore
 
 __all__ = ["rejoin"]
@@ -33,11 +39,13 @@ def rejoin(store: RedisStore, backup: BackupStore, key: str, *, epoch: str) -> b
     """Move the records that only Redis holds behind the records that the backup holds.
 
     The records get new indices. They keep their times if these are later than those before them.
-    `epoch` is the one in which the difference was found.
+    Records that were moved before, and that a failover of Redis has moved back, are not moved
+    again. `epoch` is the one in which the difference was found.
 
     Returns:
         Whether the records were moved. They are not moved if the log is an episode, if both sides
-        differ in what the backup has acknowledged, or if the log has just changed.
+        differ in what the backup has acknowledged, or if the log has just changed. Records that
+        were popped are left out.
 
     Raises:
         DecodeError: Data of the log is damaged.
@@ -47,13 +55,16 @@ def rejoin(store: RedisStore, backup: BackupStore, key: str, *, epoch: str) -> b
     if not raw or not isinstance(kept, StoredLog):
         return False
     head = decode_head(raw, where=key)
-    if head.codec != CODEC_RECORDS or head.first > max(head.acked, head.held):
+    are_popped = head.first > max(head.acked, head.held)
+    if head.codec != CODEC_RECORDS or (are_popped and head.born == kept.head.born):
         return False
     ours = _batches_only_in_redis(store, backup, key, head, kept)
-    if not ours or sum(len(batch.blob) for batch in ours) > MAX_MOVED_BYTES:
+    is_nothing_left = are_popped and head.first == head.count
+    if not (ours or is_nothing_left) or sum(len(one.blob) for one in ours) > MAX_MOVED_BYTES:
         return False
-    moved = list(_renumbered(kept.head, ours))
-    count = kept.head.count + sum(batch.count for batch in ours)
+    new = [_without_popped(one, head.first) for one in _without_moved(backup, key, kept, ours)]
+    moved = list(_renumbered(kept.head, new))
+    count = kept.head.count + sum(batch.count for batch in new)
     joined = Head(
         codec=CODEC_RECORDS,
         first=kept.head.first,
@@ -62,7 +73,7 @@ def rejoin(store: RedisStore, backup: BackupStore, key: str, *, epoch: str) -> b
         count=count,
         acked=kept.head.count,
         revision=max(head.revision, kept.head.revision) + 1,
-        t_last=moved[-1][1],
+        t_last=moved[-1][1] if moved else kept.head.t_last,
         born=kept.head.born,
         note=b"",
     )
@@ -88,6 +99,37 @@ def _batches_only_in_redis(
         same += 1
     is_beyond = is_same_log and same == len(theirs)
     return [] if is_beyond else ours[same:]
+
+
+def _without_moved(
+    backup: BackupStore, key: str, kept: StoredLog, batches: Sequence[Batch]
+) -> list[Batch]:
+    """The batches without those that the backup holds at another index."""
+    if not batches:
+        return []
+    stored = StoredBatches(backup, key, kept, kept.head.count)
+    times = "between", batches[0].t_first, batches[-1].t_last, 0
+    there = {without_index(one.blob) for one in stored.selected(LogSlice(kept.head, []), times)}
+    return [one for one in batches if without_index(one.blob) not in there]
+
+
+def _without_popped(batch: Batch, first: int) -> Batch:
+    """A batch without the records before an index, which somebody has taken off the log."""
+    popped = first - batch.start
+    if popped <= 0:
+        return batch
+    times, split = times_of(batch), batch.count * 8
+    records = msgspec.msgpack.decode(bytes(batch.body[split:]), type=list[msgspec.Raw])
+    blob = encode_batch(
+        codec=CODEC_RECORDS,
+        start=first,
+        count=batch.count - popped,
+        writer=batch.writer,
+        t_first=times[popped],
+        t_last=batch.t_last,
+        body=encode_records(times[popped:], [bytes(one) for one in records[popped:]]),
+    )
+    return decode_batch(blob, where="a part of a batch")
 
 
 def _renumbered(kept: Head, batches: Sequence[Batch]) -> Iterator[tuple[bytes, float]]:

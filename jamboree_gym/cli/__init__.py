@@ -2,8 +2,9 @@
 
 The library is imported where a command runs, so that `--help` is quick.
 
-Imports: `backup`, `diagnosis`, `environment`, `errors`, `integrations`, `jamboree`, `progress`,
-    `reading`, `records`, `replay`, `runs`, `servers`, `store`, `tables`, `wording`.
+Imports: `backup`, `diagnosis`, `environment`, `errors`, `handlers`, `integrations`, `jamboree`,
+    `multi_agent`, `progress`, `reading`, `records`, `replay`, `runs`, `servers`, `store`, `tables`,
+    `wording`.
 """
 
 from __future__ import annotations

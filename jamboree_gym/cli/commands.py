@@ -13,7 +13,7 @@ import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import wraps
 from operator import attrgetter
 from pathlib import Path
@@ -32,6 +32,7 @@ from jamboree_gym.errors import (
     InvalidUrl,
     JamboreeError,
     MissingExtra,
+    RunNotFound,
     StoreFull,
     StoreUnavailable,
     UnsavedRecords,
@@ -111,11 +112,16 @@ WeightsOption = Annotated[
     ),
 ]
 EnvArgument = Annotated[
-    str, typer.Argument(metavar="ENV", help="Its Gymnasium id; module:id imports the module first.")
+    str,
+    typer.Argument(
+        metavar="ENV",
+        help="Its Gymnasium id; module:id imports the module first. Of PettingZoo: "
+        "aec:classic/tictactoe-v3 or parallel:ID.",
+    ),
 ]
 EnvArgumentsOption = Annotated[
     list[str] | None,
-    typer.Option("--arg", metavar="NAME=VALUE", help="An argument of gymnasium.make; repeatable."),
+    typer.Option("--arg", metavar="NAME=VALUE", help="An argument of the environment; repeatable."),
 ]
 ModulesOption = Annotated[
     list[str] | None,
@@ -139,7 +145,9 @@ class StoreOptions:
     home: HomeOption = None
     redis_url: Annotated[
         str | None,
-        _store_option("redis://, rediss:// or unix://.", REDIS_URL_VARIABLE, "embedded"),
+        _store_option(
+            "redis://, rediss://, redis+sentinel:// or unix://.", REDIS_URL_VARIABLE, "embedded"
+        ),
     ] = None
     backup_url: Annotated[
         str | None,
@@ -227,6 +235,11 @@ class EpisodeOptions:
         """Whether any of them chooses episodes; `--forks` only adds some to those."""
         given = (getattr(self, one.name) for one in fields(self) if one.name != "forks")
         return any(one not in (None, []) for one in given)
+
+    @property
+    def are_whole_runs(self) -> bool:
+        """Whether they choose runs, and nothing else among their episodes."""
+        return bool(self.run) and not replace(self, run=None).are_given
 
     @property
     def are_counted(self) -> bool:
@@ -396,24 +409,35 @@ def confirm(what: str, *, yes: bool) -> None:
 
 
 def delete_confirmed(
-    jam: Jamboree, going: Sequence[EpisodeSummary], *, dry_run: bool, yes: bool
+    jam: Jamboree,
+    going: Sequence[EpisodeSummary],
+    runs: Sequence[str] = (),
+    *,
+    dry_run: bool,
+    yes: bool,
 ) -> str:
-    """Ask, and delete these episodes; return what was done, in words.
+    """Ask, and delete these episodes and what else these runs have; say what was done.
 
     Raises:
         InvalidArgument, typer.Exit: As `confirm`.
+        EpisodeInUse: One of the runs runs again by now.
     """
     steps = sum(one.steps for one in going)
     amount = f"{counted(len(going), 'episode')} with {counted(steps, 'step')}"
+    if runs:
+        amount += f" and the run{'s' if len(runs) > 1 else ''} {', '.join(runs)}"
     if dry_run:
         return f"would delete {amount}"
-    if going:
+    if going or runs:
         confirm(f"delete {amount} for good", yes=yes)
         with progress_bar("deleting") as progress:
             for number, one in enumerate(going, 1):
                 with suppress(EpisodeNotFound):  # another process has just deleted it
                     jam.episode(one.id).delete()
                 progress(number, len(going))
+        for name in runs:
+            with suppress(RunNotFound):  # it was listed because of its episodes alone
+                jam.run(name).delete()
     return f"{amount} deleted"
 
 

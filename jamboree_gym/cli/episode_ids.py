@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from jamboree_gym.jamboree import Jamboree
     from jamboree_gym.reading.episode import Episode
 
-__all__ = ["EpisodeArgument", "EpisodesArgument", "named_episode", "named_episodes"]
+__all__ = ["EpisodeArgument", "EpisodesArgument", "is_there", "named_episode", "named_episodes"]
 
 STDIN = "-"
 _LAST = re.compile(r"@last(?:~(\d{1,9}))?")
@@ -40,7 +40,7 @@ def named_episodes(jam: Jamboree, names: Sequence[str]) -> list[Episode]:
 
     Raises:
         EpisodeNotFound: Several begin like that; or there are too few for `@last~N`.
-        InvalidArgument: A line on stdin has no id, or there is none.
+        InvalidArgument: A line on stdin has no id, or there is none; or there is no such `@word`.
     """
     found = [_named(jam, name) for name in _without_stdin(names)]
     if not found:
@@ -69,7 +69,18 @@ def _named(jam: Jamboree, name: str) -> Episode:
             count = len(jam.episodes())
             there = there_are(count, "episode") if count else "nothing has been recorded yet"
             raise EpisodeNotFound(f"no {name}: {there}") from error
-    return jam.episode(name)
+    episode = jam.episode(name)
+    if name.startswith("@") and not is_there(episode):
+        raise InvalidArgument(f"{name}: give an id, @last, or @last~1 for the one before it")
+    return episode
+
+
+def is_there(episode: Episode) -> bool:
+    """Whether the store has this episode."""
+    try:
+        return bool(episode.summary)
+    except EpisodeNotFound:
+        return False
 
 
 def _without_stdin(names: Sequence[str]) -> Iterator[str]:

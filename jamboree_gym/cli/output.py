@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import fields, is_dataclass
@@ -96,7 +97,9 @@ def print_list(
 
         if items:
             shown = items if as_shown is None else list(map(as_shown, items))
-            print_lines(text_table(table(shown), rows=len(items)))
+            width = shutil.get_terminal_size().columns
+            lines = text_table(table(shown), rows=len(items)).splitlines()
+            print_lines("\n".join(_cut(line, width) for line in lines))
         return
     for first in range(0, len(items), LINES_AT_ONCE):
         part = items[first : first + LINES_AT_ONCE]
@@ -107,6 +110,11 @@ def print_list(
         else:
             lines = ["\t".join(_cell(getattr(item, name)) for name in columns) for item in part]
         typer.echo("\n".join(lines))
+
+
+def _cut(line: str, width: int) -> str:
+    """A line of a table that a narrow terminal does not break; `>` says that there is more."""
+    return line if len(line) <= width else f"{line[: width - 1]}>"
 
 
 def as_plain(value: Any) -> Any:

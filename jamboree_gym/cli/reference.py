@@ -74,15 +74,20 @@ jamboree-gym tail ppo                    # what happens now
 - An episode is named by its id, by the first digits of its id (6 or more), by `@last` (the one that
   began last) or `@last~1` (the one before). `-` reads ids from stdin, a line each:
   `jamboree-gym ls --status truncated | jamboree-gym verify -`.
-- On a terminal you see a table; what is too long for it goes through `$PAGER` (`PAGER=cat`: not).
-  Elsewhere each item is a line with full ids and tabs between its columns, without a header line.
+- On a terminal you see a table, with ids as short as they can be typed; what is too long for it
+  goes through `$PAGER` (`PAGER=cat`: not). Elsewhere each item is a line with full ids and tabs
+  between its columns, without a header line.
 - Most commands have `--json`: one object, or one object a line for a list. NaN and infinity are
   `null` there.
 - Results go to stdout. Progress, hints and errors go to stderr.
+- An environment of [several agents](multi-agent.md) is named `aec:ID` or `parallel:ID`, as in
+  PettingZoo's registry; `aec:module:function` is a function that makes one. `record` and `check`
+  take it. `verify`, `replay` and `fork` take an episode of any of the agents, and play all of them
+  together.
 - A command that deletes says how much, and asks. Without a terminal it cannot ask: give `--yes`.
   `--dry-run` changes nothing.
 - `jamboree-gym --install-completion` lets your shell complete names of runs and ids of episodes.
-- A misspelt command or run is answered with the nearest one.
+- A misspelt command, run, column, environment, folder or word is answered with the nearest one.
 
 | exit code | meaning |
 |---|---|
@@ -130,6 +135,7 @@ def json_fields() -> dict[str, Mapping[str, str]]:
         "rm": {
             "episodes": "Ids.",
             "steps": "Number of their steps.",
+            "runs": "Names of the runs that go whole.",
             "deleted": "Whether they are deleted; false for `--dry-run`.",
         },
         "prune": {
@@ -149,7 +155,7 @@ def json_fields() -> dict[str, Mapping[str, str]]:
             "failed": "Number of those that differ or could not be verified.",
             "unseen_infos": "Infos that no episode has.",
             "reports": "Of each episode: `episode_id`, `equal`, `steps`, `mismatch`, `error`, "
-            "`changed`.",
+            "`changed`; of a joint one also `turns`, and the `agent` and `turn` that differ.",
         },
         "check": {
             "equal": "Whether it plays the same again.",
@@ -198,6 +204,8 @@ def json_fields() -> dict[str, Mapping[str, str]]:
             "servers": "The embedded servers, null for a store that is not embedded: "
             + ", ".join(f"`{one.name}`" for one in fields(ServerStatus))
             + ".",
+            "redis": "Where Redis is: host and port, or socket path; with Sentinels the primary. "
+            "null if the servers do not run.",
             "alive": "Runs that are running: `name`, `steps`, `steps_per_s`, `last_step_at`.",
             "steps_per_s": "Of all runs, in the last minute.",
             "backup": "As in `backup status`; null if the servers do not run.",

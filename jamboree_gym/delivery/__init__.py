@@ -2,5 +2,5 @@
 
 Imports: `arrays`, `encoding`, `environment`, `errors`, `journal`, `process_life`, `records`,
     `servers`, `store`.
-Imported by: `connection`, `handlers`, `jamboree`, `reading`, `recording`.
+Imported by: `connection`, `handlers`, `integrations`, `jamboree`, `reading`, `recording`.
 """

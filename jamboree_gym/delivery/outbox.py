@@ -76,6 +76,7 @@ class Outbox(ABC):
         error: Why it can never be written, None as long as it can.
         late_at: After this (epoch seconds) a caller looks whether the writer's thread runs.
         answers: How often the server has answered.
+        checked_bytes: What waited here when all that waits was added up because of it.
         is_uncertain: Whether the backup did not answer when it was asked for the log.
         was_refused: Whether the writer knows of `error`.
     """
@@ -95,6 +96,7 @@ class Outbox(ABC):
         "_unanswered",
         "_writer_id",
         "answers",
+        "checked_bytes",
         "error",
         "is_uncertain",
         "key",
@@ -112,7 +114,7 @@ class Outbox(ABC):
     ) -> None:
         self.key = key
         self.error: JamboreeError | None = None
-        self.answers = 0
+        self.answers = self.checked_bytes = 0
         self.was_refused = self.is_uncertain = False
         self._codec = codec
         self._writer_id = writer_id

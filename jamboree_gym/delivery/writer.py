@@ -12,7 +12,9 @@ import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Literal
+from typing import Literal, NamedTuple
+
+from msgspec import structs
 
 from jamboree_gym.delivery.backpressure import CHECK_AFTER_BYTES, Backpressure, WhenFull
 from jamboree_gym.delivery.lease import Lease
@@ -28,7 +30,7 @@ from jamboree_gym.errors import (
 from jamboree_gym.store.log import Append, AppendResult, Asked
 from jamboree_gym.store.protocol import LogStore
 
-__all__ = ["WriteMode", "Writer"]
+__all__ = ["Delivery", "WriteMode", "Writer"]
 
 WriteMode = Literal["buffered", "sync", "fsync"]
 
@@ -36,9 +38,24 @@ APPENDS_PER_ROUND_TRIP = 256
 BACKOFF_S = (0.05, 0.1, 0.2, 0.5, 1.0)
 CLOSE_TIMEOUT_S = 10.0
 HURRY_BYTES = 1 << 20  # more than this in one log, or in many small ones, is not left to gather
+CHECK_EVERY_BYTES = 1 << 15  # so often, where much waits in one log, all that waits is added up
 MANY_LOGS = 1024  # each time this many more wait, their bytes are added up
 
 log = logging.getLogger(__name__)
+
+
+class Delivery(NamedTuple):
+    """One round trip that brings batches to the server.
+
+    Attributes:
+        began: When, seconds of `time.perf_counter`.
+        taken: What the server has now, as far as it was asked for here.
+        error: Why the server has none of it; None = it answered.
+    """
+
+    began: float
+    taken: Sequence[Append]
+    error: BaseException | None = None
 
 
 class Writer:
@@ -61,6 +78,7 @@ class Writer:
     Attributes:
         backpressure: Asked before each put.
         schedule: Of the thread.
+        watchers: Each is called with every delivery, on the thread that made it; none may raise.
     """
 
     def __init__(
@@ -83,6 +101,7 @@ class Writer:
         self._background = background
         self._fsync = fsync
         self._on_delivery = on_delivery
+        self.watchers: tuple[Callable[[Delivery], None], ...] = ()
         self._dirty: dict[Outbox, None] = {}
         self._in_flight: dict[Outbox, None] = {}
         self._refused: dict[Outbox, JamboreeError] = {}
@@ -160,7 +179,12 @@ class Writer:
         is_late = self._background and self.schedule.is_late
         if queued_bytes > HURRY_BYTES:
             self.hurry()
-        if is_late or queued_bytes > CHECK_AFTER_BYTES or self.backpressure.has_outage:
+        is_much = (
+            queued_bytes > CHECK_AFTER_BYTES
+            and abs(queued_bytes - outbox.checked_bytes) > CHECK_EVERY_BYTES
+        )
+        if is_late or is_much or self.backpressure.has_outage:
+            outbox.checked_bytes = queued_bytes
             self.backpressure.check(queued_bytes)
             outbox.late_at = self.schedule.late_at_epoch
         if not self._background:
@@ -438,7 +462,12 @@ class Writer:
     def _send(self, sent: Sequence[tuple[Outbox, Append]], unknown: dict[Outbox, Append]) -> None:
         renew = self._lease.renew_if_due
         appends = [append for _, append in sent]
-        results = self._store.append(appends, fsync=self._fsync, prepare=renew)
+        began = time.perf_counter()
+        try:
+            results = self._store.append(appends, fsync=self._fsync, prepare=renew)
+        except BaseException as error:
+            self._tell(Delivery(began, (), error))
+            raise
         self.schedule.go_on()
         for (outbox, append), result in zip(sent, results, strict=True):
             if isinstance(result, JamboreeError):
@@ -448,9 +477,15 @@ class Writer:
             else:
                 outbox.settle(result)
                 self._refuse_if_over(outbox)
+        if self.watchers:
+            self._tell(Delivery(began, _taken(appends, results)))
         if self._on_delivery is not None and len(unknown) < len(sent):
             self._on_delivery()
         renew()  # again: the server may have been replaced by an empty one
+
+    def _tell(self, delivery: Delivery) -> None:
+        for watcher in self.watchers:
+            watcher(delivery)
 
     def _refuse_if_over(self, outbox: Outbox) -> None:
         if outbox.error is not None:
@@ -468,3 +503,14 @@ class Writer:
         with self._dirty_lock:
             self._refused[outbox] = error
         log.error("%s", error)
+
+
+def _taken(
+    appends: Sequence[Append], results: Sequence[AppendResult | JamboreeError]
+) -> list[Append]:
+    """What of these the server has now."""
+    return [
+        structs.replace(append, batches=append.batches[: result.stored])
+        for append, result in zip(appends, results, strict=True)
+        if isinstance(result, AppendResult) and result.stored
+    ]

@@ -9,6 +9,7 @@ from typing import Any, cast
 from redis.exceptions import RedisError
 
 from jamboree_gym.diagnosis.finding import Finding, note, ok, problem
+from jamboree_gym.diagnosis.sentinels import check_sentinels
 from jamboree_gym.errors import JamboreeError
 from jamboree_gym.store.redis.store import RedisStore
 
@@ -27,6 +28,7 @@ def check_redis(store: RedisStore, clock: Callable[[], float]) -> Iterator[Findi
     """Look at a server that answers."""
     info = cast(Mapping[str, Any], store.run(lambda: cast(Any, store.client.info())))
     yield _version(store, info)
+    yield from check_sentinels(store, info)
     yield _latency(store)
     yield _clock(store, clock)
     yield from _memory(store, info)

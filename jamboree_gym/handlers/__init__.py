@@ -2,6 +2,6 @@
 
 Imports: `arrays`, `checked`, `connection`, `delivery`, `encoding`, `environment`, `errors`,
     `process_life`, `records`, `store`.
-Imported by: `jamboree`, `multi_agent`, `page`, `reading`, `recording`, `replay`, `runs`,
+Imported by: `cli`, `jamboree`, `multi_agent`, `page`, `reading`, `recording`, `replay`, `runs`,
     `wrappers`.
 """

@@ -1,6 +1,7 @@
-"""Recording what other libraries step; each module needs its extra.
+"""Recording what other libraries step, and reporting to OpenTelemetry; each module needs its extra.
 
-Imports: `arrays`, `checked`, `connection`, `encoding`, `environment`, `errors`, `keys`, `progress`,
-    `reading`, `recording`, `records`, `runs`, `tables`, `wording`, `wrappers`.
+Imports: `arrays`, `backup`, `checked`, `connection`, `delivery`, `encoding`, `environment`,
+    `errors`, `keys`, `progress`, `reading`, `recording`, `records`, `runs`, `store`, `tables`,
+    `wording`, `wrappers`.
 Imported by: `cli`, `jamboree`, `runs`.
 """

@@ -2,7 +2,7 @@
 
 Imports: `arrays`, `checked`, `connection`, `encoding`, `environment`, `errors`, `handlers`,
     `process_life`, `reading`, `recording`, `records`, `replay`, `wording`, `wrappers`.
-Imported by: `jamboree`.
+Imported by: `cli`, `jamboree`.
 """
 
 from __future__ import annotations

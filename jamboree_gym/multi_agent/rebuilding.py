@@ -1,7 +1,8 @@
 """Makes the environment of a joint episode again, and resets it as recorded.
 
-The store only contains names. A class is used if it is loaded in this process, or if the caller
-passes what makes the environment. Nothing is imported, unless the caller trusts the store.
+The store only contains names. A class is used if it is loaded in this process, if PettingZoo's
+registry names its module, or if the caller passes what makes the environment. Nothing else is
+imported, unless the caller trusts the store.
 """
 
 from __future__ import annotations
@@ -44,19 +45,34 @@ def made_env(
         ReplayError: It cannot be; says why, and what helps.
     """
     if make is not None:
-        env = make()
-        if api_of(env) != joint.api:
-            what = "an AEC" if joint.api == "aec" else "a Parallel"
-            raise ReplayError(
-                f"make() gave a {type(env).__name__}: the episode was recorded in {what} "
-                "environment of PettingZoo"
-            )
-        return env
+        return _made_by(make, joint)
     layers = layers_recorded(joint.episodes[0].provenance)
     env = None
-    for layer in reversed(layers):
-        env = _layer(layer, env, trust_entry_point=trust_entry_point)
+    try:
+        for layer in reversed(layers):
+            env = _layer(layer, env, trust_entry_point=trust_entry_point)
+    except ReplayError:
+        if env is not None:
+            env.close()
+        raise
     return env
+
+
+def _made_by(make: MakeJointEnv, joint: JointEpisode) -> Any:
+    try:
+        env = make()
+    except Exception as error:
+        raise ReplayError(f"make= raises {error!r:.200}") from error
+    api = api_of(env)
+    if api == joint.api:
+        return env
+    if api is not None:
+        env.close()
+    what = "an AEC" if joint.api == "aec" else "a Parallel"
+    raise ReplayError(
+        f"make() gave a {type(env).__name__}: the episode was recorded in {what} "
+        "environment of PettingZoo"
+    )
 
 
 def _layer(layer: Mapping[str, Any], inner: Any, *, trust_entry_point: bool) -> Any:
@@ -92,8 +108,8 @@ def _cannot(kind: str, why: str) -> ReplayError:
 def _class_of(name: str, *, trust_entry_point: bool) -> Any:
     """A class of an environment or wrapper that is loaded here."""
     module, _, kind = name.partition(":")
-    is_wrapper = name in WRAPPERS  # these names do not come from the store alone
-    if trust_entry_point or is_wrapper:
+    is_known = name in WRAPPERS or _is_registered(module)  # not by the store alone
+    if trust_entry_point or is_known:
         try:
             import_module(module)
         except ImportError as error:
@@ -109,6 +125,16 @@ def _class_of(name: str, *, trust_entry_point: bool) -> Any:
     if not isinstance(found, type) or pettingzoo is None or not issubclass(found, bases):
         raise ReplayError(f"{name} is no environment of PettingZoo here: verify(make=lambda: ...)")
     return found
+
+
+def _is_registered(module: str) -> bool:
+    """Whether the registry of PettingZoo in this process names a module."""
+    try:
+        pettingzoo = import_module("pettingzoo")
+    except ImportError:
+        return False
+    specs = [*pettingzoo.aec_registry.values(), *pettingzoo.parallel_registry.values()]
+    return any(str(one.entry_point).partition(":")[0] == module for one in specs)
 
 
 def reset_as_recorded(env: Any, joint: JointEpisode) -> Any:

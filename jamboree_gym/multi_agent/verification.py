@@ -18,40 +18,43 @@ from jamboree_gym.multi_agent.playing import JointRun, OtherOrder, play_before
 from jamboree_gym.multi_agent.rebuilding import MakeJointEnv, made_env
 from jamboree_gym.records import EpisodeSummary
 from jamboree_gym.replay.verification.compare import Mismatch
-from jamboree_gym.replay.verification.report import Change, changes_since
+from jamboree_gym.replay.verification.report import VerifyReport, changes_since
 
 __all__ = ["ComparedRun", "JointReport", "compared", "verify"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class JointReport:
+class JointReport(VerifyReport):
     """Result of `verify`; true when all agents saw, got and did the same, in the same order.
 
+    It has the attributes of `VerifyReport`; `steps` are those of all agents. The `field` of its
+    `mismatch` is also `turn` (another agent's turn) or `agents` (others are alive).
+
     Attributes:
-        joint_id: The joint episode.
         turns: Number of turns that were played.
-        steps: Number of steps of all agents that were compared.
-        mismatch: The first difference, None when there is none. Its `field` is also `turn` (another
-            agent's turn) or `agents` (others are alive).
-        agent: Name of the agent of this difference; None if it is of no single agent.
-        turn: The turn of this difference.
-        changed: What is not as it was when it was recorded: versions, platform, commit.
+        agent: Name of the agent of the difference; None if it is of no single agent.
+        turn: The turn of the difference.
     """
 
-    joint_id: str
-    turns: int
-    steps: int
-    mismatch: Mismatch | None = None
+    turns: int = 0
     agent: Any = None
     turn: int | None = None
-    changed: tuple[Change, ...] = ()
 
-    def __bool__(self) -> bool:
-        """Whether everything is equal."""
-        return self.mismatch is None
+    @property
+    def joint_id(self) -> str:
+        """The joint episode."""
+        return self.episode_id
+
+    def as_json(self) -> dict[str, Any]:
+        """What `json.dumps` takes: as of a single episode, with `turns`, `agent` and `turn`."""
+        agent = None if self.agent is None else str(self.agent)
+        known = VerifyReport.as_json(self)  # `super()` knows no class with slots
+        return {**known, "turns": self.turns, "agent": agent, "turn": self.turn}
 
     def __str__(self) -> str:
         """One line; of a joint episode that differs, a second one with what has changed since."""
+        if self.error is not None:
+            return f"joint episode {self.joint_id} cannot be verified: {self.error}"
         if self.mismatch is None:
             return (
                 f"joint episode {self.joint_id}: {self.turns:,} turns and {self.steps:,} steps of "
@@ -249,9 +252,14 @@ def verify(
         *(joint, make, Tolerance(rtol, atol)), infos=infos, trust_entry_point=trust_entry_point
     )
     found.run.env.close()
-    changed = changes_since(joint.episodes[0].provenance)
     return JointReport(
-        *(joint.id, found.run.turn, found.steps, found.mismatch, found.agent, found.turn, changed)
+        joint.id,
+        found.steps,
+        found.mismatch,
+        changed=changes_since(joint.episodes[0].provenance),
+        turns=found.run.turn,
+        agent=found.agent,
+        turn=found.turn,
     )
 
 

@@ -177,7 +177,10 @@ class Answers:
         discount = discount_of(dict(history[-1].info) if history else None)
         over = (listing.is_own & (listing.status != "running")).nonzero()[0]
         found = surprises.largest([listing.found[row].id for row in over], discount)
-        return {"surprise": None if found is None else found._asdict(), "discount": discount}
+        if found is None:
+            return {"surprise": None, "discount": discount}
+        surprise = {**found._asdict(), "short": listing.short_id(found.id)}
+        return {"surprise": surprise, "discount": discount}
 
     def flagged(self, name: str) -> frozenset[str]:
         """Ids of the flagged episodes of a run."""
@@ -201,6 +204,7 @@ class Answers:
             "episodes": [
                 {
                     **_episode_row(found[row]),
+                    "short": page.listing.short_id(found[row].id),
                     "number": int(row) + 1,
                     "flagged": found[row].id in marked,
                 }
@@ -221,7 +225,7 @@ class Answers:
         origin = episode.origin
         frames = episode._renders()
         return {
-            **_summary_row(summary),
+            **self._summary_row(summary),
             "now": time.time(),
             "tags": without_paths(dict(summary.tags)),
             "follows": origin.follows,
@@ -261,8 +265,8 @@ class Answers:
         report = self._jam.diff(one, other)
         difference = report.divergence
         return {
-            "a": {**_summary_row(report.a), "offset": _offset(one)},
-            "b": {**_summary_row(report.b), "offset": _offset(other)},
+            "a": {**self._summary_row(report.a), "offset": _offset(one)},
+            "b": {**self._summary_row(report.b), "offset": _offset(other)},
             "common_steps": report.common_steps,
             "divergence": None
             if difference is None
@@ -285,13 +289,28 @@ class Answers:
         for one in query.where(lambda episode: episode.parent is not None).summaries():
             children.setdefault(str(one.parent), []).append(one)
         nodes: list[dict[str, Any]] = []
-        waiting = [(root.summary, 0)]
+        waiting = [(root.summary, 0, 0)]
         while waiting and len(nodes) < MAX_NODES:
-            node, depth = waiting.pop()
+            node, depth, begins = waiting.pop()
             found = children.get(node.id, [])
-            nodes.append({**_summary_row(node), "depth": depth, "children": len(found)})
-            waiting += [(child, depth + 1) for child in reversed(found)]
+            nodes.append(
+                {
+                    **self._summary_row(node),
+                    "depth": depth,
+                    "children": len(found),
+                    "offset": begins,
+                }
+            )
+            waiting += [
+                (child, depth + 1, begins + (child.fork_step or 0)) for child in reversed(found)
+            ]
         return {"id": episode.id, "nodes": nodes, "is_cut": bool(waiting)}
+
+    def _summary_row(self, one: EpisodeSummary) -> dict[str, Any]:
+        """An episode with its run; its id is short if the listing of the run is known."""
+        listing = self.listings.of(one.run).known()
+        short = None if listing is None else listing.short_id(one.id)
+        return {**_episode_row(one), "run": one.run, "env_id": one.env_id, "short": short}
 
     # -- flags ------------------------------------------------------------------------------
 
@@ -369,10 +388,6 @@ def _episode_row(one: StoredSummary | EpisodeSummary) -> dict[str, Any]:
     }
 
 
-def _summary_row(one: EpisodeSummary) -> dict[str, Any]:
-    return {**_episode_row(one), "run": one.run, "env_id": one.env_id}
-
-
 def _session(one: RunSession) -> dict[str, Any]:
     return {
         "how": one.how,
@@ -394,7 +409,11 @@ def _outliers(listing: Listing) -> dict[str, Any]:
         places["longest"] = listing.numbers("steps")[rows].argmax()
     if not np.isnan(returns).all():
         places |= {"best": np.nanargmax(returns), "worst": np.nanargmin(returns)}
-    found = {name: _episode_row(listing.found[rows[place]]) for name, place in places.items()}
+    chosen = {name: listing.found[rows[place]] for name, place in places.items()}
+    found = {
+        name: {**_episode_row(one), "short": listing.short_id(one.id)}
+        for name, one in chosen.items()
+    }
     return dict.fromkeys(("best", "worst", "longest")) | found
 
 

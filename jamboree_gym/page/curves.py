@@ -52,7 +52,7 @@ def curve_of(finished: Finished, size: int | None = None, start: int = 0) -> dic
     """
     count = len(finished.returns)
     fitting = _size_for(count)
-    if size != fitting or start < 0:
+    if size != fitting or start < 0 or start * fitting > count:
         start = 0
     cuts = np.arange(start * fitting, count, fitting)
     answer: dict[str, Any] = {"size": fitting, "start": start, "episodes": count}

@@ -20,6 +20,7 @@ from jamboree_gym.errors import InvalidArgument
 from jamboree_gym.jamboree import Jamboree
 from jamboree_gym.page.curves import Finished
 from jamboree_gym.reading.finding.filters import Found
+from jamboree_gym.reading.finding.names import short_id
 from jamboree_gym.reading.query import found_by
 from jamboree_gym.tables.expressions import Condition
 from jamboree_gym.tables.summary_table import to_summary_table
@@ -61,6 +62,10 @@ class Kept(Generic[_T]):
                 self._refresh()
             assert self._value is not None
             return self._value
+
+    def known(self) -> _T | None:
+        """The value that is there, however old; None if there is none."""
+        return self._value
 
     def at_once(self) -> _T:
         """The value that is there, however old; read only if there is none."""
@@ -170,8 +175,13 @@ class Listing:
 
     @cached_property
     def finished(self) -> Finished:
-        """Those that are over, in the order of their ends."""
-        over = self.is_own & (self.status != "running")
+        """Those that reached their end, in the order of their ends; if none did, all that are over.
+
+        The return of an episode that was cut off says nothing of the policy.
+        """
+        over = self.is_own & np.isin(self.status, ("terminated", "truncated"))
+        if not over.any():
+            over = self.is_own & (self.status != "running")
         rows = over.nonzero()[0]
         rows = rows[self.ended_at[rows].argsort(kind="stable")]
         several = [self.found[row].returns for row in rows]
@@ -188,6 +198,14 @@ class Listing:
     def standing(self) -> tuple[Any, ...]:
         """Equal where nothing that is shown has changed."""
         return len(self.found), float(self.numbers("steps").sum()), Counter(self.status.tolist())
+
+    @cached_property
+    def _ids(self) -> list[str]:
+        return sorted(one.id for one in self.found)
+
+    def short_id(self, id: str) -> str:
+        """The beginning of an id that no other episode of the run has."""
+        return short_id(self._ids, id)
 
     @cached_property
     def positions(self) -> dict[str, int]:

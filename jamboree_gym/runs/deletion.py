@@ -39,7 +39,8 @@ def delete_run(connection: Connection, run: str, progress: bool | Progress) -> N
         SessionHandler(connection, run),
     ):
         _delete(handler)
-    connection.redis_store.listings.forget_run(run)
+    if not connection.store.listings.summaries(run):
+        connection.redis_store.listings.unlist_run(run)
 
 
 def _delete_episodes(connection: Connection, ids: Sequence[str]) -> Iterator[tuple[int, str]]:

@@ -12,6 +12,7 @@ from jamboree_gym.connection import Connection
 from jamboree_gym.errors import (
     CheckpointNotFound,
     DecodeError,
+    EpisodeInUse,
     InvalidArgument,
     RunNotFound,
 )
@@ -311,7 +312,8 @@ class Run(ReadWhenShown):
 
         That is its episodes, forks among them, with their frames, snapshots and flags; and its
         checkpoints, metrics and sessions. Forks that are in another run stay, and cannot be
-        replayed any more. If the call is interrupted, the next one deletes the rest.
+        replayed any more. If the call is interrupted, the next one deletes the rest. Without
+        checkpoints and sessions, a run is also gone once its last episode is deleted.
 
         Example:
             >>> jam.run("first try").delete()
@@ -322,13 +324,14 @@ class Run(ReadWhenShown):
 
         Raises:
             RunNotFound: There is no such run; names those that there are.
-            InvalidArgument: It is running. End what records it first.
+            EpisodeInUse: A living process records or trains it.
         """
         self._connection.check_open()
         check_runs(self._connection, [self.name])
         if self._is_running():
-            raise InvalidArgument(
-                f"run {self.name!r} is running: close its environments, or end its process, first"
+            raise EpisodeInUse(
+                f"run {self.name!r} is running: end the process that records it, or delete its "
+                "episodes one by one"
             )
         delete_run(self._connection, self.name, progress)
 

@@ -4,7 +4,8 @@ A replica that takes the place of a failed Redis lacks the newest writes. If a d
 these, the replica has the log again, although the backup has deleted it. So each round of deletions
 leaves the same mark in both: first in the backup, and in Redis after all else. A Redis that has
 lost a deletion has lost the mark, too. Where the two differ, the tombstones of the backup are
-compared with Redis.
+compared with Redis. A mark names the epoch of Redis in which the first deletion was carried out: a
+Redis of that epoch has not been emptied since.
 """
 
 from __future__ import annotations
@@ -36,7 +37,9 @@ def carry_out(store: RedisStore, backup: BackupStore, logs: Sequence[tuple[str, 
     """
     if not logs:
         return
-    before, now = _mark(backup), secrets.token_hex(8)
+    before = _mark(backup)
+    epoch = _first_epoch(before) if before else store.epoch()
+    now = f"{secrets.token_hex(8)} {epoch}"
     backup.put_setting(_MARK, now.encode())
     backup.delete([*logs, *_older(store, backup, logs)])
     identity = backup.identity()
@@ -73,21 +76,22 @@ def _older(
 def delete_again(store: RedisStore, backup: BackupStore) -> int:
     """Delete the episodes that a failover of Redis has brought back; return how many.
 
-    Logs of records stay: others may have saved to them since. So do episodes in a Redis that was
-    emptied, if no backup has copied them: they were imported again. These logs get another birth,
-    so that the backup takes them.
+    Logs of records stay: others may have saved to them since. So do episodes in a Redis that may
+    have been emptied, if no backup has copied them: they were imported again. These logs get
+    another birth, so that the backup takes them.
     """
     mark = _mark(backup)
     known = store.backup_state.deletions_mark() if mark else ""
     if mark == known:
         return 0
     count, is_done, epoch = 0, True, store.epoch()
+    was_not_emptied = bool(known) or _first_epoch(mark) == epoch
     tombstones = iter(list(backup.deletions()))
     while some := set(islice(tombstones, LOGS_AT_ONCE)):
         for key, head in store.reader.heads(sorted({key for key, _ in some})).items():
             if not (isinstance(head, Head) and (key, head.born) in some):
                 continue
-            if store.keyspace.is_episode(key) and (known or head.acked > 0):
+            if store.keyspace.is_episode(key) and (was_not_emptied or head.acked > 0):
                 store.delete(key, entry=entry_of(store, key, head), born=head.born)
                 log.warning("%s was deleted, and Redis had it again: it is deleted again", key)
                 count += 1
@@ -97,6 +101,11 @@ def delete_again(store: RedisStore, backup: BackupStore) -> int:
     if is_done:  # else a log has changed meanwhile: the next copy looks again
         store.backup_state.note_deletions(known, mark)
     return count
+
+
+def _first_epoch(mark: str) -> str:
+    """In which epoch the first deletion was carried out; empty = an older release wrote it."""
+    return mark.partition(" ")[2]
 
 
 def _mark(backup: BackupStore) -> str:

@@ -69,7 +69,7 @@ def _runs(ask: _Conversation, keyspace: Keyspace) -> list[str]:
 
 
 class _Conversation:
-    """One connection, closed at its end. Not for TLS."""
+    """One connection, closed at its end. Not for TLS, and not by Sentinels."""
 
     def __init__(self, url: str) -> None:
         parts = urlsplit(url)

@@ -10,7 +10,6 @@ import ast
 import operator
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from functools import reduce
 from typing import Any, Final
 
@@ -21,7 +20,7 @@ import pyarrow as pa
 from jamboree_gym.errors import InvalidExpression
 from jamboree_gym.records import Transitions
 from jamboree_gym.tables.columns import Column, to_columns_or_none
-from jamboree_gym.wording import shortened
+from jamboree_gym.wording import did_you_mean, shortened
 
 __all__ = ["Condition"]
 
@@ -294,11 +293,10 @@ class _Evaluation:
                 "the step, find(lambda step: ...)"
             )
         names = [known for known, column in self._columns.items() if column is not None]
-        close = get_close_matches(name, names, 1)
-        hint = f"; did you mean {close[0]!r}?" if close else ""
         more = f" and {len(names) - _MAX_SHOWN} more" if len(names) > _MAX_SHOWN else ""
         there = ", ".join(names[:_MAX_SHOWN])
-        return f"there is no column {_short(name)!r}{hint}; there are {there}{more}"
+        near = did_you_mean(name, names)
+        return f"there is no column {_short(name)!r}{near}; there are {there}{more}"
 
     def _refused(self, node: ast.expr) -> InvalidExpression:
         sign = getattr(node, "op", None)

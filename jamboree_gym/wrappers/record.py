@@ -35,6 +35,7 @@ from jamboree_gym.handlers.rendered_frames import (
 from jamboree_gym.handlers.snapshots import SnapshotRecorder
 from jamboree_gym.recording.episode_handler import EpisodeHandler, unconfirmed
 from jamboree_gym.recording.options import RecordOptions
+from jamboree_gym.recording.plain_steps import add_plain_step
 from jamboree_gym.recording.recorder import EpisodeRecorder, closed_environment
 from jamboree_gym.records import EpisodeSummary
 from jamboree_gym.wrappers.returned import NoResult, of_reset, of_step
@@ -264,6 +265,13 @@ class RecordEpisodes(gym.Wrapper[ObsType, ActType, ObsType, ActType]):
         failure: JamboreeError | None = None
         try:
             result = self.env.step(action)
+            if (
+                add_plain_step is not None
+                and handler.annotation is None
+                and not self._sidecars
+                and add_plain_step(steps, result)
+            ):
+                return result
             if result.__class__ is tuple and len(result) == 5 and result[4].__class__ is dict:
                 observation, reward, terminated, truncated, info = result
                 if steps.may_be_common and not self._sidecars:

@@ -1,4 +1,4 @@
-"""`jamboree-gym prune`, and which episodes it takes."""
+"""`jamboree-gym prune` and `rm`: which episodes and runs they take."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from recorded_store import Store
 from jamboree_gym.errors import InvalidArgument
 from jamboree_gym.reading.finding.pruning import prunable
 from jamboree_gym.records import EpisodeSummary
+from jamboree_gym.runs.checkpoints import CheckpointHandler
 
 
 def summary(id: str, *, value: float = 0.0, began: float = 0.0, **known: Any) -> EpisodeSummary:
@@ -121,3 +122,39 @@ def test_what_cannot_be_meant_deletes_nothing(
     failed = store.run("prune", *arguments, "--yes")
     assert (failed.exit_code, said in failed.stderr) == (2, True)
     assert len(store.lines("ls")) == 3
+
+
+def test_a_run_of_which_all_is_deleted_is_not_listed_any_more(store: Store) -> None:
+    asked = store.run("rm", "--run", "r")
+    assert asked.exit_code == 2
+    assert "this would delete 3 episodes with 6 steps and the run r for good" in asked.stderr
+    (done,) = store.objects("rm", "--run", "r", "--yes")
+    assert (done["steps"], done["runs"], done["deleted"]) == (6, ["r"], True)
+    assert store.lines("runs") == store.lines("top") == []
+
+
+def test_a_pruned_run_is_not_listed_any_more(store: Store) -> None:
+    assert store.run("prune", "--run", "r", "--older-than", "0s", "--yes").exit_code == 0
+    assert store.lines("runs") == []
+
+
+def test_a_run_with_a_checkpoint_stays_until_that_may_go_too(store: Store) -> None:
+    with store.open() as jam:
+        CheckpointHandler(jam, "r").put(b"zip", timesteps=1, policy_version=1, session="s1")
+    done = store.run("rm", "--run", "r", "--yes")
+    assert done.stdout == "3 episodes with 6 steps deleted\n"
+    assert "run r stays: it has 1 checkpoint; --checkpoints deletes it whole" in done.stderr
+    assert [line[0] for line in store.lines("runs")] == ["r"]
+    refused = store.run("rm", "--run", "r", "--last", 1, "--checkpoints", "--yes")
+    assert (refused.exit_code, "give --run, and nothing else" in refused.stderr) == (2, True)
+    assert store.run("rm", "--run", "r", "--checkpoints", "--yes").exit_code == 0
+    assert store.lines("runs") == []
+
+
+def test_a_running_run_stays(store: Store) -> None:
+    with store.open() as jam:
+        env = jam.record(CountingEnv(9), run="r")
+        play_actions(env, [ACTION])
+        jam.flush()
+        done = store.run("rm", "--run", "r", "--yes")
+    assert (done.exit_code, done.stderr) == (0, "run r stays: it is running\n")

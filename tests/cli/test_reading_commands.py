@@ -99,6 +99,12 @@ def test_episodes_are_chosen_by_what_their_summaries_say(store: Store, ids: list
         (["ls", "--where", "step < 2"], "did you mean 'steps'?"),
         (["ls", "--where", "steps <"], "is no expression"),
         (["find", "@last", "rewrd > 1"], "did you mean 'reward'?"),
+        (["show", "@lst"], "@lst: give an id, @last, or @last~1 for the one before it"),
+        (["tail", "@first"], "@first: give an id, @last"),
+        (["ls", "--status", "terminatd"], "an episode is running, terminated, truncated"),
+        (["ls", "--status", "terminatd"], "did you mean 'terminated'?"),
+        (["record", "CartPole-v1", "--policy", "randm"], "did you mean 'random'?"),
+        (["train", "CartPole-v1", "--algo", "ppp"], "did you mean 'ppo'?; there are a2c, "),
         (["rm"], "name episodes, or choose them"),
         (["rm", "abc", "--run", "ppo"], "name episodes, or choose them"),
         (["show", "-"], "there are no ids on stdin"),
@@ -139,7 +145,7 @@ def test_an_error_has_the_words_of_a_shell(store: Store, tmp_path: Path) -> None
 
 
 def test_a_listing_of_nothing_says_so(store: Store) -> None:
-    done = store.run("ls", "--env", "X")
+    done = store.run("ls", "--where", "steps > 4000")
     assert (done.exit_code, done.stdout, done.stderr) == (0, "", "no episode is like that\n")
 
 
@@ -310,6 +316,40 @@ def test_a_format_that_lacks_something_says_which_can_be_imported(
     failed = store.run("import", tmp_path)
     assert failed.exit_code == 2
     assert "minari list local" in failed.stderr.splitlines()[1]
+
+
+def test_a_misspelt_folder_is_answered_with_the_nearest(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "datasets"))
+    (tmp_path / "all" / "steps").mkdir(parents=True)
+    (tmp_path / "all" / "steps" / "main_data.hdf5").touch()
+    for given, code, said in (
+        ("al", 1, "al: there is no such folder or file; did you mean 'all'?"),
+        ("all/stepz", 1, "there is no such folder or file; did you mean 'all/steps'?"),
+        (f"{tmp_path}/all/stepz", 1, f"did you mean '{tmp_path}/all/steps'?"),
+        ("all", 2, "has written (did you mean 'all/steps'?): it has no main_data.hdf5 (hdf5)"),
+        ("cartpole/randm-v0", 1, "or file, and no Minari dataset 'cartpole/randm-v0' on this"),
+    ):
+        failed = store.run("import", given)
+        assert (failed.exit_code, failed.stdout) == (code, "")
+        first, second = failed.stderr.splitlines()
+        assert said in first
+        assert second.startswith("import reads a folder that export has written as hdf5")
+
+
+def test_a_misspelt_environment_or_tag_is_answered_with_the_nearest(store: Store) -> None:
+    for option, given, said in (
+        ("--env", "CartPol-v1", "no episode of CartPol-v1; did you mean 'CartPole-v1'?"),
+        ("--tag", "lrr=0.001", "no episode has this tag lrr; did you mean 'lr'?"),
+    ):
+        done = store.run("ls", option, given)
+        assert (done.exit_code, done.stdout) == (0, "")
+        assert said in done.stderr
+    verified = store.run("verify", "--env", "CartPol-v1")
+    assert verified.exit_code == 2
+    assert "did you mean 'CartPole-v1'?" in verified.stderr
 
 
 def test_ids_of_ls_are_what_other_commands_read(store: Store) -> None:

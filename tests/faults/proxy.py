@@ -175,6 +175,7 @@ class Proxy:
         self._listener: socket.socket | None = None
         self._accepting: asyncio.Task[None] | None = None
         self._connections: dict[asyncio.Task[None], Connection] = {}
+        self._has_server = True
         self.accepted = 0
         self.up, self.down = Lane(self._call), Lane(self._call)
         self.up.answered_by = self.down
@@ -195,6 +196,18 @@ class Proxy:
     def accept(self) -> None:
         """Take connections, at the same address as before."""
         self._do(self._listen())
+
+    def lose_server(self) -> None:
+        """Cut all connections, and each new one at once, until there is a server again.
+
+        As `refuse`, but nobody else can listen at the address meanwhile.
+        """
+        self._has_server = False
+        self.cut()
+
+    def find_server(self) -> None:
+        """Pass connections on again."""
+        self._has_server = True
 
     def hold(self) -> None:
         """Be a black hole: connections are taken, and nothing arrives on either side."""
@@ -279,6 +292,8 @@ class Proxy:
         client, server = connection.client, connection.server
         lanes: list[asyncio.Task[None]] = []
         try:
+            if not self._has_server:
+                return
             await asyncio.get_running_loop().sock_connect(server, self._server)
             if client.family == socket.AF_INET:
                 client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

@@ -7,6 +7,7 @@ for Redis is told so in the end, and `close` does not hang.
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -20,7 +21,7 @@ from recorded_envs import ACTION, CountingEnv
 from jamboree_gym import Jamboree
 from jamboree_gym.errors import StoreUnavailable, UnsavedRecords
 
-pytestmark = [pytest.mark.faults, pytest.mark.once]
+pytestmark = [pytest.mark.faults, pytest.mark.once, pytest.mark.usefixtures("soon_again")]
 
 EPISODE_STEPS = 20
 ANSWER_TIMEOUT_S = 0.5  # for these tests; else 5 s
@@ -45,8 +46,14 @@ class Loop:
             self.episodes += 1
 
     def play_until(self, condition: Callable[[], object]) -> None:
-        """Play on until something is so."""
-        wait_until(lambda: self.play() or condition())
+        """Play on until something is so, with pauses: each episode is looked at in the end."""
+
+        def is_so() -> object:
+            self.play()
+            time.sleep(0.01)
+            return condition()
+
+        wait_until(is_so)
 
     def check(self, reader: Jamboree) -> None:
         """All of it is there, once, in order."""

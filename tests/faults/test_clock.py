@@ -230,6 +230,7 @@ def save_notes(jam: Jamboree) -> Callable[[], object]:
     return lambda: notes.save({})
 
 
+@pytest.mark.usefixtures("prompt_writer")
 @pytest.mark.parametrize("begin", [step_one, step_many, save_notes])
 def test_a_late_thread_is_waited_for_though_the_clock_was_set_back(
     open_jamboree: OpenJamboree,

@@ -5,7 +5,13 @@ from __future__ import annotations
 import pytest
 from processes import run_python
 
-NEEDS = {"datasets": "datasets", "hdf5": "h5py", "rllib": "ray", "torchrl": "tensordict"}
+NEEDS = {
+    "datasets": "datasets",
+    "hdf5": "h5py",
+    "rllib": "ray",
+    "telemetry": "opentelemetry",
+    "torchrl": "tensordict",
+}
 COMMANDS = {"rllib": "pip install 'ray[rllib]' msgpack-numpy in an environment of its own"}
 IMPORTS = """
 import sys

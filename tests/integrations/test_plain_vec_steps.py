@@ -14,6 +14,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import pytest
+from lengths import quick_and_long
 from recorded_envs import CountingEnv, DiscreteEnv
 from trained import CASES, cartpole, one_thread
 
@@ -121,7 +122,7 @@ def recorded_steps(jam: Jamboree, run: str, num_envs: int) -> list[list[Any]]:
 
 
 @pytest.mark.parametrize("num_envs", [1, 3, 9])  # nine are recorded by blocks
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", quick_and_long(range(4), quick=range(2)))
 def test_numbers_of_all_are_recorded_as_an_annotation_of_each(
     jam: Jamboree, num_envs: int, seed: int
 ) -> None:

@@ -13,6 +13,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 from gymnasium.vector import AutoresetMode
+from lengths import quick_and_long
 from processes import run_python
 from recorded_envs import ACTION, ActionChangingEnv, CountingEnv
 from vector_envs import (
@@ -132,7 +133,7 @@ def test_seeds_and_options_that_were_given_before_wrapping_are_kept(
 
 
 @pytest.mark.torch
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", quick_and_long(KINDS, quick=["dummy"]))
 def test_every_episode_after_a_seed_happens_again(jam: Jamboree, record: Record, kind: str) -> None:
     register()
     venv = record(make_vec(kind))

@@ -15,6 +15,7 @@ from jamboree_gym.multi_agent import JointEpisode, ReplayAEC, ReplayParallel
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", DeprecationWarning)  # it loads its own deprecated environments
     from pettingzoo.test import api_test, parallel_api_test
+    from pettingzoo.utils.wrappers import OrderEnforcingWrapper
 
 
 @pytest.fixture
@@ -92,6 +93,43 @@ def test_what_cannot_be_made_says_what_to_hand_over(jam: Jamboree) -> None:
     assert joint.verify(make=lambda: Forgetful(3))
     with pytest.raises(ReplayError, match="recorded in an AEC"):
         joint.verify(make=GrowingTeam)
+
+
+class Closable(CountingAEC):
+    """Notes that it was closed."""
+
+    closed = 0
+
+    def close(self) -> None:
+        type(self).closed += 1
+
+
+def test_what_make_raises_is_an_error_of_ours(counted: JointEpisode) -> None:
+    def fails() -> Any:
+        raise OSError("no such level")
+
+    with pytest.raises(ReplayError, match="make= raises OSError") as caught:
+        counted.verify(make=fails)
+    assert isinstance(caught.value.__cause__, OSError)
+
+
+def test_an_environment_is_closed_if_the_layer_around_it_cannot_be_made(
+    jam: Jamboree, grown: JointEpisode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(ReplayError, match="recorded in a Parallel"):
+        grown.verify(make=Closable)
+    assert Closable.closed == 1
+    env = jam.record(OrderEnforcingWrapper(Closable()))
+    play_turns(env, 4)
+    env.close()
+
+    def refuse(self: Any, inner: Any) -> None:
+        raise RuntimeError("not today")
+
+    monkeypatch.setattr(OrderEnforcingWrapper, "__init__", refuse)
+    with pytest.raises(ReplayError, match="not today"):
+        jam.joint_episode(env.joint_id).verify()
+    assert Closable.closed == 3, "of the three that were made"
 
 
 def test_a_fork_of_a_fork_happens_again(jam: Jamboree, grown: JointEpisode) -> None:

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 from conftest import Server
 from processes import wait_until
+from proxy import Proxy, direct
 from served_page import DISCOUNT, SURPRISE, Asker, ImageEnv, play, record_some
 
 from jamboree_gym import Episode, Jamboree
@@ -626,17 +627,17 @@ def test_a_lost_redis_is_said_and_comes_back(
 
 
 def test_a_lost_mongodb_is_said_where_it_is_needed(
-    valkey: Server, own_mongo: Server, namespace: str, monkeypatch: pytest.MonkeyPatch
+    valkey: Server, mongo_line: Proxy, namespace: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with Jamboree(valkey.url, own_mongo.url, namespace=namespace, backup=False) as jam:
+    with Jamboree(valkey.url, direct(mongo_line), namespace=namespace, backup=False) as jam:
         (id,) = play(jam.record(gym.make("CartPole-v1"), run="kept"), 1)
         jam.backup.flush()
         for key in jam.redis.keys(f"*:episode:{{{id}}}"):
             jam.redis.delete(key)  # as an eviction does
-    own_mongo.kill()
+    mongo_line.lose_server()
     monkeypatch.setattr(mongo_client, "CONNECT_TIMEOUT_S", 0.2)
     with (
-        Jamboree(valkey.url, own_mongo.url, namespace=namespace, backup=False) as jam,
+        Jamboree(valkey.url, direct(mongo_line), namespace=namespace, backup=False) as jam,
         PageServer(jam, port=0).start() as page,
     ):
         answer = Asker(page)("/api/columns", {"id": id})

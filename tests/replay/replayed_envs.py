@@ -29,6 +29,23 @@ class LivesEnv(CountingEnv):
         return {"lives": self.lives - self.count, "state": {"x": 0.5 * self.count, "y": (1, 2)}}
 
 
+class TalliedEnv(LivesEnv):
+    """Counts how often it is made, and how many steps are taken, in this process."""
+
+    made = taken = 0
+
+    def __init__(self) -> None:
+        super().__init__()
+        type(self).made += 1
+
+    def observe(self) -> np.ndarray:
+        return self.np_random.random(2, np.float32)
+
+    def step(self, action: object) -> object:
+        type(self).taken += 1
+        return super().step(action)
+
+
 class PictureEnv(CountingEnv):
     """Observes a picture and a text, in which one pixel may be another one."""
 

@@ -336,7 +336,7 @@ def test_they_do_so_in_a_vec_env(jam: Jamboree) -> None:
 @pytest.mark.parametrize(
     "name",
     [
-        "highway-fast-v0",
+        pytest.param("highway-fast-v0", marks=pytest.mark.long),
         "parking-v0",
         pytest.param("merge", marks=pytest.mark.long),
         pytest.param("roundabout", marks=pytest.mark.long),

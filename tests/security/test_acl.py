@@ -15,6 +15,7 @@ import pytest
 import redis
 from backed_up import follower_of
 from conftest import Server, StartRedis
+from lengths import quick_and_long
 from processes import NoteHandler, read_line
 from recorded_envs import ACTION, CountingEnv, play
 from stored import at, in_buckets, listing_of
@@ -387,7 +388,7 @@ def test_who_may_not_look_for_lost_logs_records_all_the_same_and_is_told_once(
     assert sum("does not let this user do it" in one for one in caplog.messages) == 1
 
 
-@pytest.mark.parametrize("user", USES)
+@pytest.mark.parametrize("user", quick_and_long(USES, quick=["recorder", "deleter"]))
 def test_no_right_on_the_page_is_one_too_many(users: Users, user: str) -> None:
     line, needless = LINES[user][0], []
     for right in COMMAND.finditer(line):

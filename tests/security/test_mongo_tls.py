@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Callable, Iterator
+from itertools import chain, repeat
 
 import pytest
 from conftest import Server
@@ -12,6 +13,7 @@ from processes import NoteHandler, wait_until
 
 from jamboree_gym import Jamboree
 from jamboree_gym.errors import InvalidUrl, StoreUnavailable
+from jamboree_gym.store.mongo import client
 
 OpenJamboree = Callable[..., Jamboree]
 
@@ -32,13 +34,6 @@ def tls_mongo(
     server.kill()
 
 
-@pytest.fixture
-def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever cannot connect is told sooner."""
-    monkeypatch.setattr("jamboree_gym.store.mongo.client.CONNECT_TIMEOUT_S", 0.8)
-    monkeypatch.setattr("jamboree_gym.store.mongo.client.ONE_TRY_TIMEOUT_S", 0.3)
-
-
 def url(server: Server, certificates: Certificates | None, login: str = LOGIN) -> str:
     found = server.url.replace("://", f"://{login}") + "/"
     if certificates is None:
@@ -57,8 +52,17 @@ def refusal(open_jamboree: OpenJamboree, mongo_url: str) -> str:
 
 
 def expect_refusal(open_jamboree: OpenJamboree, mongo_url: str, advice: str) -> None:
-    """Wait until it is told: on a busy machine, the time of one who is hasty may be over before."""
-    wait_until(lambda: refusal(open_jamboree, mongo_url).endswith(advice))
+    """It is told, to one who waits twice as long each time: a busy machine may need seconds."""
+    timeouts_s = chain([0.2, 0.4, 0.8, 1.6, 3.2], repeat(6.4))
+
+    def is_told() -> bool:
+        timeout_s = next(timeouts_s)
+        patch.setattr(client, "CONNECT_TIMEOUT_S", timeout_s)
+        patch.setattr(client, "ONE_TRY_TIMEOUT_S", 0.75 * timeout_s)
+        return refusal(open_jamboree, mongo_url).endswith(advice)
+
+    with pytest.MonkeyPatch.context() as patch:
+        wait_until(is_told)
 
 
 def test_a_backup_goes_over_tls_with_a_login(
@@ -80,7 +84,6 @@ def test_a_wrong_login_is_refused(
     assert told.endswith("check user and password in mongo_url")
 
 
-@pytest.mark.usefixtures("hasty")
 def test_a_server_of_another_authority_is_not_trusted(
     tls_mongo: Server, certificates: Certificates, open_jamboree: OpenJamboree
 ) -> None:
@@ -89,14 +92,12 @@ def test_a_server_of_another_authority_is_not_trusted(
     expect_refusal(open_jamboree, of_others, advice)
 
 
-@pytest.mark.usefixtures("hasty")
 def test_a_client_without_tls_is_told_to_use_it(
     tls_mongo: Server, open_jamboree: OpenJamboree
 ) -> None:
     expect_refusal(open_jamboree, url(tls_mongo, None), "does it demand TLS? then use tls=true")
 
 
-@pytest.mark.usefixtures("hasty")
 def test_a_client_with_tls_is_told_where_there_is_none(
     mongo: Server, certificates: Certificates, open_jamboree: OpenJamboree
 ) -> None:
@@ -104,12 +105,10 @@ def test_a_client_with_tls_is_told_where_there_is_none(
     expect_refusal(open_jamboree, url(mongo, certificates), advice)
 
 
-@pytest.mark.usefixtures("hasty")
 def test_a_server_that_demands_certificates_takes_ours_and_no_other(
     tmp_path_factory: pytest.TempPathFactory,
     certificates: Certificates,
     open_jamboree: OpenJamboree,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     options = ["--tls-cert-file", certificates.path("elsewhere.pem")]
     options += ["--tls-key-file", certificates.path("elsewhere.key"), "--tls-require-client-cert"]
@@ -122,7 +121,6 @@ def test_a_server_that_demands_certificates_takes_ours_and_no_other(
         there += "&tlsAllowInvalidHostnames=true"
         expect_refusal(open_jamboree, there, "name it by tlsCertificateKeyFile")
         there += f"&tlsCertificateKeyFile={certificates.in_url('client.both')}"
-        monkeypatch.undo()
         assert open_jamboree(mongo_url=there).backup.flush() > 0
     finally:
         server.kill()

@@ -110,7 +110,7 @@ def test_a_client_without_tls_is_told_to_use_it(start_tls: StartTls) -> None:
 def test_a_client_with_tls_is_told_where_there_is_none(
     start_tls: StartTls, certificates: Certificates, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("jamboree_gym.store.redis.client.ANSWER_TIMEOUT_S", 0.5)
+    monkeypatch.setattr("jamboree_gym.store.redis.opening.options.ANSWER_TIMEOUT_S", 0.5)
     port = start_tls().plain
     with pytest.raises(StoreUnavailable, match=r"speak TLS there\? if not, use redis://"):
         Jamboree(url(port, certificates))

@@ -278,7 +278,7 @@ def test_no_command_prints_a_password(
         ["verify", "--last", "x"],
     ]
     lines += [["video", "no-such-episode", str(tmp_path / "out.mp4")], ["no-such-command"]]
-    for environment in (good, bad):
+    for environment in (good, bad) if not mark else (bad,):  # the good one has no mark
         options = ["--redis-url", environment["JAMBOREE_REDIS_URL"]]
         for line in [
             *(helps if environment is good else ()),

@@ -55,6 +55,7 @@ class Episode:
         has_lost_status: Whether Redis has lost its newest status, which the backup lacks.
         length: After so many steps it is terminated.
         is_back: Whether Redis has lost that it was deleted, and the backup has not looked yet.
+        run: Its run, as far as it is known.
     """
 
     id: str
@@ -68,6 +69,7 @@ class Episode:
     is_deleted: bool = False
     is_back: bool = False
     has_lost_status: bool = False
+    run: str = ""
 
     def ends(self, status: str) -> None:
         """A call has returned that ends it, and nothing was lost meanwhile."""
@@ -100,6 +102,9 @@ class Ledger:
         violations: Promises that were broken, in words.
         unsynced: Processes whose journals a power cut has met.
         has_unknown_episodes: Whether a process was killed in a reset: it may be there all the same.
+        popped: Notes that somebody has taken off their logs.
+        were_popped: Logs of which somebody has begun to take notes.
+        may_be_twice: Notes of which a first try may have arrived after a later one was refused.
     """
 
     def __init__(self) -> None:
@@ -108,6 +113,9 @@ class Ledger:
         self.violations: list[str] = []
         self.unsynced: set[str] = set()
         self.has_unknown_episodes = False
+        self.popped: set[Name] = set()
+        self.were_popped: set[str] = set()
+        self.may_be_twice: set[Name] = set()
         self._numbers: dict[tuple[str, str], int] = {}
 
     def violated(self, what: str) -> None:
@@ -196,15 +204,19 @@ class Ledger:
     ) -> None:
         """Check what was read of a log; `deleted` are those deleted before the read began."""
         names = [(log, one["by"], one["n"]) for one in read]
-        if [one["index"] for one in read] != list(range(len(read))):
-            self.violated(f"{when}: the indices of {log!r} are {[one['index'] for one in read]}")
+        indices = [one["index"] for one in read]
+        # A log that has come back lacks the records that its deletion has taken from the backup.
+        may_begin_later = log in self.were_popped or log in self.came_back()
+        first = indices[0] if indices and may_begin_later else 0
+        if indices != list(range(first, first + len(read))):
+            self.violated(f"{when}: the indices of {log!r} are {indices}")
         times = [one["timestamp"] for one in read]
         if times != sorted(set(times)):
             self.violated(f"{when}: the times of {log!r} do not ascend")
         seen: set[Name] = set()
         newest: dict[str, int] = {}
         for name in names:
-            if name in seen and name[1] in self.unsynced:
+            if name in seen and (name[1] in self.unsynced or name in self.may_be_twice):
                 continue  # its journal may lack that it was delivered, and where
             if name in seen:
                 self.violated(f"{when}: note {_words(name)} is there twice")
@@ -219,6 +231,25 @@ class Ledger:
             newest[name[1]] = name[2]
         for name in sorted(required - seen):
             self.violated(f"{when}: note {_words(name)} is missing")
+
+    def pop(self, log: str, read: Sequence[Any], *, may_be_again: bool) -> None:
+        """Somebody was given these: nobody else may be, unless Redis has lost that."""
+        for one in read:
+            name = log, one["by"], one["n"]
+            note = self.notes.get(name)
+            is_again = name in self.popped and not may_be_again and name[1] not in self.unsynced
+            if note is None or (is_again and not note.may_be_lost):
+                self.violated(f"note {_words(name)} is taken, and nobody has saved it, or again")
+            else:
+                note.is_deleted = True
+            self.popped.add(name)
+
+    def may_forget_pops(self) -> None:
+        """Redis has lost what was taken off; it may come back from the backup."""
+        for name in self.popped & self.notes.keys():
+            if self.notes[name].is_deleted:
+                self.notes[name].is_deleted = False
+                self.notes[name].may_be_lost = "it was taken off, and that was lost"
 
     def required_notes(self, log: str) -> set[Name]:
         """Notes that have to be there in the end."""

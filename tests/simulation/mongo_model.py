@@ -20,6 +20,7 @@ Request = Callable[[str, Callable[[], Any]], Any]
 """Carries a request: what it is, and what executes it."""
 _DUPLICATE = 11000
 _MISSING = object()
+_PLAIN = frozenset((bool, bytes, float, int, str, type(None)))
 
 
 class MongoModel:
@@ -101,8 +102,19 @@ class _Collection:
         return _Cursor(lambda: self._request("a read", lambda: self._found(query, fields)))
 
     def _found(self, query: Mapping[str, Any], fields: Any = None) -> list[Any]:
-        some = [one for one in self._documents.values() if matches(one, query)]
-        return [_copied(projected(one, fields)) for one in some]
+        return [_copied(projected(one, fields)) for one in self._matching(query)]
+
+    def _matching(self, query: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """The documents that a query asks for; by their ids, where it names these."""
+        wanted, documents = query.get("_id", _MISSING), self._documents
+        if isinstance(wanted, dict) and wanted.keys() == {"$in"}:
+            ids = set(wanted["$in"])
+            some = [one for id, one in documents.items() if id in ids]
+        elif isinstance(wanted, str):
+            some = [documents[wanted]] if wanted in documents else []
+        else:
+            return [one for one in documents.values() if matches(one, query)]
+        return some if len(query) == 1 else [one for one in some if matches(one, query)]
 
     def aggregate(self, stages: Sequence[Mapping[str, Any]]) -> Iterator[Any]:
         def run() -> list[Any]:
@@ -175,7 +187,7 @@ class _Collection:
 
     def _update(self, query: Any, update: Any, *, upsert: bool = False) -> int:
         """How many documents matched; KeyError where an upsert meets an id that is there."""
-        changed = next((one for one in self._documents.values() if matches(one, query)), None)
+        changed = next(iter(self._matching(query)), None)
         matched = int(changed is not None)
         if changed is None:
             if not upsert:
@@ -195,7 +207,7 @@ class _Collection:
         return matched
 
     def _delete(self, query: Any, *, many: bool) -> None:
-        found = [id for id, one in self._documents.items() if matches(one, query)]
+        found = [one["_id"] for one in self._matching(query)]
         for id in found if many else found[:1]:
             del self._documents[id]
 
@@ -232,8 +244,10 @@ class _Cursor:
 
 def _copied(value: Any) -> Any:
     """A document, or a part of one, apart."""
+    if type(value) in _PLAIN:
+        return value
     if isinstance(value, dict):
-        return {name: _copied(one) for name, one in value.items()}
+        return {name: one if type(one) in _PLAIN else _copied(one) for name, one in value.items()}
     return [_copied(one) for one in value] if isinstance(value, list) else value
 
 

@@ -224,6 +224,36 @@ FAULTS = (
         "  if not is_among and redis.call('ZSCORE', KEYS[5], KEYS[1]) then return 0 end",
         "  if is_among and redis.call('ZSCORE', KEYS[5], KEYS[1]) then return 0 end",
     ),
+    PlantedFault(
+        "of several batches only the first is confirmed in the journal",
+        "delivery/outbox.py",
+        "        for batch in done:\n",
+        "        for batch in done[:1]:\n",
+    ),
+    PlantedFault(
+        "a record of another writer is taken for that of a dead process",
+        "recording/recovery.py",
+        "mine = [batch for batch in batches if batch.writer == self._writer]",
+        "mine = list(batches)",
+    ),
+    PlantedFault(
+        "of several logs of a dead process only the first is delivered",
+        "recording/recovery.py",
+        "        for key, records in by_key.items():\n",
+        "        for key, records in [*by_key.items()][:1]:\n",
+    ),
+    PlantedFault(
+        "an end that comes during a copy is taken for copied",
+        "store/redis/lua/acknowledge.lua",
+        "if pending and tonumber(pending) <= revision then",
+        "if pending and (tonumber(pending) <= revision or head.count == count) then",
+    ),
+    PlantedFault(
+        "a listing that is recovered takes the place of newer summaries",
+        "store/redis/lua/list_episodes.lua",
+        "redis.call('HSETNX', KEYS[1], ARGV[i], ARGV[i + 1])",
+        "redis.call('HSET', KEYS[1], ARGV[i], ARGV[i + 1])",
+    ),
 )
 
 

@@ -80,7 +80,7 @@ class Keyspace:
 
     def __init__(self, now: Callable[[], float]) -> None:
         self._now = now
-        self._methods: dict[str, Callable[..., Any]] = {}
+        self._methods: dict[bytes, tuple[Callable[..., Any], bool]] = {}
         self.values: dict[bytes, Any] = {}
         self.expires: dict[bytes, float] = {}
         self.changes = 0
@@ -91,17 +91,18 @@ class Keyspace:
         Raises:
             Refused: As the server would.
         """
-        name = name_of(call[0])
-        method = self._methods.get(name)
-        if method is None:
-            method = self._methods[name] = self._method(name)
+        found = self._methods.get(call[0])
+        if found is None:
+            name = name_of(call[0])
+            found = self._methods[call[0]] = self._method(name), name in self._CHANGES
+        method, is_change = found
         try:
             answer = method(*call[1:])
         except TypeError as error:
             raise Refused(
-                f"ERR wrong number of arguments for '{name.lower()}' command ({error})"
+                f"ERR wrong number of arguments for '{name_of(call[0]).lower()}' command ({error})"
             ) from error
-        self.changes += name in self._CHANGES
+        self.changes += is_change
         return answer
 
     def _method(self, name: str) -> Callable[..., Any]:

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from copy import copy
+from functools import cache
 from typing import Any, ClassVar, Protocol
 
 import hiredis
@@ -149,6 +151,7 @@ class Connection(redis.Connection):
         self._model, self._wire = model, wire
         self._life = 0
         self._waiting: list[Any] = []
+        self._reader = hiredis.Reader()
 
     def connect(self, *_: Any, **__: Any) -> None:
         """Open it, unless the server is away."""
@@ -176,10 +179,9 @@ class Connection(redis.Connection):
         if self._is_broken:
             self.disconnect()
             raise redis.ConnectionError("connection reset by peer")
-        reader = hiredis.Reader()
         for part in [command] if isinstance(command, (bytes, str)) else command:
-            reader.feed(part)
-        calls = list(iter(reader.gets, False))
+            self._reader.feed(part)
+        calls = list(iter(self._reader.gets, False))
         try:
             self._waiting = self._wire.carry(calls, lambda: self._model.execute(calls))
         except BaseException:
@@ -196,6 +198,8 @@ class Connection(redis.Connection):
 
 def _as_redis_py(answer: Any) -> Any:
     """An answer as redis-py reads it: an error inside a list stands in its place."""
+    if type(answer) is bytes or type(answer) is int:
+        return answer
     if isinstance(answer, Refused):
         return redis.connection.DefaultParser.parse_error(str(answer))
     return [_as_redis_py(one) for one in answer] if isinstance(answer, list) else answer
@@ -211,7 +215,14 @@ def client_of(model: RedisModel, wire: Wire | None = None) -> redis.Redis:
         port=6379,
         protocol=2,
     )
-    return redis.Redis(connection_pool=pool)
+    client = copy(_client())  # to make one takes as long as ten commands
+    client.connection_pool = pool
+    return client
+
+
+@cache
+def _client() -> redis.Redis:
+    return redis.Redis(connection_pool=redis.ConnectionPool(protocol=2))
 
 
 def now() -> float:

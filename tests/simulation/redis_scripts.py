@@ -125,8 +125,10 @@ class Scripts:
     def command(self, *call: Any) -> Any:
         """What `redis.call` answers."""
         texts = [one if type(one) is bytes else _text(one) for one in call]
+        if self._may_grow:
+            return self._keyspace.run(texts)
         name = name_of(texts[0])
-        if not self._may_grow and not self._has_written and name in Keyspace.GROWS:
+        if not self._has_written and name in Keyspace.GROWS:
             raise Refused(FULL)
         answer = self._keyspace.run(texts)
         self._has_written = self._has_written or name in Keyspace.GROWS or name in _WRITES_AGAIN
@@ -145,7 +147,8 @@ def _host(what: bytes, *arguments: Any) -> Any:
     """
     try:
         if what == b"command":
-            return _to_lua(_running[-1].command(*arguments))
+            answer = _running[-1].command(*arguments)
+            return answer if type(answer) is bytes else _to_lua(answer)
         if what == b"unpack":
             return _table(*_unpack(*arguments))
         return _sha1hex(*arguments) if what == b"sha1hex" else _pack(*arguments)

@@ -41,6 +41,15 @@ OF_KEEPER = {
     "verify": 1,
 }
 OF_SECOND_KEEPER = {"take_turn": 4, "copy": 1, "trim": 1}
+# What is added to some schedules, see `_with_more`.
+MORE_OF_KEEPER = {"watch": 5, "retire": 2, "copy_elsewhere": 3, "ask_status": 3, "preview": 1}
+MORE_OF_SECOND_KEEPER = {"watch": 4, "retire": 2}
+MORE_OF_WRITER = {"pop": 1}
+MORE_ACTS: dict[str, dict[str, int]] = {
+    **dict.fromkeys(WRITERS, MORE_OF_WRITER),
+    "keeper": MORE_OF_KEEPER,
+    "keeper-2": MORE_OF_SECOND_KEEPER,
+}
 OF_WORLD = {
     "wait": 6,
     "kill": 4,
@@ -148,6 +157,8 @@ def _window(*steps: tuple[str, str, int] | tuple[str, str, int, Fault]) -> Sched
 
 _W, _K, _R = WRITERS[0], "keeper", "reader"
 _DELETES, _FLUSHES = Step(_K, "delete_notes", 0), Step(_W, "flush", 0)
+_POPS, _COPIES = Step("writer-3", "pop", 1), Step("keeper-2", "copy", 0)
+_EMPTIES, _FAILS = Step("world", "empty_redis", 0), Step("world", "fail_over", 5)
 # What has to happen in a certain order until a fault of the code can be seen. A part of the seeds
 # has one of them among its steps. The writer is any of the seed.
 WINDOWS: tuple[Schedule, ...] = (
@@ -285,6 +296,94 @@ WINDOWS: tuple[Schedule, ...] = (
     ),
 )
 WINDOW_SHARE = 0.5
+# Windows and steps that were added later. They are drawn apart, so that the other steps of a seed
+# stay as they are.
+MORE_WINDOWS: tuple[Schedule, ...] = (
+    # begun again while MongoDB is away and Redis emptied: what both hold is joined
+    _window(
+        *((_W, "save", 1), (_W, "flush", 0), (_K, "copy", 0), ("world", "mongo_away", 0)),
+        *(("world", "empty_redis", 0), (_W, "save", 1), (_W, "flush", 0)),
+        *(("world", "mongo_back", 0), ("world", "wait", 5), (_K, "copy", 0), (_R, "read_notes", 1)),
+    ),
+    _window(
+        *((_W, "step", 0), (_W, "step", 0), (_W, "flush", 0), (_K, "copy", 0)),
+        *(("world", "mongo_away", 0), ("world", "empty_redis", 0), (_W, "step", 0)),
+        *((_W, "flush", 0), ("world", "mongo_back", 0), ("world", "wait", 5), (_K, "copy", 0)),
+    ),
+    # Redis loses what is being copied, while others go on
+    _window(
+        *((_W, "save", 1), (_W, "flush", 0)),
+        (_K, "copy", 0, Fault(0, "meanwhile", step=_EMPTIES, of="insert")),
+        *((_W, "save", 1), (_W, "flush", 0), (_K, "copy", 0), (_R, "read_notes", 1)),
+    ),
+    _window(
+        *((_W, "save", 1), (_W, "flush", 0), (_K, "copy", 0), (_W, "save", 1), (_W, "flush", 0)),
+        (_K, "copy", 0, Fault(0, "meanwhile", step=_FAILS, of="insert")),
+        *((_W, "save", 1), (_W, "flush", 0), (_K, "copy", 0), (_R, "read_notes", 1)),
+    ),
+    # the automatic backup is stopped, and another one copies what comes then
+    _window(
+        *((_W, "save", 1), (_W, "flush", 0), (_K, "watch", 0), (_W, "save", 1), (_W, "flush", 0)),
+        *((_K, "retire", 0), ("keeper-2", "watch", 0), (_K, "ask_status", 0)),
+        *(("world", "empty_redis", 0), (_R, "read_notes", 1)),
+    ),
+    # another backup has what is deleted then, or begun again
+    _window(
+        *((_W, "save", 1), (_W, "flush", 0), (_K, "copy_elsewhere", 0), (_K, "delete_notes", 0)),
+        *((_W, "save", 1), (_W, "flush", 0), (_K, "copy_elsewhere", 0)),
+    ),
+    _window(
+        *((_W, "step", 0), (_W, "step", 0), (_W, "flush", 0), (_K, "copy_elsewhere", 0)),
+        *((_W, "step", 0), (_K, "delete_episode", 0), (_K, "copy_elsewhere", 0)),
+    ),
+    # two backups copy at once, or one after the other was killed, what shares documents
+    _window(
+        *((_W, "vector_step", 0), (_W, "vector_step", 0), (_W, "vector_step", 0)),
+        (_W, "flush", 0),
+        (_K, "copy", 0, Fault(0, "meanwhile", step=_COPIES, of="bundles")),
+        *((_K, "copy", 0), ("world", "empty_redis", 0), (_R, "read_episodes", 0)),
+    ),
+    _window(
+        *((_W, "vector_step", 0), (_W, "vector_step", 0), (_W, "vector_step", 0)),
+        *((_W, "flush", 0), (_K, "copy", 0, Fault(0, "killed before", of="acknowledge"))),
+        *(("keeper-2", "copy", 0), (_K, "delete_episode", 0), (_K, "copy", 0)),
+        *(("world", "empty_redis", 0), (_R, "read_episodes", 0)),
+    ),
+    # a failover takes what was copied, or half copied, and others take its place
+    _window(
+        *((_W, "save", 1), (_W, "flush", 0), (_K, "copy", 0), ("world", "wait", 1)),
+        *((_K, "take_turn", 0), ("world", "wait", 1), (_W, "save", 1), (_W, "flush", 0)),
+        *((_K, "copy", 0, Fault(0, "killed after", of="chunks")), ("world", "fail_over", 2)),
+        *((_W, "save", 1), (_W, "flush", 0), (_K, "copy", 0), (_R, "read_notes", 1)),
+    ),
+    _window(
+        *((_W, "save", 1), (_W, "flush", 0), (_K, "copy", 0), ("world", "wait", 1)),
+        *((_K, "take_turn", 0), ("world", "wait", 1), (_W, "save", 1), (_W, "flush", 0)),
+        *((_K, "copy", 0), ("world", "fail_over", 2), (_K, "copy", 0), (_W, "save", 1)),
+        *((_W, "flush", 0), (_K, "copy", 0), (_R, "read_notes", 1)),
+    ),
+    # taken off the log before its writer has heard that it is there
+    _window(
+        *((_W, "save", 1), (_W, "flush", 0, Fault(0, "answer lost in time", of="append"))),
+        *(("writer-3", "pop", 1), (_W, "flush", 0), ("writer-3", "pop", 1), (_R, "read_notes", 1)),
+    ),
+    _window(
+        *((_W, "save_many", 1), (_W, "flush", 0, Fault(0, "killed after", of="append"))),
+        *(("writer-3", "pop", 1), (_W, "save", 1), (_W, "pop", 1), (_R, "read_notes", 1)),
+    ),
+    # taken off a log that is copied, evicted or gone from Redis
+    _window(
+        *((_W, "save_many", 1), (_W, "flush", 0), (_K, "copy", 0), (_W, "save", 1)),
+        *((_W, "flush", 0), ("world", "wait", 5), (_K, "trim", 1), (_W, "pop", 1)),
+        *((_K, "copy", 0), ("world", "empty_redis", 0), (_W, "pop", 1), (_R, "read_notes", 1)),
+    ),
+    _window(
+        *((_W, "save_many", 1), (_W, "flush", 0)),
+        (_K, "copy", 0, Fault(0, "meanwhile", step=_POPS, of="insert")),
+        *((_K, "copy", 0), ("world", "empty_redis", 0), (_W, "pop", 1), (_R, "read_notes", 1)),
+    ),
+)
+MORE_SHARE = 0.3
 
 
 @dataclass(frozen=True, slots=True)
@@ -311,12 +410,28 @@ def made(seed: int) -> Schedule:
     rng = Random(seed)
     kind = _kind(rng)
     some = [_step(rng, kind) for _ in range(rng.randint(4, rng.choice(MOST_STEPS)))]
-    return _with_window(rng, kind, some) if rng.random() < WINDOW_SHARE else tuple(some)
+    if rng.random() < WINDOW_SHARE:
+        some = list(_with_window(rng, kind, some, WINDOWS))
+    return _with_more(Random(seed + 2**40), kind, some)
 
 
-def _with_window(rng: Random, of: _Kind, steps: Sequence[Step]) -> Schedule:
+def _with_more(rng: Random, of: _Kind, steps: list[Step]) -> Schedule:
+    """The steps; in some schedules one of `MORE_WINDOWS`, or steps of the backup, among them."""
+    if rng.random() >= MORE_SHARE:
+        return tuple(steps)
+    if rng.random() < 0.5:
+        return _with_window(rng, of, steps, MORE_WINDOWS)
+    for _ in range(rng.randint(1, 3)):
+        actor = rng.choice([one for one in of.actors if one in MORE_ACTS])
+        steps.insert(rng.randint(0, len(steps)), _step_of(rng, of, actor, MORE_ACTS[actor]))
+    return tuple(steps)
+
+
+def _with_window(
+    rng: Random, of: _Kind, steps: Sequence[Step], windows: Sequence[Schedule]
+) -> Schedule:
     """The steps, with those that lead into a window somewhere among them."""
-    window = rng.choice(WINDOWS)
+    window = rng.choice(windows)
     writer = rng.choice([one for one in of.actors if one in WRITERS])
     at, mixed = rng.randint(0, len(steps)), list[Step]()
     rest = iter(steps[at:])
@@ -351,6 +466,11 @@ def _step(rng: Random, of: _Kind, depth: int = 0) -> Step:
     acts = of.world if actor == "world" else ACTS[actor]
     if depth and actor in WRITERS:
         acts = OF_WRITERS_MEANWHILE
+    return _step_of(rng, of, actor, acts, depth)
+
+
+def _step_of(rng: Random, of: _Kind, actor: str, acts: dict[str, int], depth: int = 0) -> Step:
+    """A step of an actor, which does one of some acts."""
     (act,) = rng.choices(list(acts), list(acts.values()))
     number, faults = rng.randrange(1000), list[Fault]()
     line = rng.randrange(1, 60) if actor in WRITERS and rng.random() < of.share / 10 else 0

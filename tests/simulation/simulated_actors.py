@@ -7,7 +7,7 @@ import itertools
 import math
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -21,8 +21,18 @@ from pausable import Pausable
 from processes import NoteHandler
 from recorded_envs import CountingEnv
 from schedule import Schedule, Step
-from world import ASK_AGAIN_S, NAMESPACE, Killed, Process, Running, World
+from world import (
+    ASK_AGAIN_S,
+    ELSEWHERE,
+    NAMESPACE,
+    NOT_DONE,
+    Killed,
+    Process,
+    Running,
+    World,
+)
 
+from jamboree_gym import Jamboree
 from jamboree_gym.backup.follow import Follower
 from jamboree_gym.backup.leader_lock import HOLD_S
 from jamboree_gym.errors import (
@@ -50,6 +60,8 @@ LEASE_S = 10.0
 SUB_ENVS = {"writer-1": 8, "writer-2": 2, "writer-3": 2, "writer-4": 8}  # from 8 on: by column
 AGES_S = (0.0, 0.5, 3.0, 30.0)
 ACTION = np.zeros(2, np.float32)
+SINGLE_RUN = "a"  # of single environments
+TELLING = ("writer-2", "writer-4")  # their single environments return infos
 WAITS_S = (0.01, 0.3, 1.2, 4.0, 12.0, 70.0)
 JUMPS_S = (-3600.0, -5.0, -0.01, 0.01, 5.0, 3600.0)
 
@@ -114,6 +126,14 @@ def _ids_of(envs: Any) -> list[str]:
     """The episodes of a vector environment that have begun."""
     ids = [_id_of(one) for one in envs._recorder._recorders]
     return [id for id in ids if id is not None]
+
+
+class TellingEnv(CountingEnv):
+    """Returns infos of various lengths."""
+
+    def info(self) -> dict[str, Any]:
+        """The number of the row, and more."""
+        return {"row": self.count, "more": "x" * (7 * self.count % 40)}
 
 
 class _Simulation:
@@ -191,6 +211,8 @@ class _Simulation:
     def _refused(self, running: Running, error: JamboreeError) -> None:
         text = f"{type(error).__name__}: {str(error)[:160]}"
         self.world.tell(f"{running.process.name} is told: {text}")
+        if NOT_DONE in str(error):
+            return
         if running.had_trouble or self.has_trouble():
             told = [id for id in self.ledger.episodes if id in str(error)]
             self.ledger.lose((), told, "it was refused while a server did not answer")
@@ -224,9 +246,11 @@ class _Simulation:
                 handler.save(records[0])
             else:
                 handler.save_many(records)
-        except StoreUnavailable:  # they stay queued as long as the process lives
+        except StoreUnavailable as error:  # they stay queued as long as the process lives
             for note in notes:
-                note.is_promised = True
+                note.is_promised = NOT_DONE not in str(error)
+                if not note.is_promised:
+                    del self.ledger.notes[note.name]
             raise
         finally:
             is_durable = process.mode == "buffered" and not self.world.disk_is_full
@@ -245,7 +269,8 @@ class _Simulation:
         env = process.kept.get("env")
         if env is None:
             assert process.jam is not None
-            env = process.kept["env"] = process.jam.record(CountingEnv(LENGTH), run="a")
+            kind = TellingEnv if process.actor in TELLING else CountingEnv
+            env = process.kept["env"] = process.jam.record(kind(LENGTH), run=SINGLE_RUN)
         episode = process.kept.get("episode")
         if episode is None:
             self._reset(running, number)
@@ -260,7 +285,10 @@ class _Simulation:
                 self.world.tell(f"{process.name} is told that the episode is lost")
                 return
             raise
-        except JamboreeError:
+        except JamboreeError as error:
+            if NOT_DONE in str(error):
+                episode.has_begun_step = False
+                raise
             process.kept["episode"] = None
             self.ledger.lose((), [episode.id], "its step was refused")
             raise
@@ -268,6 +296,21 @@ class _Simulation:
         episode.is_in_journal &= self._is_safe(process)
         if has_ended:
             self._episode_ends(process, episode, "terminated")
+
+    def _pop(self, running: Running, number: int) -> None:
+        """Take some notes off a log, as from a queue."""
+        process, log, count = running.process, LOGS[number % 4 == 0], 1 + number % 3
+        self.world.tell(f"{process.name} takes {count} notes off {log!r}")
+        taken = None
+        self.ledger.were_popped.add(log)
+        try:
+            taken = self._handler(process, log).pop(count)
+        finally:
+            if taken is None:  # those of a call without an answer go to nobody
+                notes = [name for name in self.ledger.notes if name[0] == log]
+                self.ledger.lose(notes, (), "it was being taken off its log")
+        self.world.tell(f"it gets {[(one['by'], one['n']) for one in taken]}")
+        self.ledger.pop(log, taken, may_be_again=self.was_emptied)
 
     def _is_safe(self, process: Process) -> bool:
         """Whether what a call has just returned from outlives the process."""
@@ -299,7 +342,7 @@ class _Simulation:
             self.world.tell(f"{process.name} is told that the episode before is lost")
         finally:
             if _id_of(env) != old_id:
-                episode = Episode(env.episode_id, process.name, length=LENGTH)
+                episode = Episode(env.episode_id, process.name, length=LENGTH, run=SINGLE_RUN)
                 episode.is_in_journal = process.is_alive and self._is_safe(process)
                 self.ledger.episodes[episode.id] = episode
                 if not has_returned:
@@ -479,6 +522,7 @@ class _Simulation:
                 with suppress(EpisodeNotFound):
                     data = jam.episode(summary.id).data()
                     rows = data.observations[:, 0].tolist()
+                    self._check_infos(summary.id, data.infos)
                     self._note_begun_episodes()
                     when = f"{running.process.name} reads"
                     self.ledger.check_rows(summary.id, rows, when, deleted=deleted)
@@ -568,7 +612,11 @@ class _Simulation:
         if follower is None:
             open_mongo = process.connection.opened.opened_backup
             follower = process.kept["follower"] = Follower(
-                process.connection.redis_store, lambda: open_mongo(), to="simulated", is_new=True
+                process.connection.redis_store,
+                lambda: open_mongo(),
+                to="simulated",
+                is_new=True,
+                kind="thread" if process.actor == "keeper-2" else "process",
             )
         return follower
 
@@ -588,17 +636,87 @@ class _Simulation:
         follower._attempt(copy)
         self._check_follower(running, follower)
 
+    def _watch(self, running: Running, number: int) -> None:
+        """A while of the automatic backup: it copies in its turn, and waits for work."""
+        process = running.process
+        follower = self._follower(process)
+        self.world.tell(f"{process.name} copies in its turn, and waits for work")
+        for _ in range(1 + number % 3):
+            pause_s = follower._attempt(follower._copy_in_turn)
+            self._check_follower(running, follower)
+            if pause_s < math.inf:
+                self.world.sleep(pause_s)
+            else:
+                follower._attempt(follower._wait_for_work)
+                self._check_follower(running, follower)
+
+    def _retire(self, running: Running, _: int) -> None:
+        """The automatic backup ends."""
+        process = running.process
+        follower = self._follower(process)
+        self.world.tell(f"{process.name} copies for the last time")
+        follower._attempt(follower._copy_at_last)
+        self._check_follower(running, follower)
+        follower._doorbell.close()
+        del process.kept["follower"]
+
     def _trim(self, running: Running, number: int) -> None:
         jam = running.process.jam
         assert jam is not None
         self.world.tell(f"{running.process.name} evicts what it can from Redis")
+        keep = [{"run": SINGLE_RUN}] if number % 5 == 0 else []
         if number % 3:
-            jam.backup.retain(max_redis_bytes=1)
+            jam.backup.retain(max_redis_bytes=1, keep=keep)
         else:
-            jam.backup.retain(max_age_s=AGES_S[number % len(AGES_S)])
+            jam.backup.retain(max_age_s=AGES_S[number % len(AGES_S)], keep=keep)
+        before = self.stored_in_redis().episodes
         jam.backup.trim()
+        gone = before.keys() - self.stored_in_redis().episodes
+        kept = [id for id in gone if keep and self._run_of(id) == SINGLE_RUN]
+        if kept and not (running.had_trouble or running.step.faults):
+            self.violated(f"episodes went although a rule keeps them: {kept}")
         if number % 2:
             jam.backup.retain()
+
+    def _run_of(self, id: str) -> str:
+        known = self.ledger.episodes.get(id)
+        return "" if known is None else known.run
+
+    def _preview(self, running: Running, _: int) -> None:
+        jam = running.process.jam
+        assert jam is not None
+        self.world.tell(f"{running.process.name} asks what would be evicted")
+        before = self.world.redis.keyspace.changes
+        jam.backup.would_evict(max_redis_bytes=1)
+        if self.world.redis.keyspace.changes != before and not running.step.faults:
+            self.violated("a preview has changed something")
+
+    def _ask_status(self, running: Running, _: int) -> None:
+        """Whether something is said to be copied that is not."""
+        jam = running.process.jam
+        assert jam is not None
+        status = jam.backup.status()
+        said = f"{status.pending_logs} logs and {status.pending_deletes} deletions"
+        self.world.tell(f"{running.process.name} is told that {said} are to be copied")
+        if status.pending_logs or running.had_trouble or running.step.faults:
+            return
+        redis, mongo = self.stored_in_redis(), self.stored_in_mongo()
+        notes, episodes = self.ledger.notes, self.ledger.episodes
+        missing = [one for one in redis.names - mongo.names if not notes[one].may_be_lost]
+        missing += [
+            id
+            for id, rows in redis.episodes.items()
+            if id in episodes and not episodes[id].may_be_lost and not episodes[id].is_back
+            if mongo.episodes.get(id, 0) < rows
+        ]
+        if missing:
+            self.violated(f"the status says that all is copied, and MongoDB lacks {missing}")
+
+    def _copy_elsewhere(self, running: Running, _: int) -> None:
+        jam = running.process.jam
+        assert jam is not None
+        self.world.tell(f"{running.process.name} copies the backup to another MongoDB")
+        jam.backup.copy_to(ELSEWHERE)
 
     def _restore(self, running: Running, _: int) -> None:
         jam = running.process.jam
@@ -642,7 +760,12 @@ class _Simulation:
                 self.ledger.lose(others, (), "it was saved during a deletion")
         # A writer that has heard of no answer cannot know that its note was stored and deleted: if
         # others have begun the log again, it comes back.
-        unheard = self._held() | self._left_in_journals()
+        held = self._held()
+        unheard = held | self._left_in_journals()
+        if self.world.is_on_its_way("append"):
+            # A first try that arrives after the deletion begins the log; the writer, who was told
+            # before that it was refused, sends these notes again with other times.
+            self.ledger.may_be_twice |= {name for name in held if name[0] == log}
         unheard |= {name for name in before if name[1] in self.ledger.unsynced}
         self.ledger.lose(before & unheard, (), "it was deleted before its writer had an answer")
         for name in before - unheard:
@@ -742,6 +865,8 @@ class _Simulation:
             newer = after if id in after.episodes else copied
             if id in self.ledger.episodes and newer.statuses.get(id) != status:
                 self.ledger.episodes[id].lose_status()
+        if self.world.is_amid_steps:  # a copy that has read what was taken off may still end
+            self.ledger.may_forget_pops()
         carried_out = deleted_in_mongo(self.world.mongo, NAMESPACE, NAMESPACE)
         self.ledger.come_back(after, carried_out)
         self.ledger.come_back(copied, ())
@@ -771,7 +896,7 @@ class _Simulation:
 
     def _left_in_journals(self) -> set[Any]:
         """Notes of dead processes that had heard of no answer, and that nobody has delivered."""
-        journals = {one.name.partition(".")[0] for one in self.world.directory.glob("journal/*")}
+        journals = {one.name.partition(".")[0] for one in self.world.files()}
         return {name for by in journals for name in self._unheard.get(by, ())}
 
     def _start_redis_again(self, _: int) -> None:
@@ -845,7 +970,7 @@ class _Simulation:
         jam, world = running.process.jam, self.world
         assert jam is not None
         deliver_dead_journals(running.process.connection, is_restarted=True)
-        left = sorted(one.name for one in world.directory.glob("journal/*"))
+        left = sorted(one.name for one in world.files())
         left = [one for one in left if one.partition(".")[0] not in world.torn]
         if any(not one.endswith(".new") for one in left):
             self.violated(f"journals stay: {left}")
@@ -867,6 +992,8 @@ class _Simulation:
         }
         if different:
             self.violated(f"the backup is not equal: {different}")
+        if world.elsewhere.names():
+            self._check_elsewhere(jam, back)
         found = self._contents(running, "in the end")
         world.tell("Redis is emptied for good")
         world.redis.execute([(b"FLUSHALL",)])
@@ -876,6 +1003,20 @@ class _Simulation:
             again.pop(one, None)
         if found != again:
             self.violated(f"not the same from MongoDB: {found} and {again}")
+
+    def _check_elsewhere(self, jam: Jamboree, back: set[str]) -> None:
+        """The other backup has what this one has, and nothing else."""
+        jam.backup.copy_to(ELSEWHERE)
+        here, there = self.stored_in_mongo(), in_mongo(self.world.elsewhere, NAMESPACE, NAMESPACE)
+        for found in (here, there):  # a batch that is stored twice is read once
+            found.notes = {log: list(dict.fromkeys(names)) for log, names in found.notes.items()}
+        for what in ("notes", "episodes", "statuses"):
+            ours, theirs = getattr(here, what), getattr(there, what)
+            different = {one for one in {*ours, *theirs} if ours.get(one) != theirs.get(one)}
+            for one in sorted(different - back):
+                self.violated(
+                    f"elsewhere {what} of {one} are {theirs.get(one)}, and not {ours.get(one)}"
+                )
 
     def _contents(self, running: Running, when: str) -> Any:
         jam = running.process.jam
@@ -902,10 +1043,20 @@ class _Simulation:
         assert process.jam is not None
         if self.world.reads_singly:
             for id in ids:
-                yield id, process.jam.episode(id).data().observations[:, 0].tolist()
+                data = process.jam.episode(id).data()
+                self._check_infos(id, data.infos)
+                yield id, data.observations[:, 0].tolist()
             return
         for id, decoded in zip(ids, whole_episodes(process.connection, ids), strict=True):
-            yield id, decoded().rows.observations[:, 0].tolist()
+            rows = decoded().rows
+            self._check_infos(id, rows.infos)
+            yield id, rows.observations[:, 0].tolist()
+
+    def _check_infos(self, id: str, infos: Sequence[Mapping[str, Any]]) -> None:
+        """Each info is that of its row, if there are any."""
+        told = [one.get("row") for one in infos]
+        if any(one is not None for one in told) and told != list(range(len(infos))):
+            self.violated(f"the infos of episode {id[-4:]} are those of {told}")
 
     def _check_episode(self, episode: Episode, found: Any, when: str) -> None:
         if episode.may_be_lost or episode.is_deleted:

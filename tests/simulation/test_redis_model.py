@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -19,6 +20,9 @@ from jamboree_gym.store.redis import scripts
 pytestmark = pytest.mark.once
 
 CALLS = 1500
+SEED_NAME = "JAMBOREE_SIMULATED_SEED"  # CI sets it, and prints it
+SEED = int(os.environ.get(SEED_NAME) or 1)
+AGAIN = f"again: {SEED_NAME}={SEED}"
 Draw = Callable[[], Any]
 
 
@@ -155,26 +159,26 @@ def test_random_commands_have_the_same_answers(
     both: tuple[redis.Redis, redis.Redis], namespace: str
 ) -> None:
     real, model = both
-    drawn = Drawn(random.randrange(10**6), namespace)
+    drawn = Drawn(SEED, namespace)
     history = []
     for _ in range(examples(CALLS)):
         call = drawn.call()
         history.append(call)
-        assert answer_of(model, call) == answer_of(real, call), history[-20:]
+        assert answer_of(model, call) == answer_of(real, call), (AGAIN, history[-20:])
 
 
 def test_random_scripts_have_the_same_answers(
     both: tuple[redis.Redis, redis.Redis], namespace: str
 ) -> None:
     real, model = both
-    drawn = Drawn(random.randrange(10**6), namespace)
+    drawn = Drawn(SEED, namespace)
     for _ in range(examples(CALLS // 3)):
         script = drawn.rng.choice(SCRIPTS)
         command = drawn.call()
         if command[0] == "NONSENSE":  # a script is told so by a text, not by a table
             continue
         call = ("EVAL", script, "1", drawn.key(), *command)
-        assert answer_of(model, call) == answer_of(real, call), call
+        assert answer_of(model, call) == answer_of(real, call), (AGAIN, call)
 
 
 def test_a_full_server_refuses_the_same_scripts(

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from lengths import IS_LONG, quick_and_long
+from lengths import IS_LONG
 from schedule import Fault, Schedule, Step, made, shrunk
 from simulated_actors import simulate
 
@@ -132,7 +132,8 @@ def test_a_schedule_that_has_failed_does_not_fail_again(schedule: Schedule) -> N
     assert not outcome.violations, "\n".join(outcome.story)
 
 
-@pytest.mark.parametrize("seed", quick_and_long([1, 2], quick=[1]))
+@pytest.mark.long  # test_planted_faults.py finds a fault again by its seed
+@pytest.mark.parametrize("seed", [1, 2])
 def test_a_seed_happens_the_same_way_again(seed: int) -> None:
     command = [sys.executable, str(SIMULATE), "--seed", str(seed), "--story"]
     first, second = (subprocess.run(command, capture_output=True, text=True) for _ in range(2))

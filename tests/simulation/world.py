@@ -19,14 +19,13 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
 from types import FrameType, SimpleNamespace
 from typing import Any
-from unittest import mock
 
 import mongo_model
 import redis
@@ -37,20 +36,34 @@ from pymongo.errors import AutoReconnect, NetworkTimeout, PyMongoError
 from redis_model import Calls, RedisModel
 from schedule import Fault, Step
 
-from jamboree_gym import Jamboree, connection
-from jamboree_gym.backup import compare
+from jamboree_gym import Jamboree
+from jamboree_gym.backup import compare, follow, portions, transfer
 from jamboree_gym.backup import copy as backup_copy
-from jamboree_gym.delivery import lease, opened, outbox, row_writer, step_outbox, writer
+from jamboree_gym.backup import restore as backup_restore
+from jamboree_gym.backup.eviction import trimmer
+from jamboree_gym.backup.waiting import StopSignal
+from jamboree_gym.connection import connection
+from jamboree_gym.delivery import lease, opened, outbox, pacing, row_writer, step_outbox, writer
 from jamboree_gym.environment import provenance
 from jamboree_gym.journal import journal, restarts, segments
-from jamboree_gym.store import read_through, restore
+from jamboree_gym.store import lost_deletions, read_through, restore
 from jamboree_gym.store.mongo import bundles
 from jamboree_gym.store.mongo import store as mongo_store
+from jamboree_gym.store.mongo import writer as mongo_writer
 from jamboree_gym.store.redis import buckets, scripts
 from jamboree_gym.store.redis import store as redis_store
 from jamboree_gym.store.redis.scripts import Script
 
-__all__ = ["ASK_AGAIN_S", "NAMESPACE", "Killed", "Process", "Running", "World"]
+__all__ = [
+    "ASK_AGAIN_S",
+    "ELSEWHERE",
+    "NAMESPACE",
+    "NOT_DONE",
+    "Killed",
+    "Process",
+    "Running",
+    "World",
+]
 
 BEGIN_S = 1_800_000_000.0  # epoch seconds
 ROUND_TRIP_S = 5e-4
@@ -58,6 +71,12 @@ ASK_AGAIN_S = 31.0  # MongoDB was away, and is not asked before
 PAGE_BYTES = 4096
 LOOK_S = 1e-6  # so much later it is at each look at a clock: nobody waits in a loop for ever
 NAMESPACE = "sim"
+ELSEWHERE = "mongodb://elsewhere"
+"""Another backup, to which the first one is copied."""
+NOT_DONE = "nothing was done"
+"""In the error of a call for which there was no room."""
+LITTLE_ROOM: dict[str, Any] = {"max_pending_bytes": 400, "when_full": "raise"}
+LITTLE_ROOM_SHARE = 0.25
 MODES = {"writer-3": "sync", "writer-4": "fsync", "reader": "sync"}
 MODES |= {"keeper": "sync", "keeper-2": "sync"}
 # Above these, something is large, and takes other ways. A seed chooses some of them.
@@ -72,6 +91,20 @@ SMALL: tuple[tuple[Any, str, int], ...] = (
     (row_writer, "ROWS_PER_BATCH", 2),
     (step_outbox, "ROWS_PER_BATCH", 2),
 )
+# These were added later. They are drawn apart, as `MORE_WINDOWS`.
+MORE_SMALL: tuple[tuple[Any, str, int], ...] = (
+    (scripts, "PART_BYTES", 200),
+    (portions, "ROUND_TRIP_BYTES", 300),
+    (portions, "FIRST_ROWS", 1),
+    (transfer, "LOGS_AT_ONCE", 1),
+    (transfer, "PAGE_BYTES", 100),
+    (lost_deletions, "LOGS_AT_ONCE", 1),
+    (trimmer, "LOGS_AT_ONCE", 1),
+    (backup_restore, "LOGS_AT_ONCE", 1),
+    (mongo_writer, "MAX_DOCUMENTS", 1),
+    (bundles, "BUNDLES_AT_ONCE", 1),
+)
+MORE_SMALL_SHARE = 0.1
 # Each seed chooses one of these. What is done to each bucket, or to each byte of a file, is done
 # less often then.
 ONE_OF: tuple[tuple[Any, str, tuple[int, ...]], ...] = (
@@ -167,6 +200,7 @@ class World:
         processes: The living process of each actor.
         story: What has happened, a line for each event.
         disk_is_full: Whether the journal can make no files.
+        elsewhere: Another MongoDB, to which backups are copied; it always answers.
         mongo_was_away: Whether MongoDB has ever not answered.
         mongo_uncertain_until: Until then a process may not ask it, as it was away.
         round_trips: How many there were.
@@ -188,7 +222,7 @@ class World:
         self.seconds = 0.0
         self.offsets: dict[str, float] = {}
         self.redis = RedisModel(lambda: self._time_of("server"))
-        self.mongo = MongoModel()
+        self.mongo, self.elsewhere = MongoModel(), MongoModel()
         self.processes: dict[str, Process] = {}
         self.stack: list[Running] = []
         self.story: list[str] = []
@@ -204,6 +238,10 @@ class World:
         self._opened_by: dict[str, str] = {}
         self._on_disk: dict[Path, bytes] = {}
         self.reads_singly = self._random.random() < SINGLE_SHARE
+        apart = Random(seed + 2**40)
+        has_room = apart.random() >= LITTLE_ROOM_SHARE
+        self._more_small = [one for one in MORE_SMALL if apart.random() < MORE_SMALL_SHARE]
+        self._room: dict[str, Any] = {} if has_room else LITTLE_ROOM
         self._start_machine()
         self._stopped: list[tuple[int, Process]] = []
         self._numbers: dict[str, int] = {}
@@ -250,19 +288,23 @@ class World:
             (secrets, "token_hex", token),
             (provenance, "_git_commit", lambda: None),  # git would wait by the simulated clock
             (bundles, "token_hex", token),
+            (follow, "StopSignal", lambda: _Stop(self.sleep)),
+            (follow, "wait_for_change", self._wait_for_change),
+            (pacing.Schedule, "wait_for_delivery", self._wait_for_delivery()),
             (writer, "threading", no_threads),
             (lease, "threading", no_threads),
             (connection._peers, "of", lambda *_: ()),
             (opened, "check_threads", lambda: None),
+            (mongo_store, "check_threads", lambda: None),
             (opened.closer, "drop", lambda *_: None),
             (redis_store, "client_from_url", self._redis_client),
             (mongo_store, "client_from_url", self._mongo_client),
             *(one for one in SMALL if self._random.random() < SMALL_SHARE),
+            *self._more_small,
             *((owner, name, self._random.choice(some)) for owner, name, some in ONE_OF),
         ]
         with ExitStack() as exits:
-            for owner, name, value in replaced:
-                exits.enter_context(mock.patch.object(owner, name, value))
+            exits.enter_context(_replaced(replaced))
             exits.enter_context(_told_to(self))
             exits.callback(_set_writers_here, opened.writers_here)
             buckets._epoch_names.after_fork_in_child()
@@ -275,8 +317,24 @@ class World:
     def _redis_client(self, _: str) -> redis.Redis:
         return redis_model.client_of(self.redis, self)
 
-    def _mongo_client(self, _: str) -> Any:
+    def _mongo_client(self, url: str) -> Any:
+        if url == ELSEWHERE:
+            return mongo_model.client_of(self.elsewhere, self._carry_elsewhere)
         return mongo_model.client_of(self.mongo, self.carry_request)
+
+    def _wait_for_delivery(self) -> Callable[[Any, float], None]:
+        def wait_for_delivery(_: Any, timeout_s: float) -> None:
+            """The writer's thread delivers."""
+            self.sleep(timeout_s)
+            self.stack[-1].process.connection.writer.deliver_round()
+
+        return wait_for_delivery
+
+    def _wait_for_change(self, _: Any, __: Any, timeout_s: float) -> bool:
+        """The bell rings at once, or not at all."""
+        has_rung = self.round_trips % 2 == 0
+        self.sleep(0.0 if has_rung else timeout_s)
+        return has_rung
 
     def _allocate(self, real: Callable[..., None]) -> Callable[..., None]:
         def allocate(descriptor: int, offset: int, size: int) -> None:
@@ -318,6 +376,7 @@ class World:
                 write=process.mode,  # type: ignore[arg-type]
                 backup=False,
                 clock=self.time,
+                **self._room,
             )
             self._opened_by[process.connection.writer_name] = process.name
 
@@ -339,9 +398,9 @@ class World:
             with suppress(OSError):
                 os.close(descriptor)
         ended.journal._descriptor = None
-        _close_files(self.directory.glob(f"journal/{ended.writer_name}.*[a-z]"))
-        files = self.directory.glob(f"journal/{ended.writer_name}.*[0-9]")
-        process.files = {path: path.read_bytes() for path in files}
+        mine = [one for one in self.files() if one.name.startswith(f"{ended.writer_name}.")]
+        _close_files(path for path in mine if not _is_segment(path))
+        process.files = {path: path.read_bytes() for path in mine if _is_segment(path)}
 
     def forget_last_words(self, process: Process) -> None:
         """What a process wrote while it unwound is not there: a killed one does not unwind.
@@ -389,7 +448,10 @@ class World:
             return execute()
 
         life = self.redis.life
-        return self._carried(_named(calls), run, redis.ConnectionError, redis.TimeoutError)
+        # Who has no faults ahead need not know what it is.
+        has_faults = self.stack and self.stack[-1].step.faults
+        what = _named(calls) if has_faults else ""
+        return self._carried(what, run, redis.ConnectionError, redis.TimeoutError)
 
     def carry_request(self, what: str, execute: Callable[[], Any]) -> Any:
         """A request to MongoDB."""
@@ -400,6 +462,9 @@ class World:
             return execute()
 
         return self._carried(what, run, AutoReconnect, NetworkTimeout)
+
+    def _carry_elsewhere(self, what: str, execute: Callable[[], Any]) -> Any:
+        return self._carried(f"{what} elsewhere", execute, AutoReconnect, NetworkTimeout)
 
     def _carried(
         self,
@@ -414,7 +479,10 @@ class World:
         self._check_alive(now)
         self.round_trips += 1
         self.seconds += ROUND_TRIP_S
-        self.execute_late()
+        if self._late:
+            self.execute_late()
+        if not now.step.faults:
+            return execute()
         of = {one.of for one in now.step.faults if one.of in what}
         faults = [one for one in now.step.faults if one.of in of and one.at == now.seen[one.of]]
         now.seen.update(of)
@@ -532,8 +600,13 @@ class World:
         self._starts += 1
         (self.directory / "boot_id").write_text(f"start {self._starts}\n")
 
+    def files(self) -> list[Path]:
+        """All files of the journals."""
+        directory = self.directory / "journal"
+        return [directory / name for name in os.listdir(directory)] if directory.exists() else []
+
     def _journal_files(self) -> list[Path]:
-        return sorted(self.directory.glob("journal/*.*[0-9]"))
+        return sorted(filter(_is_segment, self.files()))
 
     def write_to_disk(self) -> None:
         """The kernel writes what is in its memory."""
@@ -560,6 +633,15 @@ class World:
         self.write_to_disk()
         self._start_machine()
 
+    def is_on_its_way(self, what: str) -> bool:
+        """Whether such a command is late."""
+        return any(what in one.what for one in self._late)
+
+    @property
+    def is_amid_steps(self) -> bool:
+        """Whether a process is in the middle of a step."""
+        return bool(self.stack or self._stopped)
+
     def execute_late(self, *, all_of_them: bool = False) -> None:
         """Execute the commands that were on their way for long."""
         due = [one for one in self._late if all_of_them or one.due <= self.round_trips]
@@ -570,9 +652,26 @@ class World:
                 self.tell(f"{one.what} arrives late, and is executed")
 
 
+class _Stop(StopSignal):
+    """A signal that is never given; to wait for it takes simulated time."""
+
+    def __init__(self, sleep: Callable[[float], None]) -> None:
+        super().__init__()
+        self._sleep = sleep
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Let time pass."""
+        self._sleep(timeout or 0.0)
+        return False
+
+
 def _set_writers_here(names: set[str]) -> None:
     """From now on the process that runs has these writers."""
     opened.writers_here = connection.writers_here = names
+
+
+def _is_segment(path: Path) -> bool:
+    return path.name[-1].isdigit()
 
 
 def _close_files(paths: Iterable[Path]) -> None:
@@ -615,6 +714,19 @@ class _Listener(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         if "no background thread" not in record.msg:
             self._world.tell(f"a warning: {record.getMessage()[:200]}")
+
+
+@contextmanager
+def _replaced(replaced: Sequence[tuple[Any, str, Any]]) -> Iterator[None]:
+    """While this lasts, attributes have other values: as `mock.patch`, in a tenth of its time."""
+    before = [(owner, name, getattr(owner, name)) for owner, name, _ in replaced]
+    try:
+        for owner, name, value in replaced:
+            setattr(owner, name, value)
+        yield
+    finally:
+        for owner, name, value in reversed(before):
+            setattr(owner, name, value)
 
 
 @contextmanager

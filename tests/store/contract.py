@@ -43,7 +43,7 @@ from jamboree_gym.encoding.summary_codec import (
 )
 from jamboree_gym.errors import DecodeError
 from jamboree_gym.keys import digest
-from jamboree_gym.records import EpisodeOrigin, EpisodeSummary
+from jamboree_gym.records import EpisodeOrigin, EpisodeStatus, EpisodeSummary
 from jamboree_gym.store.log import Append, AppendResult, IndexEntry, LogSlice
 from jamboree_gym.store.protocol import LogStore
 
@@ -130,19 +130,27 @@ def indices(found: LogSlice | None) -> list[int]:
 
 
 def episode_append(
-    store: LogStore, id: str, *, run: str = "run", started_at: float = 1.0
+    store: LogStore,
+    id: str,
+    *,
+    run: str = "run",
+    started_at: float = 1.0,
+    status: EpisodeStatus = "terminated",
+    start: int = 0,
 ) -> Append:
-    """An episode of two rows, with its entry in the listing and the blobs that it refers to."""
-    summary = EpisodeSummary(id, "Env-v0", run, "terminated", 1, 1.0, started_at, 1.0, None)
+    """Two rows of an episode, with its entry in the listing and the blobs that it refers to."""
+    steps = start + 1
+    summary = EpisodeSummary(id, "Env-v0", run, status, steps, 1.0, started_at, 1.0, None)
     origin = EpisodeOrigin(None, None, None, digest(PROVENANCE))
     encoded = encode_summary(summary)
     body = bytes.fromhex(digest(SCHEMA)) + bytes(PREFIX.size)
-    rows = {"codec": CODEC_STEPS, "start": 0, "count": 2, "writer": b"writer-a", "body": body}
+    rows = {"codec": CODEC_STEPS, "start": start, "count": 2, "writer": b"writer-a", "body": body}
+    t_first = started_at + start
     return Append(
         store.keyspace.episode(id),
         CODEC_STEPS,
-        [encode_batch(**rows, t_first=started_at, t_last=started_at + 1.0)],
-        2,
+        [encode_batch(**rows, t_first=t_first, t_last=t_first + 1.0)],
+        start + 2,
         encode_episode_note(encoded, encode_origin(origin)),
         IndexEntry(id, encoded, run, started_at + 1.0),
         BLOBS,
@@ -490,6 +498,25 @@ class StoreContract:
         assert f"{key} held 2 records and holds 0 now" in caplog.text
 
     # -- what belongs to logs ---------------------------------------------------------------
+
+    @pytest.mark.parametrize("has_grown", [False, True])
+    def test_a_first_try_that_arrives_after_a_later_one_changes_no_note(
+        self, store: LogStore, has_grown: bool
+    ) -> None:
+        late, ended = episode_append(store, "e"), episode_append(store, "e", status="abandoned")
+        assert deliver(store, structs.replace(ended, is_repeated=True)).stored == 1
+        if has_grown:
+            more = episode_append(store, "e", status="abandoned", start=2)
+            assert deliver(store, more).count == 4
+
+        def told() -> tuple[bytes, dict[str, bytes]]:
+            head = store.head(late.key)
+            assert head is not None
+            return head.encode(), dict(store.listings.summaries("run"))
+
+        before = told()
+        assert decided(deliver(store, late))[:2] == (1, 4 if has_grown else 2)
+        assert told() == before
 
     def test_an_episode_is_listed_in_its_run_until_it_is_deleted(self, backend: Backend) -> None:
         store = backend.store

@@ -125,20 +125,19 @@ def shorten(
 
     Args:
         monkeypatch: Undoes it.
-        directory: An empty one.
+        directory: An empty one; or that of an earlier change, which goes on to hold.
         process: Which processes: a part of their command line.
         module: Where the constants are.
         seconds: The constants.
     """
     light = f"exec({WITHOUT_THE_REST!r})" if process == SUPERVISOR else "pass"
-    (directory / "sitecustomize.py").write_text(
-        f"""
+    with (directory / "sitecustomize.py").open("a") as file:
+        file.write(f"""
 import importlib, sys
 if {process!r} in sys.orig_argv:
     {light}
     vars(importlib.import_module({module!r})).update({seconds!r})
-"""
-    )
+""")
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(directory), ROOT]))
 
 

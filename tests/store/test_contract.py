@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from conftest import Server
 from contract import Backend, StoreContract
+from sentinel_servers import Watched
 
 from jamboree_gym.backup.follow import Follower
 from jamboree_gym.keys import Keyspace
@@ -42,6 +43,22 @@ class TestRedis(StoreContract):
     @pytest.fixture
     def backend(self, any_redis: Server, namespace: str) -> Iterator[Backend]:
         store = RedisStore.from_url(any_redis.url, Keyspace(namespace))
+        yield Backend(store, lose=lambda: empty(store))
+        store.close()
+
+
+@pytest.fixture(scope="module")
+def watched(short_directory: Path) -> Iterator[Watched]:
+    service = Watched(short_directory / "contract")
+    yield service
+    service.stop()
+
+
+@pytest.mark.long
+class TestRedisBySentinels(StoreContract):
+    @pytest.fixture
+    def backend(self, watched: Watched, namespace: str) -> Iterator[Backend]:
+        store = RedisStore.from_url(watched.url(), Keyspace(namespace))
         yield Backend(store, lose=lambda: empty(store))
         store.close()
 

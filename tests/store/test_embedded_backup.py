@@ -25,25 +25,33 @@ from embedded_home import (
     new_home,
     processes_of,
     shorten,
-    start_client,
     use_before,
     wait_until,
 )
 from processes import NoteHandler
 from recorded_envs import ACTION, CountingEnv, play
+from warm import run_warm, start_warm
 
 from jamboree_gym import Jamboree
+from jamboree_gym.backup import follow
 from jamboree_gym.backup.automatic import SupervisorsBackup
+from jamboree_gym.delivery import pacing
 from jamboree_gym.servers.embedded import EmbeddedServers, server_status, stop_servers
 from jamboree_gym.servers.home import Home
 from jamboree_gym.servers.programs.mongo import MongoProgram
 
+pytestmark = pytest.mark.usefixtures("prompt_writer")
+
 BACKUP = "jamboree_gym.backup.embedded"  # is in its command line
+BACKUP_PROCESS = "jamboree_gym.servers.backup_process"
 MONGO_CLIENT = "jamboree_gym.store.mongo.client"
-CLIENT = f"""
-sys.path.insert(0, {str(Path(__file__).parents[1])!r})
+CLIENT = """
+import os, sys, time, warnings
+warnings.filterwarnings("ignore", "This process .* is multi-threaded", DeprecationWarning)
 from processes import NoteHandler
 from jamboree_gym import Jamboree
+from jamboree_gym.servers.embedded import server_status, stop_servers
+home = sys.argv[1]
 """
 
 
@@ -70,7 +78,11 @@ def busy_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     with new_home() as home, pytest.MonkeyPatch.context() as patch:
         use_before(home, tmp_path_factory.getbasetemp())
         patch.setattr(f"{MONGO_CLIENT}.CONNECT_TIMEOUT_S", 1.0)  # our own client has an end, too
-        shorten(patch, tmp_path_factory.mktemp("site"), BACKUP, MONGO_CLIENT, **timeouts)
+        patch.setattr(pacing, "LEISURE_S", 0.05)
+        patch.setattr(follow, "CLAIM_AGAIN_S", 0.1)
+        site = tmp_path_factory.mktemp("site")
+        shorten(patch, site, BACKUP, MONGO_CLIENT, **timeouts)
+        shorten(patch, site, BACKUP, follow.__name__, CLAIM_AGAIN_S=0.1)
         with Jamboree(home=home, namespace="busy", backup=True, backup_interval_s=0.1) as jam:
             NoteHandler(jam, "busy").save({"n": 1})
             wait_until(lambda: bool(backups_of(home)))
@@ -90,11 +102,10 @@ def log_of(home: Path) -> str:
     return (home / "supervisor.log").read_text()
 
 
-def run(home: Path, body: str, **environment: str) -> None:
+def run(home: Path, body: str) -> None:
     """A client that runs to its end and says nothing."""
-    with start_client(home, CLIENT + body, whole_package=True, **environment) as client:
-        assert client.communicate(timeout=30)[0] == ""
-        assert client.returncode == 0
+    ended = run_warm(CLIENT + body, home)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "", "")
 
 
 RECORD = """
@@ -126,8 +137,10 @@ def test_who_records_and_is_gone_at_once_is_backed_up(home: Path) -> None:
 
 
 def test_the_last_client_is_gone_before_mongo_is_up_and_all_is_copied_before_they_stop(
-    home: Path, monkeypatch: pytest.MonkeyPatch
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    patience = {"LAST_COPY_S": 60.0, "MONGO_START_S": 60.0}  # of a machine that is very busy
+    shorten(monkeypatch, tmp_path, SUPERVISOR, BACKUP_PROCESS, **patience)
     monkeypatch.setenv("JAMBOREE_IDLE_EXIT_S", "0")
     record(home)
     wait_until(lambda: not processes_of(home))
@@ -380,8 +393,7 @@ def test_a_mongo_that_cannot_be_started_stops_nobody_says_why_and_the_next_clien
 def test_a_process_that_does_not_end_is_killed(
     used_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    module = "jamboree_gym.servers.backup_process"
-    shorten(monkeypatch, tmp_path, SUPERVISOR, module, LAST_COPY_S=0.5)
+    shorten(monkeypatch, tmp_path, SUPERVISOR, BACKUP_PROCESS, LAST_COPY_S=0.5)
     with Jamboree(home=used_home, backup=True, backup_interval_s=0.1) as jam:
         NoteHandler(jam, "n").save({"n": 1})
         wait_until(lambda: bool(backups_of(used_home)))
@@ -457,6 +469,9 @@ sys.meta_path.insert(0, Without())
 """
 
 SAVE_AND_EMPTY = """
+from typer.testing import CliRunner
+from jamboree_gym.cli import build_app
+
 with Jamboree(home=home, backup=True, backup_interval_s=0.1) as jam:
     NoteHandler(jam, "short").save_many({"n": n} for n in range(5))
     jam.flush()
@@ -482,18 +497,10 @@ def test_where_no_mongodb_server_is_installed_the_backup_is_a_folder_in_the_home
 ) -> None:
     (tmp_path / "sitecustomize.py").write_text(WITHOUT_SECANTUS)
     paths = os.pathsep.join([str(tmp_path), *filter(None, sys.path)])
-    head = (
-        CLIENT
-        + """
-import time
-from typer.testing import CliRunner
-from jamboree_gym.cli import build_app
-from jamboree_gym.servers.embedded import server_status
-"""
-    )
-    with start_client(home, head + SAVE_AND_EMPTY, whole_package=True, PYTHONPATH=paths) as client:
-        printed, _ = client.communicate(timeout=60)
-        assert client.returncode == 0, printed
+    variables = {**os.environ, "PYTHONPATH": paths}
+    client = start_warm(WITHOUT_SECANTUS + CLIENT + SAVE_AND_EMPTY, home, environment=variables)
+    printed, errors = client.communicate(timeout=60)
+    assert (client.returncode, errors) == (0, ""), printed
     lines = printed.splitlines()
     folder = home / "backup"
     assert f"copied to: {folder.as_uri()}" in lines

@@ -79,7 +79,9 @@ for what, target in attempts:
 
 
 @pytest.fixture(
-    scope="module", params=["", "deep" * 20 + "/"], ids=["near", "too-deep-for-sockets"]
+    scope="module",
+    params=["", pytest.param("deep" * 20 + "/", marks=pytest.mark.long)],
+    ids=["near", "too-deep-for-sockets"],
 )
 def servers(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory

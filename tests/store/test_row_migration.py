@@ -9,6 +9,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -103,16 +104,19 @@ READS: dict[str, Callable[[Jamboree], object]] = {
 }
 
 
-@pytest.mark.parametrize("where", ["Redis", "MongoDB"])
-@pytest.mark.parametrize("read", READS.values(), ids=READS)
-def test_a_store_that_is_not_migrated_says_what_to_do(
-    old: Jamboree, read: Callable[[Jamboree], object], where: str
-) -> None:
+@pytest.mark.parametrize(
+    ("read", "where"),
+    quick_and_long(
+        product(READS, ["Redis", "MongoDB"]),
+        quick=[*((read, "Redis") for read in READS), ("data", "MongoDB")],
+    ),
+)
+def test_a_store_that_is_not_migrated_says_what_to_do(old: Jamboree, read: str, where: str) -> None:
     if where == "MongoDB":
         old.redis.flushall()
 
     with pytest.raises(DecodeError, match=r"format-2:episode.*version 1.*jamboree-gym migrate"):
-        read(old)
+        READS[read](old)
 
 
 def test_what_the_rows_do_not_concern_is_read_before_the_migration(old: Jamboree) -> None:
@@ -195,25 +199,29 @@ def migrate_until(jam: Jamboree, line: int) -> int:
     )
 
 
-HUNDREDTHS = quick_and_long(range(100), quick=range(5, 100, 40))
+QUICK = range(5, 100, 40)
+HUNDREDTHS = quick_and_long(
+    [QUICK, *(range(ten, ten + 10) for ten in range(0, 100, 10))], quick=[QUICK]
+)
 
 
-@pytest.mark.parametrize("hundredth", HUNDREDTHS)
+@pytest.mark.parametrize("hundredths", HUNDREDTHS, ids=str)
 def test_a_migration_that_was_interrupted_at_any_line_is_completed(
-    old: Jamboree, hundredth: int, monkeypatch: pytest.MonkeyPatch
+    old: Jamboree, hundredths: range, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with many_parts(old, monkeypatch):
         lines = migrate_until(old, 10**9)
         expected = contents(old)
+    for hundredth in hundredths:
         old.redis.flushall()
         fill_buckets(old)
-    with many_parts(old, monkeypatch):
-        line = lines * hundredth // 100 + Random(hundredth).randrange(lines // 100)
-        assert migrate_until(old, line + 1) == line + 1
+        with many_parts(old, monkeypatch):
+            line = lines * hundredth // 100 + Random(hundredth).randrange(lines // 100)
+            assert migrate_until(old, line + 1) == line + 1
 
-        migrate_until(old, 10**9)
+            migrate_until(old, 10**9)
 
-        assert contents(old) == expected
+            assert contents(old) == expected, line
 
 
 def test_a_batch_of_several_documents_is_whole_wherever_it_was_interrupted(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from functools import partial
+from itertools import product
 from typing import Any
 
 import gymnasium as gym
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
+from lengths import quick_and_long
 from processes import wait_until
 from recorded_envs import ACTION, CountingEnv
 from vector_envs import (
@@ -177,8 +179,13 @@ def test_what_is_said_has_a_value_for_each(jam: Jamboree) -> None:
     envs.close()
 
 
-@pytest.mark.parametrize("flatten", [False, True])
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.usefixtures("prompt_writer")
+@pytest.mark.parametrize(
+    ("mode", "flatten"),
+    quick_and_long(
+        product(MODES, [False, True]), quick=[*((mode, False) for mode in MODES), (MODES[0], True)]
+    ),
+)
 def test_each_shows_what_others_did(jam: Jamboree, mode: AutoresetMode, flatten: bool) -> None:
     actor = jam.record(CountingEnv(100), run="team")
     actor.reset()

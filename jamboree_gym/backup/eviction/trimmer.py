@@ -64,6 +64,7 @@ class Trimmer:
     Attributes:
         policy: The policy as it was read last.
         is_behind: Whether the last turn left something to do.
+        is_limited: Whether the server's memory, or the age of the data, had a limit then.
     """
 
     def __init__(self, store: RedisStore, backup: BackupStore) -> None:
@@ -71,7 +72,7 @@ class Trimmer:
         self._backup = backup
         self._eviction = store.eviction
         self.policy = RetentionPolicy()
-        self.is_behind = False
+        self.is_behind = self.is_limited = False
         self._candidates: list[Candidate] = []  # a heap
         self._found: list[Candidate] = []
         self._added: list[Candidate] = []  # candidates added since the search began
@@ -79,7 +80,6 @@ class Trimmer:
         self._unlisting: Iterator[int] | None = None
         self._search_began = 0.0
         self._search_at = self._check_at = self._age_search_at = self._next_turn_at = -math.inf
-        self._is_limited = False
         self._has_searched = False  # since summaries were last removed from the listings
         self._freed = self._unlisted = 0
         self._has_warned = False
@@ -130,7 +130,7 @@ class Trimmer:
 
     def add(self, heads: Mapping[str, Head]) -> None:
         """Add logs that the backup has just acknowledged to the candidates; no search is needed."""
-        if self._is_limited and len(self._candidates) < MAX_CANDIDATES:
+        if self.is_limited and len(self._candidates) < MAX_CANDIDATES:
             for one in candidates_among(self._store, self.policy, heads):
                 heapq.heappush(self._candidates, one)
                 if self._search is not None:  # the running search may already have passed this log
@@ -147,7 +147,7 @@ class Trimmer:
         memory = self._eviction.memory()
         self._warn(memory)
         limit = memory_limit(self.policy, memory)
-        self._is_limited = limit is not None or self.policy.max_age_s is not None
+        self.is_limited = limit is not None or self.policy.max_age_s is not None
         if limit is None or memory.used_bytes <= limit:
             return 0, limit or 0
         return memory.used_bytes - int(limit * TRIM_TO), limit

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
@@ -17,8 +18,8 @@ from jamboree_gym.cli.commands import (
 )
 from jamboree_gym.cli.output import print_json, print_text
 from jamboree_gym.cli.typed_values import named_values
-from jamboree_gym.errors import InvalidArgument
-from jamboree_gym.wording import counted
+from jamboree_gym.errors import EpisodeNotFound, InvalidArgument, MissingExtra
+from jamboree_gym.wording import counted, did_you_mean
 
 if TYPE_CHECKING:
     from jamboree_gym.jamboree import Jamboree
@@ -143,7 +144,12 @@ def import_(
         )
     name = run or (dataset if chosen is Format.minari else _folder_of(dataset).name)
     with store.open() as jam, progress_bar("storing") as progress:
-        ids = _read(jam, chosen, dataset, name, tags, progress)
+        try:
+            ids = _read(jam, chosen, dataset, name, tags, progress)
+        except (EpisodeNotFound, MissingExtra) as error:
+            if format is None and chosen is Format.minari:  # it was taken for one
+                raise EpisodeNotFound(_nothing_there(dataset, f", and {error}")) from error
+            raise
     if json:
         print_json({"dataset": dataset, "format": chosen.value, "run": name, "episodes": ids})
     else:
@@ -165,8 +171,20 @@ _FILES: Final = {
 }
 
 
+_IMPORTED: Final = (
+    "import reads a folder that export has written as hdf5 or datasets, or the id of a Minari "
+    "dataset on this machine: minari list local"
+)
+_MINARI_ID: Final = re.compile(r"[^~.].*-v\d+")
+
+
 def _format_of(dataset: str) -> Format:
-    """The format of a file or folder; Minari for what is none."""
+    """The format of a file or folder; Minari for what is none, and may be the id of a dataset.
+
+    Raises:
+        EpisodeNotFound: It is neither; names the nearest that there is.
+        InvalidArgument: It is a file or folder that `export` has not written.
+    """
     path = Path(dataset)
     if path.is_file():
         known = {".arrow": Format.arrow, ".parquet": Format.parquet, ".hdf5": Format.hdf5}
@@ -175,12 +193,33 @@ def _format_of(dataset: str) -> Format:
     for pattern, format in _FILES.items():
         if any(path.glob(pattern)):
             return format
-    if path.is_file() or path.is_absolute():
+    if path.exists():
+        looked_for = ", ".join(f"{pattern} ({format})" for pattern, format in _FILES.items())
         raise InvalidArgument(
-            f"{dataset} is not a folder that export has written, nor the id of a Minari dataset\n"
-            "give the folder of --format hdf5 or datasets, or an id: minari list local"
+            f"{dataset} is not a folder that export has written{_written_in(path)}: it has no "
+            f"{looked_for}\n{_IMPORTED}"
         )
+    if path.is_absolute() or not _MINARI_ID.fullmatch(dataset):
+        raise EpisodeNotFound(_nothing_there(dataset))
     return Format.minari
+
+
+def _written_in(path: Path) -> str:
+    """Which folder in this one has the files of a format, as a question."""
+    found = (one for one in sorted(path.glob("*/")) for name in _FILES if any(one.glob(name)))
+    inner = next(found, None)
+    return "" if inner is None else f" (did you mean {str(inner)!r}?)"
+
+
+def _nothing_there(dataset: str, more: str = "") -> str:
+    """That there is no such folder, with the nearest one."""
+    path = Path(dataset)
+    try:
+        there = [str(one) if path.name != dataset else one.name for one in path.parent.iterdir()]
+    except OSError:
+        there = []
+    near = did_you_mean(dataset, there)
+    return f"{dataset}: there is no such folder or file{more}{near}\n{_IMPORTED}"
 
 
 def _folder_of(dataset: str) -> Path:

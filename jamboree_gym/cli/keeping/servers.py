@@ -70,18 +70,24 @@ def down(
 def status(store: StoreOptions, json: JsonOption = False) -> None:
     """Show which runs are alive, how far the backup is, and which servers run. Starts nothing.
 
+    With Sentinels, it says which server is the primary now.
+
     Example: jamboree-gym status
     """
     servers = _servers(store)
     runs: Sequence[RunSummary] = ()
     backup: BackupStatus | None = None
+    redis: str | None = None
+    where = ""
     if servers is None or servers.running:
         with store.open() as jam:
             runs, backup = _alive(jam), jam.backup.status()
+            redis, where = jam._connection.redis_store.address(), jam._connection.store.where
     if json:
         print_json(
             {
                 "servers": servers,
+                "redis": redis,
                 "alive": [_run_as_plain(one) for one in runs],
                 "steps_per_s": sum(one.steps_per_s for one in runs),
                 "backup": backup,
@@ -94,7 +100,9 @@ def status(store: StoreOptions, json: JsonOption = False) -> None:
         for run in runs:
             print_text(f"  {run}")
         print_lines(str(backup))
-    if servers is not None:
+    if servers is None:
+        print_text(f"redis: {redis}" + (f", the primary of {where}" if where != redis else ""))
+    else:
         print_lines("\n".join(_lines(servers)))
 
 

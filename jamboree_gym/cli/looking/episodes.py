@@ -6,6 +6,7 @@ import math
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -28,15 +29,16 @@ from jamboree_gym.cli.episode_ids import (
     named_episode,
     named_episodes,
 )
-from jamboree_gym.cli.output import print_json, print_lines, print_list, print_text
+from jamboree_gym.cli.output import print_json, print_lines, print_list, print_text, printable
 from jamboree_gym.errors import InvalidArgument
-from jamboree_gym.wording import counted
+from jamboree_gym.wording import counted, did_you_mean, one_line
 
 if TYPE_CHECKING:
+    from jamboree_gym.jamboree import Jamboree
     from jamboree_gym.reading.episode import Episode
     from jamboree_gym.records import EpisodeSummary, StepData
 
-__all__ = ["EPISODE_COLUMNS", "STEP_COLUMNS", "diff", "find", "ls", "rm", "show"]
+__all__ = ["EPISODE_COLUMNS", "STEP_COLUMNS", "diff", "find", "ls", "rm", "show", "why_none"]
 
 EPISODE_COLUMNS = ("id", "run", "env_id", "status", "steps", "episode_return", "started_at", "seed")
 STEP_COLUMNS = ("index", "action", "reward", "terminated", "truncated", "timestamp")
@@ -55,18 +57,26 @@ def ls(store: StoreOptions, chosen: EpisodeOptions, json: JsonOption = False) ->
     Example: jamboree-gym ls --run ppo --worst 5
     """
     with store.open() as jam:
+        from jamboree_gym.reading.finding.names import short_ids
         from jamboree_gym.reading.query import found_by
 
         _, found = found_by(chosen.query(jam), is_complete=False)
-    if not found:
-        why = "no episode is like that" if chosen.are_given else "nothing has been recorded yet"
+        why = None if found else why_none(jam, chosen)
+        is_shown = sys.stdout.isatty() and not json
+        more = len(found) - ON_A_TERMINAL
+        if more > 0 and is_shown and not chosen.are_counted:
+            older = counted(more, "older episode")
+            typer.echo(f"not shown: {older}; --last N shows more", err=True)
+            found = found[-ON_A_TERMINAL:]
+        names = short_ids(jam._connection, [one.id for one in found]) if is_shown else {}
+    if why is not None:
         typer.echo(why, err=True)
-    more = len(found) - ON_A_TERMINAL
-    if more > 0 and sys.stdout.isatty() and not json and not chosen.are_counted:
-        typer.echo(f"not shown: {counted(more, 'older episode')}; --last N shows more", err=True)
-        found = found[-ON_A_TERMINAL:]
     print_list(
-        found, json=json, columns=EPISODE_COLUMNS, table=_table, as_shown=lambda one: one.decoded()
+        found,
+        json=json,
+        columns=EPISODE_COLUMNS,
+        table=partial(_table, names=names),
+        as_shown=lambda one: one.decoded(),
     )
 
 
@@ -180,36 +190,84 @@ def rm(
     store: StoreOptions,
     chosen: EpisodeOptions,
     episodes: EpisodesArgument = None,
+    checkpoints: Annotated[
+        bool, typer.Option("--checkpoints", help="With --run alone: its checkpoints, too.")
+    ] = False,
     dry_run: DryRunOption = False,
     yes: YesOption = False,
     json: JsonOption = False,
 ) -> None:
     """Delete episodes from Redis and the backup: those named, or those chosen by options.
 
+    With --run alone, the run itself goes: its forks, sessions and metrics, too. It stays, with
+    them, while it has checkpoints or is running.
+
     Example: jamboree-gym rm --run ppo --where 'steps < 2' --dry-run
     """
     if bool(episodes) == chosen.are_given:
         raise InvalidArgument("name episodes, or choose them by options such as --run and --where")
+    if checkpoints and not chosen.are_whole_runs:
+        raise InvalidArgument("--checkpoints deletes a run whole: give --run, and nothing else")
     with store.open() as jam:
         if episodes:
             going = [one.summary for one in named_episodes(jam, episodes)]
         else:
             going = chosen.query(jam).summaries()
-        done = delete_confirmed(jam, going, dry_run=dry_run, yes=yes)
+        runs: list[str] = []
+        if chosen.are_whole_runs:
+            runs = list(_runs_that_go(jam, chosen.run or (), checkpoints=checkpoints))
+            going = jam.episodes(run=chosen.run, forks=True).summaries()
+        done = delete_confirmed(jam, going, runs, dry_run=dry_run, yes=yes)
     if json:
         ids, steps = [one.id for one in going], sum(one.steps for one in going)
-        print_json({"episodes": ids, "steps": steps, "deleted": not dry_run})
+        print_json({"episodes": ids, "steps": steps, "runs": runs, "deleted": not dry_run})
     else:
-        typer.echo(f"{done} for good" if dry_run else done)
+        print_text(f"{done} for good" if dry_run else done)
+
+
+def _runs_that_go(jam: Jamboree, names: Sequence[str], *, checkpoints: bool) -> Iterator[str]:
+    """Of some runs those that can be deleted whole; says of the others why they stay."""
+    for name in dict.fromkeys(names):
+        summary = jam.run(name).summary
+        shown = one_line(name)
+        if summary.state == "running":
+            typer.echo(f"run {shown} stays: it is running", err=True)
+        elif summary.checkpoints and not checkpoints:
+            kept = counted(summary.checkpoints, "checkpoint")
+            typer.echo(
+                f"run {shown} stays: it has {kept}; --checkpoints deletes it whole", err=True
+            )
+        else:
+            yield name
+
+
+def why_none(jam: Jamboree, chosen: EpisodeOptions) -> str:
+    """Why no episode is like that; names the nearest environment or tag, if one is misspelt."""
+    if not chosen.are_given:
+        return "nothing has been recorded yet"
+    found = jam.runs().summaries()
+    known = sorted({id for one in found for id in one.env_ids})
+    if chosen.env is not None and chosen.env not in known:
+        there = f"; there are {', '.join(known)}" if known else ""
+        return printable(f"no episode of {chosen.env}{did_you_mean(chosen.env, known)}{there}")
+    tags = {tag for one in found for tag in one.tags}
+    for name in (text.partition("=")[0] for text in chosen.tag or ()):
+        if name not in tags:
+            return printable(f"no episode has this tag {name}{did_you_mean(name, tags)}")
+    return "no episode is like that"
 
 
 # -- as text ------------------------------------------------------------------------------------
 
 
-def _table(found: Sequence[EpisodeSummary]) -> Mapping[str, Sequence[object]]:
+def _table(
+    found: Sequence[EpisodeSummary], names: Mapping[str, str]
+) -> Mapping[str, Sequence[object]]:
+    """What is shown on a terminal; ids as short as they can be typed."""
     from jamboree_gym.tables.text_table import episode_columns
 
-    return episode_columns(found, time.time())
+    columns = episode_columns(found, time.time())
+    return {**columns, "episode": [names.get(one.id, one.id) for one in found]}
 
 
 def _step_table(found: Sequence[StepData]) -> Mapping[str, Sequence[object]]:

@@ -11,11 +11,10 @@ import typer
 
 from jamboree_gym.cli.commands import JsonOption, StoreOptions
 from jamboree_gym.cli.completion import complete_run_or_episode
-from jamboree_gym.cli.episode_ids import named_episode
+from jamboree_gym.cli.episode_ids import is_there, named_episode
 from jamboree_gym.cli.looking.episodes import STEP_COLUMNS
 from jamboree_gym.cli.output import as_plain, print_json, print_row, print_text
 from jamboree_gym.cli.typed_values import SECONDS, amount, time_of
-from jamboree_gym.errors import EpisodeNotFound
 
 if TYPE_CHECKING:
     from jamboree_gym.jamboree import Jamboree
@@ -76,13 +75,6 @@ def _followed(
     if name in jam.runs():
         return jam.tail(run=name, since=at, timeout_s=timeout_s)
     episode = named_episode(jam, name)
-    if not _is_there(episode):
+    if not is_there(episode):
         return jam.tail(run=name, since=at, timeout_s=timeout_s)  # names the runs that there are
     return ((episode, step) for step in episode.tail(timeout_s=timeout_s))
-
-
-def _is_there(episode: Episode) -> bool:
-    try:
-        return bool(episode.summary)
-    except EpisodeNotFound:
-        return False

@@ -1,6 +1,6 @@
 """Commands that play environments: to record, to train, to replay, to compare.
 
-Imports: `environment`, `errors`, `integrations`, `jamboree`, `reading`, `records`, `replay`,
-    `tables`, `wording`.
+Imports: `environment`, `errors`, `handlers`, `integrations`, `jamboree`, `multi_agent`,
+    `reading`, `records`, `replay`, `tables`, `wording`.
 Imported by: `cli`.
 """

@@ -17,6 +17,7 @@ from jamboree_gym.cli.commands import (
 from jamboree_gym.cli.episode_ids import EpisodeArgument, named_episode
 from jamboree_gym.cli.output import print_json, print_lines
 from jamboree_gym.cli.playing.handed import MakeOption, handed_over
+from jamboree_gym.cli.playing.joint import code_of_fork, code_of_make, fork_of, joint_of
 from jamboree_gym.wording import counted, mask_password
 
 __all__ = ["fork"]
@@ -35,7 +36,7 @@ def fork(
     """Print the code that continues an episode from a step, once it is known to work.
 
     The environment is built, brought to that step and compared on the way; nothing is recorded.
-    If that fails, the exit code is 1.
+    If that fails, the exit code is 1. Of an episode with several agents, a step is a turn.
 
     Example: jamboree-gym fork @last --step 4
     """
@@ -43,21 +44,30 @@ def fork(
     handed = handed_over(make, arguments)
     with store.open() as jam:
         parent = named_episode(jam, episode)
-        env = parent.fork(step, record=False, trust_entry_point=trust_entry_point, **handed)
-        env.close()
-    given = [str(step)]
-    if trust_entry_point:
-        given.append("trust_entry_point=True")
-    if handed["env_kwargs"]:
-        given.append(f"env_kwargs={handed['env_kwargs']!r}")
-    if make is not None:
-        given.append(f"make={make.replace(':', '.')}")
-    code = _code(store, parent.id, given, _modules_of(modules, make))
+        joint = joint_of(jam, parent)
+        if joint is not None:
+            fork_of(joint, step, trust_entry_point=trust_entry_point, **handed)
+        else:
+            env = parent.fork(step, record=False, trust_entry_point=trust_entry_point, **handed)
+            env.close()
+        given = [str(step)]
+        if trust_entry_point:
+            given.append("trust_entry_point=True")
+        if joint is not None:
+            lines = code_of_fork(joint, [*given, *code_of_make(make, handed["env_kwargs"])])
+        else:
+            if handed["env_kwargs"]:
+                given.append(f"env_kwargs={handed['env_kwargs']!r}")
+            if make is not None:
+                given.append(f"make={make.replace(':', '.')}")
+            lines = _lines(parent.id, given)
+    code = _code(store, lines, _modules_of(modules, make))
     if json:
         print_json({"episode": parent.id, "step": step, "code": code})
     else:
         print_lines(code)
-        typer.echo(f"it works: {counted(step, 'step')} played and compared", err=True)
+        what = counted(step, "step" if joint is None else "turn")
+        typer.echo(f"it works: {what} played and compared", err=True)
 
 
 def _modules_of(modules: list[str] | None, make: str | None) -> list[str]:
@@ -66,17 +76,23 @@ def _modules_of(modules: list[str] | None, make: str | None) -> list[str]:
     return list(dict.fromkeys([*(modules or []), *of_make]))
 
 
-def _code(store: StoreOptions, id: str, given: list[str], modules: list[str]) -> str:
+def _lines(id: str, given: list[str]) -> list[str]:
+    return [
+        f"env = jam.episode({id!r}).fork({', '.join(given)})",
+        "print(env.observation)  # what the first action answers",
+        "action = env.action_space.sample()",
+        "observation, reward, terminated, truncated, info = env.step(action)",
+    ]
+
+
+def _code(store: StoreOptions, lines: list[str], modules: list[str]) -> str:
     return "\n".join(
         [
             *(f"import {name}" for name in modules),
             "from jamboree_gym import Jamboree",
             "",
             f"jam = Jamboree({_arguments(store)})",
-            f"env = jam.episode({id!r}).fork({', '.join(given)})",
-            "print(env.observation)  # what the first action answers",
-            "action = env.action_space.sample()",
-            "observation, reward, terminated, truncated, info = env.step(action)",
+            *lines,
         ]
     )
 

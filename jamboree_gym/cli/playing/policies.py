@@ -9,6 +9,7 @@ import typer
 
 from jamboree_gym.cli.playing.handed import named
 from jamboree_gym.errors import InvalidArgument
+from jamboree_gym.wording import did_you_mean
 
 if TYPE_CHECKING:
     import gymnasium as gym
@@ -40,7 +41,10 @@ def policy_of_text(text: str, space: gym.Space[Any], *, algorithm: str) -> Any:
     if text.endswith(".zip"):
         return _loaded(Path(text), algorithm)
     if ":" not in text:
-        raise InvalidArgument(f"--policy {text}: give random, a .zip file, or module:callable")
+        raise InvalidArgument(
+            f"--policy {text}: give random, a .zip file, or module:callable"
+            f"{did_you_mean(text, [RANDOM])}"
+        )
     found = named("--policy", text)
     if not (callable(found) or hasattr(found, "predict")):
         raise InvalidArgument(f"--policy {text} cannot be called with an observation")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import ExitStack, closing
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
@@ -22,10 +22,6 @@ from jamboree_gym.cli.playing.policies import RANDOM, AlgorithmOption, policy_of
 from jamboree_gym.cli.typed_values import named_values
 from jamboree_gym.errors import InvalidArgument
 from jamboree_gym.wording import counted
-
-if TYPE_CHECKING:
-    import gymnasium as gym
-
 
 __all__ = ["record", "train"]
 
@@ -59,30 +55,40 @@ def record(
 ) -> None:
     """Play episodes under a policy, and record them. A zip file or a module may run any code.
 
-    With a seed, episode i is reset with seed + i.
+    With a seed, episode i is reset with seed + i. Environments of PettingZoo are played at random.
 
     Example: jamboree-gym record CartPole-v1 --episodes 3 --run trial --seed 1
     """
     import_modules(modules)
+    from jamboree_gym.replay.verification.agents_as_one import AgentsAsOne, is_of_several
+
+    is_joint = is_of_several(env)
+    if is_joint and policy != RANDOM:
+        raise InvalidArgument(f"--policy {policy}: several agents are only played at random")
     made = _made(env, named_values("--arg", arguments))
     tags = named_values("--tag", tag)
     ids, returns, steps = list[str](), list[Any](), 0
     with ExitStack() as not_recorded_yet:
         not_recorded_yet.callback(made.close)
+        played: Any = AgentsAsOne(made) if is_joint else made
         if seed is not None:
-            made.action_space.seed(seed)
-        choose = _chooser(policy_of_text(policy, made.action_space, algorithm=algorithm), seed)
+            played.action_space.seed(seed)
+        choose = _chooser(policy_of_text(policy, played.action_space, algorithm=algorithm), seed)
         with store.open(is_new=True) as jam, progress_bar("recording") as progress:
             recorded = jam.record(made, run=run, tags={"policy": policy, **tags})
             not_recorded_yet.pop_all()  # the recorder closes it: some refuse to be closed twice
+            if is_joint:
+                played.env = recorded
+            else:
+                played = recorded
             with closing(recorded):
                 for number in range(episodes):
-                    total, count = _episode(recorded, choose, seed, number, max_steps)
-                    ids.append(recorded.episode_id)
+                    total, count = _episode(played, choose, seed, number, max_steps)
+                    ids.append(recorded.joint_id if is_joint else recorded.episode_id)
                     returns.append(total)
                     steps += count
                     progress(number + 1, episodes)
-            run = recorded.run
+            run = jam.episode(ids[-1]).summary.run if is_joint else recorded.run
     mean = sum(returns) / len(returns)
     if json:
         print_json({"run": run, "episodes": ids, "steps": steps, "mean_return": mean})
@@ -136,9 +142,13 @@ def train(
         print_text(str(summary))
 
 
-def _made(env_id: str, arguments: dict[str, Any]) -> gym.Env[Any, Any]:
+def _made(env_id: str, arguments: dict[str, Any]) -> Any:
     import gymnasium as gym
 
+    from jamboree_gym.replay.verification.agents_as_one import is_of_several, made_of_several
+
+    if is_of_several(env_id):
+        return made_of_several(env_id, **arguments)
     try:
         return gym.make(env_id, **arguments)
     except Exception as error:

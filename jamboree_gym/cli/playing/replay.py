@@ -25,6 +25,7 @@ from jamboree_gym.cli.live_screen import show_live
 from jamboree_gym.cli.looking.episodes import STEP_COLUMNS
 from jamboree_gym.cli.output import as_plain, print_json, print_row, print_text, printable
 from jamboree_gym.cli.playing.handed import MakeOption, handed_over
+from jamboree_gym.cli.playing.joint import joint_of, replay_turns
 from jamboree_gym.cli.typed_values import speed_of
 from jamboree_gym.errors import InvalidArgument, ReplayMismatch
 from jamboree_gym.wording import counted
@@ -69,6 +70,10 @@ def replay(
 ) -> None:
     """Play an episode again, and say of each step whether it is as it was recorded, bit for bit.
 
+    Of an episode with several agents, all of them are played, and a line is a turn: who acts, the
+    actions, who is alive. As JSON it has number, actions, agents, other, timestamp, equal and
+    difference.
+
     It ends at the first difference. Exit code 0: all steps are equal. 1: one differs. 2: it could
     not be simulated here; --recorded shows it all the same.
 
@@ -79,6 +84,13 @@ def replay(
     import_modules(modules)
     with store.open() as jam:
         found = named_episode(jam, episode)
+        handed = {"trust_entry_point": trust_entry_point, **handed_over(make, arguments)}
+        joint = joint_of(jam, found)
+        if joint is not None:
+            if is_drawn:
+                raise InvalidArgument("--render draws episodes of a single agent, and no others")
+            replay_turns(joint, start, steps, pause_s, recorded=recorded, json=json, **handed)
+            return
         _check_start(found, start)
         if recorded:
             _show_recorded(found, start, steps, pause_s, json=json)
@@ -89,8 +101,7 @@ def replay(
             found,
             start=start,
             render=is_drawn,
-            trust_entry_point=trust_entry_point,
-            **handed_over(make, arguments),
+            **handed,
         )
         try:
             shown = islice(played, steps)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -20,8 +20,10 @@ from jamboree_gym.cli.commands import (
     progress_bar,
 )
 from jamboree_gym.cli.episode_ids import EpisodesArgument, named_episodes
+from jamboree_gym.cli.looking.episodes import why_none
 from jamboree_gym.cli.output import print_lines, print_text
 from jamboree_gym.cli.playing.handed import MakeOption, handed_over
+from jamboree_gym.cli.playing.joint import parted, verified
 from jamboree_gym.errors import InvalidArgument, ReplayError
 
 if TYPE_CHECKING:
@@ -56,6 +58,8 @@ def verify(
 ) -> None:
     """Simulate recorded episodes again and compare them, bit for bit.
 
+    Of an episode with several agents, all of them are simulated together, with all their infos.
+
     Exit code 0: all are equal. 1: some differ. 2: some could not be checked, or there are none.
 
     Example: jamboree-gym verify --run ppo --workers 2 --last 4 -o verified.json
@@ -63,25 +67,34 @@ def verify(
     if episodes and chosen.are_given:
         raise InvalidArgument("name episodes, or choose them by options such as --run and --last")
     import_modules(modules)
+    from jamboree_gym.replay import VerifyReports
     from jamboree_gym.replay import verify as verify_episodes
 
     with store.open() as jam, progress_bar("verifying") as progress:
+        handed = {"trust_entry_point": trust_entry_point, **handed_over(make, arguments)}
+        found = named_episodes(jam, episodes) if episodes else chosen.query(jam)
+        alone, joint = parted(jam, found)
         reports = verify_episodes(
-            named_episodes(jam, episodes) if episodes else chosen.query(jam),
+            alone,
             workers=workers,
             rtol=rtol,
             atol=atol,
-            infos=all_infos or info or False,
-            trust_entry_point=trust_entry_point,
-            **handed_over(make, arguments),
+            infos=False if joint and not alone else all_infos or info or False,
+            **handed,
             progress=progress,
         )
+        together: list[Any] = [verified(one, rtol=rtol, atol=atol, **handed) for one in joint]
+        if together:
+            reports = VerifyReports([*reports, *together], reports.unseen)
+        why = None if len(reports) else why_none(jam, chosen)
     if output is not None:
         _write(reports, output)
     if json:
         print_lines(reports.to_json())
     else:
         _show(reports)
+    if why is not None:
+        typer.echo(why, err=True)
     raise typer.Exit(_exit_code(reports))
 
 

@@ -22,6 +22,7 @@ from jamboree_gym.cli.completion import complete_run_or_episode
 from jamboree_gym.cli.episode_ids import named_episode
 from jamboree_gym.cli.output import print_json, print_text, printable
 from jamboree_gym.cli.playing.handed import MakeOption, handed_over
+from jamboree_gym.cli.playing.joint import check_is_alone
 from jamboree_gym.cli.typed_values import weights_of
 from jamboree_gym.errors import InvalidArgument
 from jamboree_gym.wording import counted
@@ -85,6 +86,7 @@ def video(
     with store.open() as jam, progress_bar("rendering") as progress:
         order = "episode_return" if worst else "-episode_return" if best else ""
         found = _of_run(jam, name, order, weights) if order or last else named_episode(jam, name)
+        check_is_alone(jam, found, "video")
         path = path or Path(f"{found.id[:SHOWN_OF_ID]}.mp4")
         written = found.video(
             path,

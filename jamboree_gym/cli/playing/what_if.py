@@ -19,6 +19,7 @@ from jamboree_gym.cli.commands import (
 from jamboree_gym.cli.episode_ids import EpisodeArgument, named_episode
 from jamboree_gym.cli.output import as_plain, print_json, print_lines, print_text
 from jamboree_gym.cli.playing.handed import MakeOption, handed_over
+from jamboree_gym.cli.playing.joint import check_is_alone
 from jamboree_gym.cli.playing.policies import (
     AlgorithmOption,
     policy_of_checkpoint,
@@ -77,6 +78,7 @@ def what_if(
 
     with store.open() as jam, progress_bar("continuing") as progress:
         parent = named_episode(jam, episode)
+        check_is_alone(jam, parent, "what-if")
         if checkpoint is not None:
             chosen = policy_of_checkpoint(jam, parent.summary.run, checkpoint)
         else:

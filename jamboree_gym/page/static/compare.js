@@ -2,9 +2,9 @@
 import { html, useEffect, useMemo, useRef, useState } from "./vendor.js";
 import { Columns, gaps } from "./columns.js";
 import { Cursor, Zoom } from "./cursor.js";
-import { brief, count, returned } from "./format.js";
+import { brief, count, learn, returned } from "./format.js";
 import { Panel } from "./panels.js";
-import { Empty, Loading, Problem, State, useAnswer } from "./parts.js";
+import { Empty, Id, Loading, Problem, State, useAnswer } from "./parts.js";
 import { href, set } from "./route.js";
 
 const MOST = 12;
@@ -51,11 +51,12 @@ export function Compare({ values }) {
   }, []);
   if (error && !found) return html`<main class="shell">${error.status === 404 ? html`<${Empty} title="There is no such episode"><p>${error.message}</p></${Empty}>` : html`<${Problem} error=${error} />`}</main>`;
   if (!found) return html`<main class="shell"><${Loading} what="both episodes" /></main>`;
+  learn(found.a, found.b);
   const sides = [["a", found.a], ["b", found.b]];
   return html`<main class="shell">
     <div class="title"><h1>Two episodes</h1><${Verdict} found=${found} cursor=${cursor} zoom=${zoom} /></div>
     <table class="runs sides"><thead><tr><th scope="col"></th><th scope="col">episode</th><th scope="col">run</th><th scope="col">status</th><th scope="col" class="num">return</th><th scope="col" class="num">steps</th><th scope="col" class="num roomy">seed</th></tr></thead>
-      <tbody>${sides.map(([name, one], at) => html`<tr key=${name}><td><i class="swatch" style=${{ background: `var(--line-${at})` }}></i> ${name}</td><td><a href=${href("/episode", { id: one.id })}><code>${brief(one.id)}</code></a></td><td><a href=${href("/run", { run: one.run })}>${one.run}</a></td><td><${State} state=${one.status} /></td><td class="num">${returned(one, 6)}</td><td class="num">${count(one.steps)}</td><td class="num roomy">${one.seed ?? "–"}</td></tr>`)}</tbody></table>
+      <tbody>${sides.map(([name, one], at) => html`<tr key=${name}><td><i class="swatch" style=${{ background: `var(--line-${at})` }}></i> ${name}</td><td><a href=${href("/episode", { id: one.id })}><${Id} id=${one.id} /></a></td><td><a href=${href("/run", { run: one.run })}>${one.run}</a></td><td><${State} state=${one.status} /></td><td class="num">${returned(one, 6)}</td><td class="num">${count(one.steps)}</td><td class="num roomy">${one.seed ?? "–"}</td></tr>`)}</tbody></table>
     ${problem ? html`<${Problem} error=${problem} />` : null}
     ${both ? html`<${Overlaid} both=${both} found=${found} cursor=${cursor} zoom=${zoom} />` : html`<${Loading} what="steps" />`}
   </main>`;

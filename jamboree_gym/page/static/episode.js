@@ -3,11 +3,11 @@ import { html, useEffect, useMemo, useRef, useState } from "./vendor.js";
 import { ask, deleteFlags, setFlag, watch } from "./api.js";
 import { Columns } from "./columns.js";
 import { Cursor, Zoom } from "./cursor.js";
-import { ago, brief, count, duration, number, returned, time } from "./format.js";
+import { ago, brief, count, duration, learn, number, returned, time } from "./format.js";
 import { VirtualTable } from "./list.js";
 import { Panels } from "./panels.js";
 import { Picture } from "./picture.js";
-import { Copy, Empty, Loading, Problem, Stat, State, TextField, Values, useAnswer } from "./parts.js";
+import { Copy, Empty, Id, Loading, Problem, Stat, State, TextField, Values, useAnswer } from "./parts.js";
 import { go, href, oneOf, set } from "./route.js";
 
 const SPEEDS = [["time", "real"], ["5", "5/s"], ["15", "15/s"], ["30", "30/s"], ["60", "60/s"], ["240", "240/s"]];
@@ -18,6 +18,7 @@ export function Episode({ values, store }) {
     if (!error) return html`<main class="shell"><${Loading} what="episode" /></main>`;
     return html`<main class="shell">${error.status === 404 ? html`<${Empty} title="There is no such episode"><p>${error.message}</p><p><a href="/">All runs</a></p></${Empty}>` : html`<${Problem} error=${error} />`}</main>`;
   }
+  learn(episode);
   return html`<${Shown} key=${episode.id} episode=${episode} values=${values} store=${store} setEpisode=${(change) => setValue((before) => ({ ...before, ...change }))} />`;
 }
 
@@ -137,7 +138,7 @@ function Shown({ episode, values, store, setEpisode }) {
   }, [around, episode.steps]);
 
   return html`<main class="shell">
-    <div class="title"><h1><code>${brief(id)}</code></h1><${State} state=${episode.status} />
+    <div class="title"><h1><${Id} id=${id} /></h1><${Copy} text=${id} label="Copy the whole id" name="copy id" /><${State} state=${episode.status} />
       <a href=${href("/run", { run: episode.run })}>${episode.run}</a>${isOneAgent(episode) ? html`<a class="tag" title="the episodes of all agents" href=${href("/run", { run: episode.run, where: `tag_joint == "${episode.tags.joint}"` })}>agent ${String(episode.tags.agent)}</a>` : null}<span class="quiet">${episode.env_id || "no spec"}</span>
       ${isLive ? html`<${Stale} since=${staleSince} />` : null}
       <span class="spacer"></span>
@@ -147,7 +148,7 @@ function Shown({ episode, values, store, setEpisode }) {
       <${Stat} name="return" value=${returned(episode, 6)} /><${Stat} name="steps" value=${count(episode.steps)} />
       <${Stat} name="took" value=${duration(episode.elapsed_s)} /><${Stat} name="seed" value=${episode.seed ?? "–"} />
       <${Stat} name="began" value=${time(episode.started_at)} />
-      ${episode.parent ? html`<${Stat} name="forked from" value=${html`<a href=${href("/episode", { id: episode.parent, step: episode.fork_step })}><code>${brief(episode.parent)}</code> at ${episode.fork_step}</a>`} />` : null}
+      ${episode.parent ? html`<${Stat} name="forked from" value=${html`<a href=${href("/episode", { id: episode.parent, step: episode.fork_step })}><${Id} id=${episode.parent} /> at ${episode.fork_step}</a>`} />` : null}
     </dl>
     ${problem ? html`<${Problem} error=${problem} />` : null}
     ${!version && !problem ? html`<${Loading} what="steps" />` : null}
@@ -210,12 +211,19 @@ function Pictures({ episode, cursor, values }) {
     simulated: (shown, step) => `simulated again and verified: equal to the recording, bit for bit, up to step ${count(step)}`,
   };
   return html`<section class="panel pictures" aria-label="Pictures">
-    ${isOneAgent(episode) ? html`<p class="quiet">What one of several agents saw. Simulate all of them together: <code>jam.joint_episode("${episode.id}").verify()</code></p>` : wanted ? html`<${Picture} id=${episode.id} kind=${wanted} label="Rendered frame" cursor=${cursor} note=${notes[wanted]} />` : html`<div class="no-picture">
+    ${isOneAgent(episode) ? html`<${Together} id=${episode.id} />` : wanted ? html`<${Picture} id=${episode.id} kind=${wanted} label="Rendered frame" cursor=${cursor} note=${notes[wanted]} />` : html`<div class="no-picture">
       <p class="quiet">No frames were recorded. The page can simulate the episode again, and compare each step with the recording:</p><button type="button" onClick=${() => choose("simulated")}>simulate again, verified</button>
       <p class="quiet">To record frames: <code>jam.record(env, record_frames=True)</code></p></div>`}
     ${wanted && kinds.length > 1 && !isOneAgent(episode) ? html`<div class="choice" role="group" aria-label="Frames">${kinds.map(([kind, text]) => html`<button type="button" key=${kind} aria-pressed=${wanted === kind ? "true" : "false"} onClick=${() => choose(kind)}>${text}</button>`)}</div>` : null}
     ${episode.pictures.map((leaf) => html`<${Picture} key=${leaf} id=${episode.id} kind=${leaf} label=${leaf} cursor=${cursor} note=${() => leaf} />`)}
   </section>`;
+}
+
+// The page simulates no agent alone: the command plays all of them, and compares.
+function Together({ id }) {
+  const command = `jamboree-gym replay ${id}`;
+  return html`<div class="no-picture"><p class="quiet">What one of several agents saw. This plays all of them again, and compares each turn with the recording:</p>
+    <div class="code"><pre tabindex="0"><code>${command}</code></pre><${Copy} text=${command} label="Copy the command" /></div></div>`;
 }
 
 function Icon({ path }) {

@@ -65,8 +65,17 @@ export function time(at) {
   return at === null || at === undefined ? "–" : moment.format(new Date(at * 1000));
 }
 
+// As much of an id as has to be typed, where an answer has said how much that is.
+const MOST_IDS = 5000;
+const shortIds = new Map();
+
+export function learn(...episodes) {
+  if (shortIds.size > MOST_IDS) shortIds.clear();
+  for (const one of episodes) if (one && one.short) shortIds.set(one.id, one.short);
+}
+
 export function brief(id) {
-  return id ? id.slice(0, 12) : "";
+  return id ? shortIds.get(id) || id.slice(0, 12) : "";
 }
 
 // The same name has the same colour in each view.

@@ -1,6 +1,7 @@
 // Small parts that several views have.
 import { html, useEffect, useRef, useState } from "./vendor.js";
 import { Refused, ask } from "./api.js";
+import { brief } from "./format.js";
 
 // An answer of the server: { value, error, again }. Asked again when the values change.
 export function useAnswer(name, values, { when = true } = {}) {
@@ -112,7 +113,12 @@ export function Values({ values }) {
   </tbody></table>`;
 }
 
-export function Copy({ text, label }) {
+// The id of an episode: short, the whole of it where the mouse rests.
+export function Id({ id }) {
+  return html`<code class="id" title=${id}>${brief(id)}</code>`;
+}
+
+export function Copy({ text, label, name = "copy" }) {
   const [isDone, setDone] = useState(false);
   function copy() {
     navigator.clipboard.writeText(text).then(() => {
@@ -120,5 +126,5 @@ export function Copy({ text, label }) {
       setTimeout(() => setDone(false), 1500);
     });
   }
-  return html`<button type="button" class="small" onClick=${copy} aria-label=${label}>${isDone ? "copied" : "copy"}</button>`;
+  return html`<button type="button" class="small" onClick=${copy} aria-label=${label}>${isDone ? "copied" : name}</button>`;
 }

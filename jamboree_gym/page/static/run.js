@@ -1,10 +1,10 @@
 // One run: its curves, what stands out, and all of its episodes.
 import { html, useEffect, useMemo, useRef, useState } from "./vendor.js";
 import { ask, watch } from "./api.js";
-import { ago, brief, count, duration, meanReturn, number, returned, short, time } from "./format.js";
+import { ago, brief, count, duration, learn, meanReturn, number, returned, short, time } from "./format.js";
 import { RunCurves, axisOf } from "./curves.js";
 import { PART, VirtualTable } from "./list.js";
-import { Choice, Empty, Loading, Problem, Stat, State, TextField, Values, useAnswer } from "./parts.js";
+import { Choice, Empty, Id, Loading, Problem, Stat, State, TextField, Values, useAnswer } from "./parts.js";
 import { Plot } from "./plot.js";
 import { go, href, set } from "./route.js";
 
@@ -55,11 +55,12 @@ function Outliers({ run }) {
   useEffect(() => { if (value) again(); }, [run.version]);
   if (!outliers.longest) return null;
   const surprise = value && value.surprise;
+  learn(surprise, ...Object.values(outliers));
   const lines = [["best", (one) => returned(one)], ["worst", (one) => returned(one)], ["longest", (one) => `${count(one.steps)} steps`]];
   return html`<section class="panel" aria-label="Outliers"><h2>Outliers</h2><ul class="lines">
-    ${lines.filter(([name]) => outliers[name]).map(([name, shown]) => html`<li key=${name}><a href=${href("/episode", { id: outliers[name].id })}><span>${name}</span><b>${shown(outliers[name])}</b><code>${brief(outliers[name].id)}</code></a></li>`)}
+    ${lines.filter(([name]) => outliers[name]).map(([name, shown]) => html`<li key=${name}><a href=${href("/episode", { id: outliers[name].id })}><span>${name}</span><b>${shown(outliers[name])}</b><${Id} id=${outliers[name].id} /></a></li>`)}
     ${surprise ? html`<li title="the value that the agent was most wrong about, as the next step showed; among the newest 200 episodes"><a href=${href("/episode", { id: surprise.id, step: surprise.step })}>
-      <span>surprise</span><b>value off by ${number(surprise.error, 3)} <span class="quiet">at step ${count(surprise.step)}</span></b><code>${brief(surprise.id)}</code></a></li>` : null}</ul>
+      <span>surprise</span><b>value off by ${number(surprise.error, 3)} <span class="quiet">at step ${count(surprise.step)}</span></b><${Id} id=${surprise.id} /></a></li>` : null}</ul>
     ${outliers.best ? null : html`<p class="quiet">No return is one number: the best is for you to say, as by <code>return_0 > 5</code> below.</p>`}</section>`;
 }
 
@@ -139,6 +140,7 @@ function Episodes({ name, run, values }) {
     ask("episodes", { ...asked, count: PART }, { signal: control.signal }).then(
       (found) => {
         setProblem(null);
+        learn(...found.episodes);
         setState({ total: found.total, version: `${key} ${found.version} ${found.total}`, rows: found.episodes });
       },
       (error) => error.name !== "AbortError" && setProblem(error),
@@ -148,6 +150,7 @@ function Episodes({ name, run, values }) {
   async function part(start, length, signal) {
     if (start === 0) return state.rows; // they came with the number of all
     const found = await ask("episodes", { ...asked, start, count: length }, { signal });
+    learn(...found.episodes);
     return found.episodes;
   }
   function choose(id) {
@@ -169,7 +172,7 @@ function Episodes({ name, run, values }) {
     ${state.total ? html`<${VirtualTable} label="Episodes" columns=${COLUMNS} total=${state.total} version=${state.version} part=${part} sort=${asked.sort} onSort=${(sort) => set({ sort })}
       row=${(one) => [
         html`<span class="quiet">${count(one.number)}</span>`,
-        html`<input type="checkbox" aria-label=${`Choose ${brief(one.id)} to compare`} checked=${chosen.includes(one.id)} onChange=${() => choose(one.id)} /> <a href=${href("/episode", { id: one.id })}><code>${brief(one.id)}</code></a>${one.flagged ? html`<span class="flag" title="flagged" role="img" aria-label="flagged">⚑</span>` : null}`,
+        html`<input type="checkbox" aria-label=${`Choose ${brief(one.id)} to compare`} checked=${chosen.includes(one.id)} onChange=${() => choose(one.id)} /> <a href=${href("/episode", { id: one.id })}><${Id} id=${one.id} /></a>${one.flagged ? html`<span class="flag" title="flagged" role="img" aria-label="flagged">⚑</span>` : null}`,
         html`<${State} state=${one.status} />`,
         returned(one, 5), count(one.steps), duration(one.elapsed_s), one.seed ?? "–", time(one.started_at),
       ]} />` : null}

@@ -17,6 +17,7 @@ from jamboree_gym.environment.outcomes import weighted_sum
 from jamboree_gym.errors import InvalidArgument
 from jamboree_gym.reading.finding.names import RunNames, run_names
 from jamboree_gym.records import EpisodeStatus, EpisodeSummary
+from jamboree_gym.wording import did_you_mean
 
 __all__ = [
     "ANY_PARENT",
@@ -134,8 +135,10 @@ class EpisodeFilter:
         for run in self.runs or ():
             check_text("run", run, InvalidArgument)
         if self.status is not None and self.status not in get_args(EpisodeStatus):
+            known = get_args(EpisodeStatus)
             raise InvalidArgument(
-                f"status={self.status!r}: an episode is {', '.join(get_args(EpisodeStatus))}"
+                f"status={self.status!r}: an episode is {', '.join(known)}"
+                f"{did_you_mean(self.status, known)}"
             )
 
     @property

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from bisect import bisect_left
 from collections.abc import Collection, Iterable, Sequence
 from difflib import SequenceMatcher
 from typing import Protocol, runtime_checkable
@@ -11,7 +12,16 @@ from jamboree_gym.connection import Connection
 from jamboree_gym.errors import EpisodeNotFound, InvalidArgument, RunNotFound
 from jamboree_gym.wording import one_line, shortened
 
-__all__ = ["HasId", "RunNames", "check_runs", "full_id", "id_of", "run_names"]
+__all__ = [
+    "HasId",
+    "RunNames",
+    "check_runs",
+    "full_id",
+    "id_of",
+    "run_names",
+    "short_id",
+    "short_ids",
+]
 
 RunNames = str | Sequence[str]
 """The name of a run, or the names of several."""
@@ -19,6 +29,7 @@ RunNames = str | Sequence[str]
 MAX_NAMED = 10  # names of runs that an error lists
 MAX_IDS = 3
 MIN_BEGINNING = 6  # ids begin with their time, in milliseconds: 6 of 12 digits are some 5 hours
+SHORTEST = 8  # digits of an id that are shown: what begins a minute later has others
 MAX_LETTERS = 60  # of a name
 _FULL_ID = re.compile(r"[0-9a-f]{32}")
 
@@ -60,9 +71,7 @@ def full_id(connection: Connection, id: str) -> str:
         return id
     if not id:
         raise InvalidArgument("the id of an episode is empty: give the id, or its beginning")
-    connection.settle_all()
-    listings = connection.store.listings
-    ids = {found for _, listed in listings.summaries_of(listings.runs()) for found in listed}
+    ids = _all_ids(connection)
     if id in ids:
         return id
     found = sorted(one for one in ids if one.startswith(id))
@@ -77,6 +86,41 @@ def full_id(connection: Connection, id: str) -> str:
             f"episode; give {MIN_BEGINNING} digits or more"
         )
     return found[0] if found else id
+
+
+def _all_ids(connection: Connection) -> set[str]:
+    connection.settle_all()
+    listings = connection.store.listings
+    return {found for _, listed in listings.summaries_of(listings.runs()) for found in listed}
+
+
+def short_id(ids: Sequence[str], id: str) -> str:
+    """The shortest beginning of an id that no other id has, `SHORTEST` digits at least.
+
+    Args:
+        ids: All ids, sorted.
+        id: One of them.
+    """
+    at = bisect_left(ids, id)
+    beside = [one for one in ids[max(0, at - 1) : at + 2] if one != id]
+    shared = max((_shared_digits(one, id) for one in beside), default=0)
+    return id[: max(SHORTEST, shared + 1)]
+
+
+def _shared_digits(one: str, other: str) -> int:
+    """How many digits two ids have in common at their beginning."""
+    pairs = zip(one, other, strict=False)
+    differ = (at for at, pair in enumerate(pairs) if pair[0] != pair[1])
+    return next(differ, min(len(one), len(other)))
+
+
+def short_ids(connection: Connection, ids: Iterable[str]) -> dict[str, str]:
+    """Some ids of a store, and the beginnings with which `full_id` finds them; reads the listings.
+
+    An id that another one begins with stays as it is: it means itself.
+    """
+    known = sorted(_all_ids(connection))
+    return {id: short_id(known, id) for id in ids}
 
 
 def run_names(runs: RunNames | None) -> tuple[str, ...] | None:

@@ -13,6 +13,7 @@ import gymnasium as gym
 from jamboree_gym.arrays.difference import Difference, shown
 from jamboree_gym.checked import Count, checked
 from jamboree_gym.errors import InvalidArgument, ReplayError
+from jamboree_gym.replay.verification.agents_as_one import AS_ONE_ID, AgentsAsOne, is_of_several
 from jamboree_gym.replay.verification.causes import (
     CAUSES,
     experiments,
@@ -84,8 +85,9 @@ def check_reproducible(
     something differs, it is tried what has to be taken away for it to be equal.
 
     Args:
-        env_id: Of an environment that is registered.
-        arguments: For `gymnasium.make`.
+        env_id: Of an environment that is registered. Of PettingZoo: `aec:classic/tictactoe-v3`, or
+            `parallel:...`; then a step is a turn.
+        arguments: For `gymnasium.make`, or for `pettingzoo.make`.
         modules: Modules that register environments; a new process imports them first.
         steps: Most steps of an episode.
         seed: Of the first episode.
@@ -100,7 +102,11 @@ def check_reproducible(
     """
     if not steps:
         raise InvalidArgument("steps=0: play at least one")
-    return _Trial(env_id, dict(arguments or {}), modules, steps, seed).report()
+    if not is_of_several(env_id):
+        return _Trial(env_id, dict(arguments or {}), modules, steps, seed).report()
+    named = {"of": env_id, **(arguments or {})}
+    found = _Trial(AS_ONE_ID, named, [*modules, AgentsAsOne.__module__], steps, seed).report()
+    return replace(found, env_id=env_id)
 
 
 class _Trial:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, NamedTuple
 
-from redis.exceptions import RedisError
+from redis.exceptions import ReadOnlyError, RedisError
 
 from jamboree_gym.encoding.batch_format import CODEC_STEPS, batch_span
 from jamboree_gym.errors import DecodeError, JamboreeError, StoreUnavailable
@@ -176,6 +176,8 @@ class LogAppender(BucketPart):
             translated = self._link.translated(answer, key=append.key)
             if isinstance(translated, DecodeError):
                 return translated
+            if isinstance(answer, ReadOnlyError):  # the script has caught it, for this log
+                self._link.forget_connections()
             raise translated from answer
         stored, count, t_last, *more = answer
         stored, count, epoch = int(stored), int(count), server.epochs.get(bucket.at, "")

@@ -214,14 +214,16 @@ class Deletions(BucketPart):
 
         Arguments and result are those of `LogStore.delete`.
         """
-        run, name = (entry.run, entry.name) if entry else ("", "")
+        of_run = self._keyspace.run_of(key) or ""
+        run, name = (entry.run, entry.name) if entry else (of_run, "")
         bucket = self._buckets.of(key)
         keys = (
             *self._logs(bucket, [key]),
             *(bucket.unbacked, bucket.summaries(run), bucket.deleted, bucket.deletions),
+            *(bucket.runs, bucket.coverage, *self._logs_of_run(run, bucket)),
         )
         given = b"" if born is None else BORN.pack(born)
-        answer = self._link.script(scripts.DELETE, keys, (name, given))
+        answer = self._link.script(scripts.DELETE, keys, (name, given, run))
         return None if answer is None else float(BORN.unpack(answer)[0])
 
     def noted(self, keys: Iterable[str] | None = None) -> set[tuple[str, float]]:

@@ -150,6 +150,11 @@ class BucketPart:
         found = self._of_each(lambda bucket: call(bucket, groups[bucket]), list(groups))
         return [(groups[bucket], answer) for bucket, answer in found]
 
+    def _logs_of_run(self, run: str, bucket: BucketKeys) -> list[str]:
+        """The keys in one bucket of a run's sessions, metrics and checkpoints."""
+        logs = self._keyspace.logs_of_run(run) if run else ()
+        return self._logs(bucket, [key for key in logs if self._buckets.of(key).at == bucket.at])
+
     def _logs(self, bucket: BucketKeys, keys: Iterable[str]) -> list[str]:
         """The keys under which Redis has some logs of one bucket."""
         return [self._keyspace.in_bucket(key, bucket) for key in keys]

@@ -30,8 +30,9 @@ from jamboree_gym.errors import (
 )
 from jamboree_gym.keys import without_buckets
 from jamboree_gym.store.redis import scripts
+from jamboree_gym.store.redis.opening.sentinels import PrimaryPool, address_of
 from jamboree_gym.store.redis.scripts import Script
-from jamboree_gym.store.tls_advice import REDIS_WORDS, tls_advice
+from jamboree_gym.store.tls_advice import REDIS_WORDS, SENTINEL_WORDS, tls_advice
 
 __all__ = [
     "AccessRefused",
@@ -71,7 +72,7 @@ class RedisLink:
         revive: Called once after a lost connection, before the one retry.
 
     Attributes:
-        where: Host and port, or socket path; never a user or a password.
+        where: Host and port, or socket path, or service and Sentinels; never a user or a password.
         losses: How many connections have been lost: what was known of the server may be untrue.
     """
 
@@ -81,9 +82,14 @@ class RedisLink:
         self.losses = 0
         self._has_answered = False
         self._is_tls = issubclass(client.connection_pool.connection_class, redis.SSLConnection)
+        self._has_sentinels = isinstance(client.connection_pool, PrimaryPool)
         self._revive = revive
         self._is_closed = False
         self._idle: list[Any] = []  # append and pop are atomic
+
+    def address(self) -> str:
+        """Where the server is that answers now: with Sentinels the primary, else as `where`."""
+        return self.run(lambda: address_of(self.client))
 
     def close(self) -> None:
         """Close all connections, also those that another thread reads from. Twice is quiet."""
@@ -192,12 +198,16 @@ class RedisLink:
             except AuthenticationError:
                 raise
             except ConnectionError:
-                self._forget_connections()
+                self.forget_connections()
                 if not again or self._is_closed:
                     raise
                 if self._revive is not None:
                     self._revive()
                 return action()
+            except TimeoutError:
+                if self._has_sentinels:  # another server may take its place
+                    self.forget_connections()
+                raise
         except Exception as error:
             if self._is_closed:
                 raise JamboreeClosed("this Jamboree was closed while it was read from") from error
@@ -208,7 +218,8 @@ class RedisLink:
             if self._is_closed:
                 self.close()
 
-    def _forget_connections(self) -> None:
+    def forget_connections(self) -> None:
+        """Connect anew from now on: nothing that was known of the server has to be true."""
         self.losses += 1
         while (connection := self._idle_connection()) is not None:
             self._drop(connection)
@@ -251,7 +262,8 @@ class RedisLink:
 
     def _advised(self, text: str) -> str:
         """The reason, and what to do if it is TLS. Of a server that has answered it is not."""
-        advice = tls_advice(text, REDIS_WORDS, is_tls=self._is_tls)
+        words = SENTINEL_WORDS if self._has_sentinels else REDIS_WORDS
+        advice = tls_advice(text, words, is_tls=self._is_tls)
         return text if self._has_answered or not advice else f"{text.rstrip('.')}; {advice}"
 
 
@@ -307,5 +319,5 @@ def _is_of_one_key(error: RedisError) -> bool:
 
 
 def _where(client: redis.Redis) -> str:
-    kwargs = client.connection_pool.connection_kwargs
-    return str(kwargs.get("path") or f"{kwargs.get('host')}:{kwargs.get('port', 6379)}")
+    pool = client.connection_pool
+    return pool.where if isinstance(pool, PrimaryPool) else address_of(client)

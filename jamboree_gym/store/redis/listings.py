@@ -44,13 +44,17 @@ class Listings(BucketPart):
                 newest[run] = max(float(time), newest.get(run, -math.inf))
         return [as_text(run) for _, run in sorted((time, run) for run, time in newest.items())]
 
-    def forget_run(self, run: str) -> None:
-        """Take a run off the list of runs, where no episode of it is listed any more."""
+    def unlist_run(self, run: str) -> bool:
+        """Take a run out of the runs, in each bucket in which nothing of it is left.
+
+        The caller knows that the backup holds none of its episodes. Returns whether it was listed.
+        """
 
         def call(bucket: BucketKeys) -> Call:
-            return script_call(scripts.FORGET_RUN, (bucket.summaries(run), bucket.runs), (run,))
+            keys = (bucket.runs, bucket.summaries(run), *self._logs_of_run(run, bucket))
+            return script_call(scripts.UNLIST_RUN, keys, (run,))
 
-        self._of_each(call, self._buckets.all)
+        return any(answer for _, answer in self._of_each(call, self._buckets.all))
 
     def list_episodes(self, entries: Sequence[IndexEntry], *, standing: str) -> int | None:
         """List episodes of one run; return how many were not listed.

@@ -13,11 +13,12 @@ from jamboree_gym.store.redis import scripts
 from jamboree_gym.store.redis.appender import LogAppender
 from jamboree_gym.store.redis.backup_state import Acknowledgements, BackupState, Deletions
 from jamboree_gym.store.redis.buckets import Buckets
-from jamboree_gym.store.redis.client import check_server, client_from_url
 from jamboree_gym.store.redis.eviction import Eviction, Restorer
 from jamboree_gym.store.redis.feed import Feed
 from jamboree_gym.store.redis.link import RedisLink
 from jamboree_gym.store.redis.listings import Listings
+from jamboree_gym.store.redis.opening.client import client_from_url
+from jamboree_gym.store.redis.opening.server_check import check_server
 from jamboree_gym.store.redis.plain_keys import Blobs, Leases
 from jamboree_gym.store.redis.reader import LogReader
 
@@ -68,7 +69,7 @@ class RedisStore(LogAppender, LogStore):
     def from_url(
         cls, url: str, keyspace: Keyspace, *, revive: Callable[[], None] | None = None
     ) -> RedisStore:
-        """Open a separate store by URL: `redis://`, `rediss://` or `unix://`.
+        """Open a separate store by URL: `redis://`, `rediss://`, `unix://` or by Sentinels.
 
         `revive` is called once after a lost connection, before the one retry: embedded servers come
         back this way.
@@ -82,8 +83,12 @@ class RedisStore(LogAppender, LogStore):
 
     @property
     def where(self) -> str:
-        """Host and port, or socket path; never a user or a password."""
+        """Host and port, or socket path, or service and Sentinels; never a user or a password."""
         return self.link.where
+
+    def address(self) -> str:
+        """Where the server is that answers now: with Sentinels the primary, else as `where`."""
+        return self.link.address()
 
     def check(self, *, fsync: bool = False) -> None:
         """Make sure that a server answers that can do what is asked: see `check_server`."""

@@ -18,6 +18,7 @@ from jamboree_gym.errors import InvalidArgument
 from jamboree_gym.integrations.sb3.training.callback import JamboreeCallback
 from jamboree_gym.integrations.sb3.vec_record import VecRecordEpisodes
 from jamboree_gym.progress import Progress
+from jamboree_gym.wording import did_you_mean
 
 __all__ = ["algorithm_named", "train"]
 
@@ -37,8 +38,9 @@ def algorithm_named(name: str) -> type[BaseAlgorithm]:
     known = {one.upper(): kind for one, kind in _algorithms().items()}
     wanted = name.rpartition(".")[2].upper()
     if wanted not in known:
-        names = ", ".join(sorted(known)).lower()
-        raise InvalidArgument(f"no algorithm {name!r}; there are {names}")
+        names = sorted(one.lower() for one in known)
+        near = did_you_mean(name, names)
+        raise InvalidArgument(f"no algorithm {name!r}{near}; there are {', '.join(names)}")
     return known[wanted]
 
 

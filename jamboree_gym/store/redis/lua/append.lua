@@ -20,7 +20,9 @@
 -- An append that is sent again after a lost answer changes nothing. Yet it writes the head again,
 -- because WAITAOF waits only for what its own connection has written. The listings are written
 -- first: if a foreign value lies under their names, the error leaves the log as it was. Note and
--- listing describe the log after the last batch. Where that batch is refused, they are not written.
+-- listing describe the log after the last batch. Where that batch is refused, or others are behind
+-- it, they are not written. Nor are they if it is the first try, and stores nothing: then it comes
+-- late, and a later try was first, which may have had a newer note.
 --
 -- A batch that was moved behind records that only MongoDB held (replace.lua) is recognized by all
 -- but its index.
@@ -98,7 +100,9 @@ local function append(key, summaries, at)
     stored = stored + 1
   end
   if fresh and #accepted == 0 then return {0, 0, '-inf'} end
-  if stored < count_of_batches or (count_of_batches == 0 and head.count ~= after) then
+  local is_first_try = ARGV[at + 7] == '' and ARGV[at + 8] == ''
+  local is_late = is_first_try and count_of_batches > 0 and #accepted == 0
+  if stored < count_of_batches or head.count ~= after or is_late then
     note, field = '', ''
   end
   local is_change = #accepted > 0 or (note ~= '' and note ~= head.note)

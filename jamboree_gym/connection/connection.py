@@ -1,22 +1,24 @@
-"""What handlers and wrappers share: the servers, the writer, and the outboxes of this process."""
+"""The servers, the writer and the outboxes of this process."""
 
 from __future__ import annotations
 
-import math
 import os
 import threading
 import time
 import weakref
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self, SupportsIndex, get_args
-
-from msgspec import structs
+from typing import Any, Self, SupportsIndex
 
 from jamboree_gym.arrays.values import check_text, encode_mapping
+from jamboree_gym.connection.arrivals import Arrivals
+from jamboree_gym.connection.chosen_urls import backs_up, chosen_backup_url, chosen_redis_url
+from jamboree_gym.connection.close_callbacks import CloseCallbacks
+from jamboree_gym.connection.has_connection import HasConnection
+from jamboree_gym.connection.liveness import as_of_now, dead_writers
+from jamboree_gym.connection.options import check_options
+from jamboree_gym.connection.whole_appends import append_whole
 from jamboree_gym.delivery.backpressure import WhenFull
 from jamboree_gym.delivery.deletion import delete_log
 from jamboree_gym.delivery.lease import Lease
@@ -26,13 +28,7 @@ from jamboree_gym.delivery.peers import Peers, Place
 from jamboree_gym.delivery.step_outbox import StepOutbox
 from jamboree_gym.delivery.writer import CLOSE_TIMEOUT_S, WriteMode, Writer
 from jamboree_gym.encoding.episode_stamps import EpisodeStamps
-from jamboree_gym.errors import (
-    InvalidArgument,
-    InvalidRecord,
-    JamboreeClosed,
-    JamboreeError,
-    closing_after,
-)
+from jamboree_gym.errors import InvalidArgument, InvalidRecord, JamboreeClosed, JamboreeError
 from jamboree_gym.journal.journal import Journal, JournalOwner
 from jamboree_gym.keys import Keyspace
 from jamboree_gym.process_life import AtExit, follow_forks
@@ -48,56 +44,16 @@ from jamboree_gym.servers.address import (
 )
 from jamboree_gym.servers.home import default_home
 from jamboree_gym.servers.journal_delivery import JOURNAL_DIRECTORY
-from jamboree_gym.store.backups.opening import check_backup_url
 from jamboree_gym.store.backups.protocol import BackupStore
 from jamboree_gym.store.log import Append, AppendResult, IndexEntry
 from jamboree_gym.store.read_through import ReadThroughStore
 from jamboree_gym.store.redis.store import RedisStore
 from jamboree_gym.store.urls import backed_up_to
-from jamboree_gym.wording import mask_password
 
-if TYPE_CHECKING:
-    from types import TracebackType
+__all__ = ["Connection"]
 
-__all__ = ["Connection", "HasConnection"]
-
-LONGEST_FLUSH_INTERVAL_S = 3600
-LONGEST_BACKUP_INTERVAL_S = 3600
 SETTLE_TIMEOUT_S = 10.0
-UNSET = "then the embedded server is used"
-BACKUP_VARIABLE = "JAMBOREE_BACKUP"
 WORKER_EXIT_PRIORITY = 100  # before whatever else a worker process tidies up
-
-
-class HasConnection(ABC):
-    """A `Jamboree`, as the rooms below it see it: what recorders and handlers take."""
-
-    _in_messages = "a Jamboree"
-
-    @property
-    @abstractmethod
-    def _connection(self) -> Connection:
-        """The servers, the writer and the outboxes."""
-
-    @classmethod
-    @abstractmethod
-    def _on(cls, connection: Connection) -> Self:
-        """One that uses a connection which is open already."""
-
-    def __enter__(self) -> Self:
-        """Use as a context manager: `close` at the end."""
-        self._connection.check_open()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        """Close. After an error in the block, what `close` raises is a note of that error."""
-        with closing_after(error):
-            self._connection.close()
 
 
 class Connection(HasConnection):
@@ -123,29 +79,20 @@ class Connection(HasConnection):
         backup_interval_s: float = 10.0,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        for name, mode, modes in (("write", write, WriteMode), ("when_full", when_full, WhenFull)):
-            if mode not in get_args(modes):
-                choices = ", ".join(get_args(modes))
-                raise InvalidArgument(f"{name}={mode!r}: choose one of {choices}")
-        if not 0 <= flush_interval_s <= LONGEST_FLUSH_INTERVAL_S:
-            raise InvalidArgument(
-                f"flush_interval_s={flush_interval_s!r}: choose 0 to {LONGEST_FLUSH_INTERVAL_S} s"
-            )
-        if not 0 <= backup_interval_s <= LONGEST_BACKUP_INTERVAL_S:
-            raise InvalidArgument(
-                f"backup_interval_s={backup_interval_s!r}: choose 0 to "
-                f"{LONGEST_BACKUP_INTERVAL_S} s"
-            )
-        if max_pending_bytes <= 0 or not namespace or not isinstance(namespace, str):
-            raise InvalidArgument(
-                "max_pending_bytes must be 1 or more, and namespace a text, not empty"
-            )
+        check_options(
+            write=write,
+            when_full=when_full,
+            flush_interval_s=flush_interval_s,
+            backup_interval_s=backup_interval_s,
+            max_pending_bytes=max_pending_bytes,
+            namespace=namespace,
+        )
         self.keyspace = Keyspace(check_text("namespace", namespace, InvalidArgument))
         self._origin = os.urandom(8).hex()
         self.write_mode = write
         self.backup_interval_s = backup_interval_s
         self.clock = clock
-        self._new_backup = new_backup if _backs_up(backup) else None
+        self._new_backup = new_backup if backs_up(backup) else None
         self.writer_id = os.urandom(8)
         self.writer_name = self.writer_id.hex()
         self._stamps = EpisodeStamps(clock)
@@ -153,13 +100,13 @@ class Connection(HasConnection):
             time.strftime("%Y%m%d-%H%M%S-", time.localtime(clock())) + self.writer_id.hex()[:4]
         )
         self._home = None if home is None else Path(home).absolute()
-        self.redis_url = _url(redis_url, REDIS_URL_VARIABLE)
-        self.backup_url = _backup_url(backup, mongo_url)
+        self.redis_url = chosen_redis_url(redis_url)
+        self.backup_url = chosen_backup_url(backup, mongo_url)
         self.opened = Opened(self.redis_url, self.backup_url, self._home, namespace)
         self._lock = threading.RLock()
         self._outboxes = self.opened.outboxes
         self._closed = False
-        self._close_callbacks: list[Callable[[], None]] = []
+        self._close_callbacks = CloseCallbacks()
         self._flush_interval_s = flush_interval_s
         self._max_pending_bytes = max_pending_bytes
         self._when_full: WhenFull = when_full
@@ -404,56 +351,14 @@ class Connection(HasConnection):
             JamboreeError: One log cannot be written; the others are.
         """
         self.check_open()
-        results: dict[int, AppendResult] = {}
-        stored = dict.fromkeys(range(len(appends)), 0)  # batches that were found when it was asked
-        waiting = dict(enumerate(appends))
-        while waiting:
-            answers = self.store.append(list(waiting.values()), fsync=self.write_mode == "fsync")
-            if self.opened.backup is not None:
-                self.opened.backup.begin()
-            answered = dict(zip(waiting, answers, strict=True))
-            for answer in answered.values():
-                if isinstance(answer, JamboreeError):
-                    raise answer
-            results |= {at: one for at, one in answered.items() if isinstance(one, AppendResult)}
-            waiting = self._to_send_again(waiting, results, stored)
-        return [
-            structs.replace(results[at], stored=results[at].stored + count)
-            for at, count in stored.items()
-        ]
+        on_delivery = None if self.opened.backup is None else self.opened.backup.begin
+        fsync = self.write_mode == "fsync"
+        return append_whole(self.store, appends, fsync=fsync, on_delivery=on_delivery)
 
-    def _to_send_again(
-        self,
-        sent: Mapping[int, Append],
-        results: dict[int, AppendResult],
-        stored: dict[int, int],
-    ) -> dict[int, Append]:
-        """What could not be stored before the backup is asked, or until it is sent on purpose.
-
-        Batches that are found to be stored are counted, and not sent again.
-        """
-        again = {
-            at: one for at, one in sent.items() if results[at].is_deleted and not one.is_repeated
-        }
-        unknown = {at: one for at, one in sent.items() if results[at].must_ask}
-        if unknown:
-            asked = self.store.ask_for(list(unknown.values()))
-            for error in asked.failed.values():
-                raise error
-            for at, one in unknown.items():
-                if one.is_repeated and one.key in asked.deleted:
-                    results[at] = AppendResult(0, 0, -math.inf, is_deleted=True)
-                    continue
-                found = asked.stored.get(one.key, 0)
-                stored[at] += found
-                again[at] = structs.replace(
-                    one,
-                    batches=one.batches[found:],
-                    asked_in=asked.epoch,
-                    is_uncertain=asked.is_uncertain,
-                    is_repeated=False,
-                )
-        return again
+    @property
+    def is_closed(self) -> bool:
+        """Whether nothing is written here any more."""
+        return self._closed
 
     def check_open(self) -> None:
         """Raise `JamboreeClosed` where it is closed."""
@@ -496,21 +401,11 @@ class Connection(HasConnection):
 
         Asks for all writers in one round trip, and for none that is of this process.
         """
-        writers = {summary.writer for summary in summaries if summary.status == "running"}
-        dead = self.dead(writers)
-        if not dead:
-            return list(summaries)
-        return [
-            replace(summary, status="interrupted")
-            if summary.status == "running" and summary.writer in dead
-            else summary
-            for summary in summaries
-        ]
+        return as_of_now(self.store.leases, summaries)
 
     def dead(self, writers: Collection[str]) -> set[str]:
         """Which of these writers hold no lease; one of this process is never among them."""
-        elsewhere = set(writers) - writers_here
-        return elsewhere - self.store.leases.living(elsewhere) if elsewhere else set()
+        return dead_writers(self.store.leases, writers)
 
     def delete_log(self, key: str, *, entry: IndexEntry | None = None) -> None:
         """Delete a log from Redis, and from the backup where there may be a copy.
@@ -542,26 +437,17 @@ class Connection(HasConnection):
 
     def add_close_callback(self, callback: Callable[[], None]) -> None:
         """Have this called when it is closed, as long as something can still be saved."""
-        self._close_callbacks.append(callback)
+        self._close_callbacks.add(callback)
 
     def remove_close_callback(self, callback: Callable[[], None]) -> None:
         """Take that back."""
-        with suppress(ValueError):  # it has been called already
-            self._close_callbacks.remove(callback)
-
-    def _call_close_callbacks(self) -> None:
-        """Call each of them, whatever another one raises."""
-        if not self._closed and self._close_callbacks:
-            try:
-                with suppress(JamboreeError):  # what is not saved, the writer will say
-                    self._close_callbacks.pop()()
-            finally:
-                self._call_close_callbacks()
+        self._close_callbacks.remove(callback)
 
     def close(self, timeout_s: float = CLOSE_TIMEOUT_S) -> None:
         """As `Jamboree.close`."""
         try:
-            self._call_close_callbacks()
+            if not self._closed:
+                self._close_callbacks.call_all()
         finally:
             self._close(timeout_s)
 
@@ -581,7 +467,7 @@ class Connection(HasConnection):
     def after_fork_in_child(self) -> None:
         """Continue in a forked process. The parent delivers what it has queued."""
         self._lock = threading.RLock()  # the thread that held it is not in this process
-        self._close_callbacks = []  # the parent's
+        self._close_callbacks = CloseCallbacks()  # the others are the parent's
         self.writer_id = os.urandom(8)
         self.writer_name = self.writer_id.hex()
         self.opened.after_fork_in_child()
@@ -599,93 +485,16 @@ class Connection(HasConnection):
         return f"<Jamboree {space!r} on {self.store.where}, {state}>"
 
 
-class _Arrivals:
-    """The connections of this process by their origin, and those that were opened on arrival.
-
-    What was opened for something that arrived stays open until the process ends: nobody else
-    could close it.
-    """
-
-    def __init__(self) -> None:
-        self._open: weakref.WeakValueDictionary[str, Connection] = weakref.WeakValueDictionary()
-        self._arrived: dict[str, Connection] = {}
-        self.after_fork_in_child()
-
-    def after_fork_in_child(self) -> None:
-        """The thread that held the lock is not in this process."""
-        self._lock = threading.RLock()
-
-    def add(self, origin: str, connection: Connection) -> None:
-        """It is open."""
-        self._open[origin] = connection
-
-    def open_here(self, origin: str) -> Connection | None:
-        """The open connection of that origin, if this process has one."""
-        known = self._open.get(origin)
-        return None if known is None or known._closed else known
-
-    def connection_at(self, address: Address) -> Connection:
-        """The one connection of this process for all that comes from an origin."""
-        with self._lock:
-            known = self.open_here(address.origin)
-            if known is None:
-                known = Connection.at(address)
-                known._origin = address.origin
-                self._open[address.origin] = self._arrived[address.origin] = known
-            return known
+_peers = Peers["Connection"]()
+follow_forks(_peers)
+_arrivals = Arrivals["Connection"]()
+follow_forks(_arrivals)
 
 
 def _arrived(address: Address) -> Connection:
-    return _arrivals.connection_at(address)
+    def opened() -> Connection:
+        connection = Connection.at(address)
+        connection._origin = address.origin
+        return connection
 
-
-def _url(given: str | None, variable: str) -> str | None:
-    """The URL that was given, or else that of the environment; None = the embedded server."""
-    if given == EMBEDDED_URL:
-        return None
-    url = os.environ.get(variable) if given is None else given
-    if url == "" and given is None:  # a secret that was not set: no reason to open another store
-        raise InvalidArgument(f"{variable} is empty: set it to a URL, or unset it ({UNSET})")
-    return url
-
-
-def _backup_url(backup: bool | str | None, mongo_url: str | None) -> str | None:
-    """The URL of the backup that was given, or else that of the environment; None = embedded."""
-    if isinstance(backup, str):
-        if "://" not in backup:
-            raise InvalidArgument(f"backup={backup!r}: choose True, False, or a URL")
-        check_backup_url(backup)
-        if mongo_url not in (None, backup):
-            raise InvalidArgument("backup= and mongo_url= name two backups: give one of them")
-        return backup
-    if mongo_url is not None:
-        return None if mongo_url == EMBEDDED_URL else mongo_url
-    urls = {name: _url(None, name) for name in (BACKUP_URL_VARIABLE, MONGO_URL_VARIABLE)}
-    found = {url for url in urls.values() if url is not None}
-    if len(found) > 1:
-        raise InvalidArgument(f"{' and '.join(urls)} name two backups: unset one of them")
-    url = next(iter(found), None)
-    if url is not None:
-        check_backup_url(url)
-    return url
-
-
-def _backs_up(backup: bool | str | None) -> bool:
-    """Whether to copy to the backup by itself, as asked for, or else as the environment says."""
-    if isinstance(backup, str):
-        return True
-    if backup is not None:
-        if not isinstance(backup, bool):
-            raise InvalidArgument(f"backup={backup!r}: choose True, False, or a URL")
-        return backup
-    text = os.environ.get(BACKUP_VARIABLE) or "1"
-    if text not in ("0", "1"):
-        where = f"; a URL goes into {BACKUP_URL_VARIABLE}" if "://" in text else ""
-        raise InvalidArgument(f"{BACKUP_VARIABLE}={mask_password(text)!r}: choose 0 or 1{where}")
-    return text == "1"
-
-
-_peers = Peers["Connection"]()
-follow_forks(_peers)
-_arrivals = _Arrivals()
-follow_forks(_arrivals)
+    return _arrivals.connection_from(address.origin, opened)

@@ -1,0 +1,5 @@
+"""How Redis is reached by URL: `client` for one server, `sentinels` where these name the primary.
+
+Imports: `errors`.
+Imported by: `diagnosis`, `store`.
+"""

@@ -1,0 +1,166 @@
+"""The compiled core: what it takes, that it writes the same bytes, and that nobody needs it."""
+
+from __future__ import annotations
+
+import math
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from test_common_rows import GOAL, outbox
+
+from jamboree_gym.delivery.step_outbox import StepOutbox
+from jamboree_gym.recording import plain_steps
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def warm_outbox() -> StepOutbox:
+    """It has a first step, which is never taken quickly."""
+    box = outbox(GOAL, may_be_common=True)
+    box.packed_action = np.int64(1)
+    box.add_step(GOAL, 0.0, False, False, None)
+    return box
+
+
+USUAL = (GOAL, 1.0, False, False, {})
+ODD: dict[str, Any] = {
+    "it ends": (GOAL, 1.0, True, False, {}),
+    "it is cut off": (GOAL, 1.0, False, np.True_, {}),
+    "an info": (GOAL, 1.0, False, False, {"lives": 3}),
+    "a list": [*USUAL],
+    "four values": USUAL[:4],
+    "None": None,
+    "an int as reward": (GOAL, 1, False, False, {}),
+    "a flag of another kind": (GOAL, 1.0, 0, False, {}),
+    "another dtype": (GOAL.astype(np.float64), 1.0, False, False, {}),
+    "another shape": (GOAL[:2], 1.0, False, False, {}),
+    "one more axis": (GOAL[None], 1.0, False, False, {}),
+    "not one after the other": (np.repeat(GOAL, 2)[::2], 1.0, False, False, {}),
+    "a list as observation": (GOAL.tolist(), 1.0, False, False, {}),
+    "a subclass": (GOAL.view(np.recarray), 1.0, False, False, {}),
+    "a masked array": (np.ma.array(GOAL), 1.0, False, False, {}),
+}
+
+
+@pytest.mark.compiled
+def test_steps_as_most_are_take_the_compiled_way() -> None:
+    assert plain_steps.add_plain_step is not None
+    box = warm_outbox()
+
+    for reward in (1.0, np.float64(-0.0), math.nan):
+        for flag in (False, np.False_):
+            assert plain_steps.add_plain_step(box, (GOAL, reward, flag, flag, {}))
+
+    rows = box.recent(6)
+    assert rows is not None
+    assert rows.rewards[1:].tolist()[:4] == [1.0, 1.0, -0.0, -0.0]
+
+
+@pytest.mark.compiled
+@pytest.mark.parametrize("returned", ODD.values(), ids=ODD.keys())
+def test_an_odd_step_is_left_to_python(returned: Any) -> None:
+    assert plain_steps.add_plain_step is not None
+    box = warm_outbox()
+
+    assert plain_steps.add_plain_step(box, returned) is False
+    assert box.rows_put == 2
+    assert plain_steps.add_plain_step(box, USUAL) is True
+
+
+@pytest.mark.compiled
+@pytest.mark.parametrize("action", [np.int32(1), 2**63, 0.5, b"1234567", None, np.int64])
+def test_an_action_that_its_row_does_not_hold_is_left_to_python(action: Any) -> None:
+    assert plain_steps.add_plain_step is not None
+    box = warm_outbox()
+    box.packed_action = action
+
+    assert plain_steps.add_plain_step(box, USUAL) is False
+    assert box.rows_put == 2
+
+
+@pytest.mark.compiled
+def test_who_is_no_outbox_is_refused() -> None:
+    assert plain_steps.add_plain_step is not None
+    for arguments in ((object(), USUAL), (None, None), (StepOutbox, USUAL)):
+        with pytest.raises(TypeError, match="takes a RowWriter"):
+            plain_steps.add_plain_step(*arguments)  # type: ignore[arg-type]
+
+
+@pytest.mark.compiled
+def test_an_error_of_the_clock_writes_nothing() -> None:
+    assert plain_steps.add_plain_step is not None
+    box = warm_outbox()
+
+    def broken() -> float:
+        raise ZeroDivisionError
+
+    box._clock = broken
+    with pytest.raises(ZeroDivisionError):
+        plain_steps.add_plain_step(box, USUAL)
+    box._clock = lambda: "noon"  # type: ignore[assignment, return-value]
+    assert plain_steps.add_plain_step(box, USUAL) is False
+    assert box.rows_put == 2
+
+
+@pytest.mark.compiled
+def test_what_it_was_given_is_not_kept() -> None:
+    assert plain_steps.add_plain_step is not None
+    box = warm_outbox()
+    observation, reward, action, info = GOAL.copy(), np.float64(0.5), np.int64(1), dict[str, Any]()
+    box.packed_action = action
+    given = (box, observation, reward, action, info, observation.dtype, box._content, box._words)
+    before = list(map(sys.getrefcount, given))
+
+    for flag in [False] * 100 + [True] * 100:
+        plain_steps.add_plain_step(box, (observation, reward, flag, False, info))
+
+    assert list(map(sys.getrefcount, given)) == before
+    assert box.rows_put == 102
+
+
+@pytest.mark.compiled
+def test_a_full_block_is_left_to_python() -> None:
+    """Over several blocks: no row is written behind the end of one."""
+    assert plain_steps.add_plain_step is not None
+    box = warm_outbox()
+    left = 0
+    for step in range(2000):
+        returned = (GOAL, float(step), False, False, {})
+        if not plain_steps.add_plain_step(box, returned):
+            left += 1
+            box.add_step(GOAL, float(step), False, False, None)
+
+    assert 2000 / 256 <= left < 50
+    rows = box.window(2)
+    assert rows is not None
+    assert rows.rewards.tolist() == [float(step) for step in range(2000)]
+
+
+def test_a_variable_leaves_all_steps_to_python(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("JAMBOREE_PURE", "1")
+
+    assert plain_steps._chosen() is None
+
+
+@pytest.mark.once
+def test_without_a_compiler_it_is_installed_without_the_core(tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    for name in ("jamboree_gym/recording", "native"):
+        shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("*.so"))
+    for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source / name)
+    command = [sys.executable, "setup.py", "build_ext", "--inplace"]
+
+    hidden = {**os.environ, "PATH": str(Path(sys.executable).parent), "CC": "no-such-compiler"}
+    done = subprocess.run(
+        command, cwd=source, env=hidden, capture_output=True, text=True, check=False
+    )
+
+    assert done.returncode == 0, done.stderr
+    assert not list(source.rglob("*.so"))
