@@ -295,6 +295,11 @@ def test_a_slice_is_a_query_and_a_position_an_episode(jam: Jamboree) -> None:
         query[4]
 
 
+def test_a_slice_without_a_step_is_refused_at_once(jam: Jamboree) -> None:
+    with pytest.raises(InvalidArgument, match="a step of 0"):
+        jam.episodes()[::0]
+
+
 def test_what_is_asked_is_carried_out_in_the_order_in_which_it_is_written(jam: Jamboree) -> None:
     ids = [record(jam, steps=steps) for steps in (1, 1, 2)]
     query = jam.episodes()

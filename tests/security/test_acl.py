@@ -211,7 +211,8 @@ def as_reader(users: Users) -> None:
 
 def as_deleter(users: Users) -> None:
     env, damaged = users.owner.record(CountingEnv(3)), users.owner.record(CountingEnv(3))
-    for one in (env, damaged):
+    of_run = users.owner.record(CountingEnv(3), run="whole")
+    for one in (env, damaged, of_run):
         play(one, [ACTION] * 3)
     users.owner.flush()
     key = users.owner._connection.keyspace.episode(damaged.episode_id)
@@ -224,10 +225,12 @@ def as_deleter(users: Users) -> None:
         NoteHandler(jam, "popped").delete()
         for one in (env, damaged):
             jam.episode(one.episode_id).delete()
+        jam.run("whole").delete()
     finally:
         end(jam)
     assert notes.count() == 0
     assert not {env.episode_id, damaged.episode_id} & set(users.owner.episodes().ids())
+    assert "whole" not in users.owner.runs().names()
 
 
 def as_backup(users: Users) -> None:
