@@ -7,6 +7,8 @@ import runpy
 import shlex
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import gymnasium as gym
@@ -25,16 +27,15 @@ def begin(environment: dict[str, str]) -> None:
     os.environ.update(environment)
 
 
-def run_page(script: Path) -> None:
-    """Run a page's code as `python script` would, in its folder.
+@contextmanager
+def nothing_left_behind() -> Iterator[None]:
+    """The next page finds neither its environment variables nor the environments it registered.
 
-    The next page finds neither its names nor its environment variables nor the environments that it
-    registered: also those of jamboree_envs only if it imports that itself.
+    Also those of jamboree_envs only if it imports that itself.
     """
     variables, registered = dict(os.environ), dict(gym.registry)
-    os.chdir(script.parent)
     try:
-        runpy.run_path(str(script), run_name="__main__")
+        yield
     finally:
         os.environ.clear()
         os.environ.update(variables)
@@ -44,22 +45,30 @@ def run_page(script: Path) -> None:
             del sys.modules[name]
 
 
+def run_page(script: Path) -> None:
+    """Run a page's code as `python script` would, in its folder."""
+    os.chdir(script.parent)
+    with nothing_left_behind():
+        runpy.run_path(str(script), run_name="__main__")
+
+
 def run_commands(script: Path) -> None:
     """Run each line as a shell does: `jamboree-gym` in this interpreter, the others in the clone.
 
     Raises:
         CommandFailed: One does not succeed.
     """
-    for line in script.read_text().splitlines():
-        words = shlex.split(line, comments=True)
-        if words[:1] == ["jamboree-gym"]:
-            status = _status_of(words)
-        else:
-            status = subprocess.run(
-                words, cwd=CLONE, stdout=subprocess.DEVNULL, timeout=60
-            ).returncode
-        if status:
-            raise CommandFailed(f"{line}: exit code {status}")
+    with nothing_left_behind():
+        for line in script.read_text().splitlines():
+            words = shlex.split(line, comments=True)
+            if words[:1] == ["jamboree-gym"]:
+                status = _status_of(words)
+            else:
+                status = subprocess.run(
+                    words, cwd=CLONE, stdout=subprocess.DEVNULL, timeout=60
+                ).returncode
+            if status:
+                raise CommandFailed(f"{line}: exit code {status}")
 
 
 def _status_of(words: list[str]) -> int:

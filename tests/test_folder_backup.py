@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from stored import at
 from jamboree_gym import Jamboree
 from jamboree_gym.backup.follow import Follower
 from jamboree_gym.errors import (
+    BackupMismatch,
     DecodeError,
     EpisodeNotFound,
     InvalidArgument,
@@ -26,8 +27,11 @@ from jamboree_gym.errors import (
 )
 from jamboree_gym.store.backups.opening import open_backup
 from jamboree_gym.store.backups.records import StoredLog
+from jamboree_gym.store.redis.backup_state import Acknowledgements
 
 OpenJamboree = Callable[..., Jamboree]
+
+NEVER_ENDING = 1000
 
 
 @pytest.fixture
@@ -81,6 +85,34 @@ def test_it_copies_verifies_and_restores_byte_for_byte(jam: Jamboree, folder: Pa
     assert bytes_of(jam) == before
     assert jam.backup.verify()
     assert jam.backup.flush() == 0
+
+
+@pytest.mark.parametrize("rounds", [1, NEVER_ENDING])
+def test_a_flush_is_complete_although_a_copier_to_another_backup_ends_its_round_meanwhile(
+    jam: Jamboree,
+    mongo: Server,
+    open_jamboree: OpenJamboree,
+    monkeypatch: pytest.MonkeyPatch,
+    rounds: int,
+) -> None:
+    notes = NoteHandler(jam, "n")
+    notes.save({"n": 1})
+    other = open_jamboree(mongo_url=mongo.url)
+    left, list_unbacked = [rounds], Acknowledgements.unbacked
+
+    def the_other_was_first(self: Acknowledgements) -> Iterator[tuple[str, int]]:
+        if left[0] and self._link is jam._connection.redis_store.link:
+            left[0] -= 1
+            other.backup.flush()
+        return list_unbacked(self)
+
+    monkeypatch.setattr(Acknowledgements, "unbacked", the_other_was_first)
+    if rounds == NEVER_ENDING:
+        with pytest.raises(BackupMismatch, match="does not hold all: another process copies"):
+            jam.backup.flush()
+        return
+    jam.backup.flush()
+    assert jam.backup.verify()
 
 
 def test_what_redis_has_lost_is_listed_and_read_from_it(jam: Jamboree) -> None:

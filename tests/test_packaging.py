@@ -458,7 +458,7 @@ def repository_files() -> Iterator[Path]:
     def walk(folder: Path) -> Iterator[Path]:
         for path in sorted(folder.iterdir()):
             if path.is_symlink() or re.fullmatch(
-                r"\.git|\.venv.*|.*cache.*|\.hypothesis|build|dist|.*\.egg-info", path.name
+                r"\.git|\.venv.*|.*cache.*|\.hypothesis|build|dist|.*\.egg-info|.*\.so", path.name
             ):
                 continue
             if path.is_dir():

@@ -153,7 +153,7 @@ def test_without_a_compiler_it_is_installed_without_the_core(tmp_path: Path) -> 
     source = tmp_path / "source"
     for name in ("jamboree_gym/recording", "native"):
         shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("*.so"))
-    for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
+    for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE", "jamboree_gym/__init__.py"):
         shutil.copy(ROOT / name, source / name)
     command = [sys.executable, "setup.py", "build_ext", "--inplace"]
 

@@ -43,6 +43,7 @@ from jamboree_gym.store.urls import folder_of, is_folder
 __all__ = ["Backup", "BackupReport", "BackupStatus"]
 
 MAX_LISTED = 20
+FLUSH_ATTEMPTS = 10  # while a copier to another backup ends its round
 UNSEEN_S = 150.0  # a backup of another machine, silent for this long, counts as stopped
 
 
@@ -151,16 +152,24 @@ class Backup:
         Raises:
             UnsavedRecords: Some records of this process have not reached Redis.
             StoreUnavailable: The backup or Redis does not answer.
-            BackupMismatch: The backup holds other bytes under one of the keys.
+            BackupMismatch: The backup holds other bytes under one of the keys, or a copier to
+                another backup goes on at the same time.
             DecodeError: A batch in Redis is damaged; its log was not copied.
         """
         self._connection.flush()
-        copier = LogCopier(self._store, self._connection.backup_store)
+        backup = self._connection.backup_store
+        copier = LogCopier(self._store, backup)
         copier.begin()
-        pending = list(self._store.acknowledgements.unbacked())
-        _run(copier.copy(pending), len(pending), progress)
-        _raise_first(list(copier.failures.values()))
-        return copier.copied
+        for _ in range(FLUSH_ATTEMPTS):
+            pending = list(self._store.acknowledgements.unbacked())
+            _run(copier.copy(pending), len(pending), progress)
+            _raise_first(list(copier.failures.values()))
+            if not copier.begin():
+                return copier.copied
+        raise BackupMismatch(
+            f"{backup.where} does not hold all: another process copies this namespace to another "
+            "backup again and again\nend it, or give it this backup, too"
+        )
 
     def status(self) -> BackupStatus:
         """How far the backup is behind, and which process copies. Asks only Redis."""

@@ -74,17 +74,19 @@ class LogCopier:
         self._changed: set[str] = set()
         self._rejoined: list[str] = []
 
-    def begin(self, to: str = "") -> None:
+    def begin(self, to: str = "") -> bool:
         """Make this backup acknowledge, and finish pending deletions; call it before listing logs.
 
-        `to` are the hosts of the automatic backup; empty = there is none.
+        `to` are the hosts of the automatic backup; empty = there is none. Returns whether another
+        backup has acknowledged until now: then all is to be copied again.
         """
-        epoch = _adopt(self._store, self._backup, to=to)
+        epoch, has_replaced = _adopt(self._store, self._backup, to=to)
         if epoch != self._epoch:
             self._epoch, self._blobs = epoch, set()
         self._look_for_late_copies()
         delete_again(self._store, self._backup)
         finish_deletions(self._store, self._backup)
+        return has_replaced
 
     def _look_for_late_copies(self) -> None:
         """Have the listings compared if another copier may have been late, and was killed.
@@ -388,8 +390,10 @@ class LogCopier:
             self._on_acknowledged({key: heads[key] for key in acknowledged})
 
 
-def _adopt(store: RedisStore, backup: BackupStore, *, to: str) -> str:
-    """Make this backup acknowledge copies of the namespace; return the epoch in which it does.
+def _adopt(store: RedisStore, backup: BackupStore, *, to: str) -> tuple[str, bool]:
+    """Make this backup acknowledge copies of the namespace.
+
+    Returns the epoch in which it does, and whether another backup did before.
 
     If another backup did so before, or this one was emptied, nothing counts as acknowledged yet.
     If the process is killed midway, the next call finishes the change.
@@ -410,7 +414,7 @@ def _adopt(store: RedisStore, backup: BackupStore, *, to: str) -> str:
         while part := list(islice(keys, UNACKNOWLEDGED_AT_ONCE)):
             store.acknowledgements.unacknowledge(part, epoch=adoption.epoch)
         store.acknowledgements.adopted(epoch=adoption.epoch)
-    return adoption.epoch
+    return adoption.epoch, bool(adoption.instead_of)
 
 
 def _incomplete_logs(logs: Mapping[str, Head]) -> set[str]:

@@ -34,7 +34,10 @@ COMMANDS = (
 )
 SEEDS = range(12)
 # What is another one each time: ids, ages and speeds.
-CHANGES = re.compile(r"\b[0-9a-f]{32}\b|\b\d+ (?:s|min) ago|(?<=  )[\d.,]+(?=  \d+ (?:s|min) ago)")
+CHANGES = re.compile(
+    r"\b[0-9a-f]{8,32}(?:\.\.[0-9a-f]{4})?(?![\w.])"
+    r"|\b\d+ (?:s|min) ago|(?<=  )[\d.,]+(?=  \d+ (?:s|min) ago)"
+)
 
 
 def record(jam: Jamboree) -> None:

@@ -126,7 +126,8 @@ def test_a_server_that_demands_certificates_takes_ours_and_no_other(
         there += f"&tlsCertificateKeyFile={certificates.in_url('client.both')}"
         monkeypatch.setattr(client, "CONNECT_TIMEOUT_S", 60.0)  # of a machine that is very busy
         monkeypatch.setattr(client, "ONE_TRY_TIMEOUT_S", 45.0)
-        assert open_jamboree(mongo_url=there).backup.flush() > 0
+        with open_jamboree(mongo_url=there) as jam:  # it closes while the server is there
+            assert jam.backup.flush() > 0
     finally:
         server.kill()
 

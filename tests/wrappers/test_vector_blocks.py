@@ -128,7 +128,7 @@ def played(
     recorded.close()
     jam.flush()
     found: list[list[Any]] = [[] for _ in range(size)]
-    for episode in jam.episodes(run=run):
+    for episode in jam.episodes(run=run, wait=True):  # a run goes with its last episode
         summary, origin = episode.summary, episode.origin
         times = episode.data().timestamps
         assert np.all(np.diff(times) > 0)

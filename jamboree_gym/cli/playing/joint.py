@@ -15,7 +15,7 @@ import typer
 
 from jamboree_gym.cli.commands import NO
 from jamboree_gym.cli.output import print_json, print_row, print_text, printable
-from jamboree_gym.errors import InvalidArgument, ReplayError
+from jamboree_gym.errors import DecodeError, EpisodeNotFound, InvalidArgument, ReplayError
 from jamboree_gym.wording import counted
 
 if TYPE_CHECKING:
@@ -65,10 +65,20 @@ def parted(
             return chosen, []
         alone = [one.id for one in found if one.id not in set(joint)]
     else:
-        joint = [one.id for one in chosen if JOINT_TAG in one.summary.tags]
+        joint = [one.id for one in chosen if _is_of_an_agent(one)]
         alone = [one.id for one in chosen if one.id not in joint]
     whole = joint_episodes(map(jam.episode, joint))
     return [jam.episode(id) for id in alone], whole
+
+
+def _is_of_an_agent(episode: Episode) -> bool:
+    """Whether it is one agent's; False where that cannot be read: its own report says why."""
+    from jamboree_gym.handlers.turns import JOINT_TAG
+
+    try:
+        return JOINT_TAG in episode.summary.tags
+    except (DecodeError, EpisodeNotFound):
+        return False
 
 
 def check_is_alone(jam: Jamboree, episode: Episode, what: str) -> None:
