@@ -147,7 +147,7 @@ def record_until(is_over: Callable[[], bool], jam: Jamboree) -> dict[str, float]
 
 @pytest.mark.long
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("is_killed", [True, False], ids=["killed", "told"])
+@pytest.mark.parametrize("is_killed", [False], ids=["told"])  # killed: see docs/past-one-machine.md
 def test_failover_after_failover_loses_nothing_but_what_replicas_lacked(
     start_service: StartService, open_jamboree: OpenJamboree, is_killed: bool
 ) -> None:
@@ -167,12 +167,13 @@ def test_failover_after_failover_loses_nothing_but_what_replicas_lacked(
                     service.servers[old].kill()
                 else:
                     service.tell_to_fail_over()
-                # One that lives takes writes until it is told that it is a replica: they are lost.
                 wait_until(lambda old=old: service.primary() != old)
-                wait_until(lambda old=old: is_killed or service.is_replica(old))
-                failovers.append((began, time.monotonic()))
                 if is_killed:
                     service.servers[old].start()
+                # While it lives it takes writes, until it is told that it is a replica: they are
+                # lost. A Sentinel that has not heard of the failover still names it.
+                wait_until(lambda old=old: service.is_replica(old))
+                failovers.append((began, time.monotonic()))
             wait_until(service.replicas_are_up)
         except (RuntimeError, TimeoutError, redis.RedisError) as error:
             errors.append(error)
