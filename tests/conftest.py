@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import os
 import random
 import shutil
@@ -77,15 +76,6 @@ def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
     if isinstance(val, (str, bytes)) and len(val) > LONGEST_PARAMETER:
         return f"{argname} of {len(val)} from {val[:10]!a}"
     return None
-
-
-def pytest_collection_finish() -> None:
-    """What the collection made stays: the collector looks at it no more.
-
-    Thousands of tests are a million objects, and each full collection would visit them.
-    """
-    gc.collect()
-    gc.freeze()
 
 
 @dataclass
