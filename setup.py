@@ -17,8 +17,9 @@ def extensions() -> list[Extension]:
         return []
     return [
         Extension(
-            "jamboree_gym.recording._plain_step",
+            "jamboree_gym.encoding._compiled",
             ["native/plain_step.c"],
+            depends=["native/info_template.h"],
             include_dirs=[numpy.get_include()],
             optional=True,
         )

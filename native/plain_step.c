@@ -1,6 +1,7 @@
 /* Writes the row of a plain step, as `RowWriter.add_common_step` does in Python, byte for byte.
  *
- * Plain: the observation is an array, nothing was annotated, there is no info, the episode goes on.
+ * Plain: the observation is an array, nothing was annotated, the episode goes on, and the info is
+ * empty or as the template says.
  * Whatever is unusual, even a little, is left to Python: then nothing is written here.
  *
  * The state stays in the slots of `RowWriter`. `writer_of` asks the class once where they are.
@@ -17,6 +18,8 @@
 #include <numpy/arrayobject.h>
 #include <numpy/arrayscalars.h>
 
+#include "info_template.h"
+
 enum slot {
     ACTION,
     CHECK_EVERY,
@@ -25,6 +28,7 @@ enum slot {
     COUNT_AT,
     DTYPE,
     FIRST_AT,
+    LANE,
     LAST_AT,
     LATE_AT,
     MARKED,
@@ -34,24 +38,28 @@ enum slot {
     TAKES_ARRAYS,
     TAKES_COMMON,
     T_LAST,
+    VARIABLE_BYTES,
     WORDS,
     SLOTS
 };
 
 static const char *const slot_names[SLOTS] = {
     "packed_action", "_check_every",  "_clock",        "_content",  "_count_at", "_dtype",
-    "_first_at",     "_last_at",      "late_at",       "_marked",   "_nbytes",   "_number",
-    "_shape",        "_takes_arrays", "_takes_common", "_t_last",   "_words",
+    "_first_at",     "_lane",         "_last_at",      "late_at",   "_marked",   "_nbytes",
+    "_number",       "_shape",        "_takes_arrays", "_takes_common", "_t_last",
+    "_variable_bytes_put", "_words",
 };
 
-static PyTypeObject *row_writer; /* the class */
-static Py_ssize_t offsets[SLOTS];
+static PyTypeObject *row_writer, *row_lane; /* the classes */
+static Py_ssize_t offsets[SLOTS], back_at;
 static PyObject *numpy_false, *announce;
 
 #define SLOT(steps, name) (*(PyObject **)((char *)(steps) + offsets[name]))
 
 /* flags, number of the schema, reward, timestamp, place of the info: `<BIddII` in row_format.py */
 enum { NUMBER_AT = 1, REWARD_AT = 5, TIME_AT = 13, INFO_AT = 21, OBSERVATION_AT = 29 };
+
+enum { LARGEST_INFO = 4096 }; /* larger ones are left to Python */
 
 /* A slot's number; -1 where it holds none, or one below 0. */
 static Py_ssize_t size_in(PyObject *steps, enum slot name)
@@ -90,23 +98,6 @@ static int is_false(PyObject *flag)
     return flag == Py_False || flag == numpy_false;
 }
 
-/* Whether the array lies in memory as a row keeps it. */
-static int is_usual(PyArrayObject *array, PyObject *dtype, PyObject *shape)
-{
-    int ndim = PyArray_NDIM(array);
-    if ((PyObject *)PyArray_DESCR(array) != dtype || !PyArray_IS_C_CONTIGUOUS(array) ||
-        shape == NULL || !PyTuple_CheckExact(shape) || PyTuple_GET_SIZE(shape) != ndim) {
-        return 0;
-    }
-    for (int n = 0; n < ndim; n++) {
-        if (PyLong_AsSsize_t(PyTuple_GET_ITEM(shape, n)) != PyArray_DIM(array, n)) {
-            PyErr_Clear();
-            return 0;
-        }
-    }
-    return 1;
-}
-
 /* Write a packed action of that size; whether it is one that is packed quickly. */
 static int put_action(char *target, Py_ssize_t size, PyObject *action)
 {
@@ -130,9 +121,48 @@ static int put_action(char *target, Py_ssize_t size, PyObject *action)
     return 0;
 }
 
+/* Put another number into a slot, or into that of a lane; 0 with an exception. */
+static int put_number(PyObject **place, Py_ssize_t number)
+{
+    PyObject *value = PyLong_FromSsize_t(number);
+    if (value == NULL) {
+        return 0;
+    }
+    Py_XSETREF(*place, value);
+    return 1;
+}
+
+/* Put an info into the block, behind all rows; its offset, 0 if it is not as the template says or
+ * finds no room, -1 with an exception. */
+static Py_ssize_t keep_info(PyObject *steps, Py_ssize_t row_at, PyObject *info, PyObject *template)
+{
+    PyObject *lane = SLOT(steps, LANE);
+    Py_ssize_t last_at = size_in(steps, LAST_AT), put = size_in(steps, VARIABLE_BYTES);
+    if (template == Py_None || lane == NULL || Py_TYPE(lane) != row_lane || put < 0) {
+        return 0;
+    }
+    Py_buffer *block = memory_in(steps, CONTENT);
+    PyObject **back = (PyObject **)((char *)lane + back_at);
+    Py_ssize_t size = PyBytes_GET_SIZE(((InfoTemplate *)template)->content);
+    Py_ssize_t end = *back != NULL && PyLong_CheckExact(*back) ? PyLong_AsSsize_t(*back) : -1;
+    if (size == 0 || size > LARGEST_INFO || row_at > last_at - size || end < size ||
+        end > block->len || end > UINT32_MAX) {
+        PyErr_Clear();
+        return 0;
+    }
+    if (!put_info((InfoTemplate *)template, info, (char *)block->buf + end - size)) {
+        return 0;
+    }
+    return put_number(back, end - size) && put_number(&SLOT(steps, LAST_AT), last_at - size) &&
+                   put_number(&SLOT(steps, VARIABLE_BYTES), put + size)
+               ? end - size
+               : -1;
+}
+
 /* Write a row and publish it; 0 if it is no plain one, -1 with an exception. The caller keeps the
  * memory of the slots CONTENT and WORDS, whatever the clock does. */
-static int put_row(PyObject *steps, PyArrayObject *observation, double reward)
+static int put_row(PyObject *steps, PyArrayObject *observation, double reward, PyObject *info,
+                   PyObject *template)
 {
     Py_buffer *block = memory_in(steps, CONTENT), *words = memory_in(steps, WORDS);
     Py_ssize_t count_at = size_in(steps, COUNT_AT), check_every = size_in(steps, CHECK_EVERY);
@@ -172,12 +202,21 @@ static int put_row(PyObject *steps, PyArrayObject *observation, double reward)
         Py_DECREF(now);
         return 0;
     }
-    uint32_t schema = (uint32_t)number;
+    uint32_t schema = (uint32_t)number, place[2] = {0, 0};
+    if (PyDict_GET_SIZE(info) != 0) {
+        Py_ssize_t info_at = keep_info(steps, at, info, template);
+        if (info_at <= 0) {
+            Py_DECREF(now);
+            return (int)info_at;
+        }
+        place[0] = (uint32_t)info_at;
+        place[1] = (uint32_t)PyBytes_GET_SIZE(((InfoTemplate *)template)->content);
+    }
     row[0] = 0;
     memcpy(row + NUMBER_AT, &schema, sizeof schema);
     memcpy(row + REWARD_AT, &reward, sizeof reward);
     memcpy(row + TIME_AT, &time_s, sizeof time_s);
-    memset(row + INFO_AT, 0, OBSERVATION_AT - INFO_AT);
+    memcpy(row + INFO_AT, place, sizeof place);
     memcpy(row + OBSERVATION_AT, PyArray_DATA(observation), size);
     __atomic_store_n(published, count + 1, __ATOMIC_RELEASE); /* from here on it is there */
     Py_SETREF(SLOT(steps, T_LAST), now);
@@ -185,16 +224,20 @@ static int put_row(PyObject *steps, PyArrayObject *observation, double reward)
 }
 
 PyDoc_STRVAR(add_plain_step_text,
-             "add_plain_step(steps, returned)\n--\n\n"
-             "Write the row of what `env.step` returned; whether it was, if not, nothing is.");
+             "add_plain_step(steps, returned, template)\n--\n\n"
+             "Write the row of what `env.step` returned; whether it was, if not, nothing is.\n"
+             "An info that is not empty has to be as the template says, None if there is none.");
 
 static PyObject *add_plain_step(PyObject *module, PyObject *const *args, Py_ssize_t count)
 {
-    if (count != 2 || row_writer == NULL || !PyObject_TypeCheck(args[0], row_writer)) {
-        PyErr_SetString(PyExc_TypeError, "add_plain_step takes a RowWriter and what was returned");
+    if (count != 3 || row_writer == NULL || !PyObject_TypeCheck(args[0], row_writer) ||
+        (args[2] != Py_None && Py_TYPE(args[2]) != &info_template_type)) {
+        PyErr_SetString(
+            PyExc_TypeError,
+            "add_plain_step takes a RowWriter, what was returned, and an InfoTemplate or None");
         return NULL;
     }
-    PyObject *steps = args[0], *returned = args[1];
+    PyObject *steps = args[0], *returned = args[1], *template = args[2];
     if (!PyTuple_CheckExact(returned) || PyTuple_GET_SIZE(returned) != 5) {
         Py_RETURN_FALSE;
     }
@@ -202,14 +245,15 @@ static PyObject *add_plain_step(PyObject *module, PyObject *const *args, Py_ssiz
     PyObject *info = PyTuple_GET_ITEM(returned, 4);
     if (SLOT(steps, TAKES_COMMON) != Py_True || SLOT(steps, TAKES_ARRAYS) != Py_True ||
         !is_false(PyTuple_GET_ITEM(returned, 2)) || !is_false(PyTuple_GET_ITEM(returned, 3)) ||
-        !PyDict_CheckExact(info) || PyDict_GET_SIZE(info) != 0 ||
+        !PyDict_CheckExact(info) || (template == Py_None && PyDict_GET_SIZE(info) != 0) ||
         Py_TYPE(observation) != &PyArray_Type ||
         (!PyFloat_CheckExact(reward) && Py_TYPE(reward) != &PyDoubleArrType_Type) ||
         !is_usual((PyArrayObject *)observation, SLOT(steps, DTYPE), SLOT(steps, SHAPE))) {
         Py_RETURN_FALSE;
     }
     PyObject *content = Py_XNewRef(SLOT(steps, CONTENT)), *words = Py_XNewRef(SLOT(steps, WORDS));
-    int done = put_row(steps, (PyArrayObject *)observation, PyFloat_AS_DOUBLE(reward));
+    int done = put_row(steps, (PyArrayObject *)observation, PyFloat_AS_DOUBLE(reward), info,
+                       template);
     Py_XDECREF(content);
     Py_XDECREF(words);
     if (done < 0) {
@@ -226,50 +270,63 @@ static PyObject *add_plain_step(PyObject *module, PyObject *const *args, Py_ssiz
 }
 
 PyDoc_STRVAR(writer_of_text,
-             "writer_of(row_writer)\n--\n\n"
-             "The function `add_plain_step`, for outboxes of this class.");
+             "writer_of(row_writer, row_lane)\n--\n\n"
+             "The function `add_plain_step`, for outboxes and lanes of these classes.");
 
 static PyMethodDef add_plain_step_method = {
     "add_plain_step", (PyCFunction)(void (*)(void))add_plain_step, METH_FASTCALL,
     add_plain_step_text};
 
-static PyObject *writer_of(PyObject *module, PyObject *kind)
+/* Where a class has this slot; -1 with an exception. */
+static Py_ssize_t offset_of(PyObject *kind, const char *name)
 {
-    if (!PyType_Check(kind)) {
-        PyErr_SetString(PyExc_TypeError, "writer_of takes the class RowWriter");
+    PyObject *member = PyObject_GetAttrString(kind, name);
+    if (member == NULL) {
+        return -1;
+    }
+    Py_ssize_t offset = -1;
+    if (Py_TYPE(member) == &PyMemberDescr_Type) {
+        offset = ((PyMemberDescrObject *)member)->d_member->offset;
+    } else {
+        PyErr_Format(PyExc_TypeError, "%s is no slot", name);
+    }
+    Py_DECREF(member);
+    return offset;
+}
+
+static PyObject *writer_of(PyObject *module, PyObject *args)
+{
+    PyObject *writer, *lane;
+    if (!PyArg_ParseTuple(args, "O!O!", &PyType_Type, &writer, &PyType_Type, &lane)) {
         return NULL;
     }
     for (int n = 0; n < SLOTS; n++) {
-        PyObject *member = PyObject_GetAttrString(kind, slot_names[n]);
-        if (member == NULL) {
+        offsets[n] = offset_of(writer, slot_names[n]);
+        if (offsets[n] < 0) {
             return NULL;
         }
-        int is_slot = Py_TYPE(member) == &PyMemberDescr_Type;
-        if (is_slot) {
-            offsets[n] = ((PyMemberDescrObject *)member)->d_member->offset;
-        }
-        Py_DECREF(member);
-        if (!is_slot) {
-            return PyErr_Format(PyExc_TypeError, "%s is no slot", slot_names[n]);
-        }
     }
-    Py_INCREF(kind);
-    Py_XSETREF(row_writer, (PyTypeObject *)kind);
+    back_at = offset_of(lane, "_back");
+    if (back_at < 0) {
+        return NULL;
+    }
+    Py_XSETREF(row_writer, (PyTypeObject *)Py_NewRef(writer));
+    Py_XSETREF(row_lane, (PyTypeObject *)Py_NewRef(lane));
     return PyCFunction_New(&add_plain_step_method, NULL);
 }
 
-static PyMethodDef functions[] = {{"writer_of", writer_of, METH_O, writer_of_text},
+static PyMethodDef functions[] = {{"writer_of", writer_of, METH_VARARGS, writer_of_text},
                                   {NULL, NULL, 0, NULL}};
 
 static struct PyModuleDef definition = {
     .m_base = PyModuleDef_HEAD_INIT,
-    .m_name = "_plain_step",
-    .m_doc = "Compiled: the row of a plain step.",
+    .m_name = "_compiled",
+    .m_doc = "Compiled: the row of a plain step, and infos of a fixed size.",
     .m_size = -1,
     .m_methods = functions,
 };
 
-PyMODINIT_FUNC PyInit__plain_step(void)
+PyMODINIT_FUNC PyInit__compiled(void)
 {
     import_array();
     announce = PyUnicode_InternFromString("_announce");
@@ -279,5 +336,12 @@ PyMODINIT_FUNC PyInit__plain_step(void)
     }
     numpy_false = PyObject_GetAttrString(numpy, "False_");
     Py_DECREF(numpy);
-    return numpy_false == NULL ? NULL : PyModule_Create(&definition);
+    if (numpy_false == NULL || PyType_Ready(&info_template_type) < 0) {
+        return NULL;
+    }
+    PyObject *module = PyModule_Create(&definition);
+    if (module != NULL && PyModule_AddType(module, &info_template_type) < 0) {
+        Py_CLEAR(module);
+    }
+    return module;
 }

@@ -21,6 +21,7 @@ from nested import is_same
 from jamboree_gym.arrays.layout import Group, Layout, layout_of
 from jamboree_gym.arrays.packing import Misfit, packer
 from jamboree_gym.arrays.step_schema import StepSchema
+from jamboree_gym.arrays.value_decoder import NUMBERS
 from jamboree_gym.arrays.values import encode_value
 from jamboree_gym.delivery.row_writer import RowWriter
 from jamboree_gym.delivery.step_outbox import StepOutbox
@@ -66,14 +67,21 @@ def outbox(observation: Any, *, may_be_common: bool) -> StepOutbox:
     return box
 
 
-def put(box: StepOutbox, step: tuple[Any, ...], add_plain_step: Any = None) -> str:
+def put(
+    box: StepOutbox,
+    step: tuple[Any, ...],
+    add_plain_step: Any = None,
+    encoder: InfoEncoder | None = None,
+) -> str:
     """Put a step as the recorder does; why it is refused."""
     observation, reward, info, annotation = step
     box.packed_action = np.int64(1)
-    is_plain = info is None and annotation is None
-    returned = observation, reward, False, False, {}
-    if is_plain and add_plain_step is not None and add_plain_step(box, returned):
-        return ""
+    encoder = encoder or InfoEncoder()
+    if annotation is None and add_plain_step is not None:
+        returned = observation, reward, False, False, info or {}
+        if add_plain_step(box, returned, encoder.compiled):
+            return ""
+    info = None if info is None else encoder.encode(info)
     try:
         if not box.add_common_step(observation, reward, False, False, info, annotation):
             box.add_step(observation, reward, False, False, info, annotation)
@@ -157,7 +165,9 @@ annotations = st.sampled_from(
         *({"value": SIGNALLING[0]}, {"value": GOAL}, {"value": {"a": 1}}, {"value": 2**70}),
     ]
 )
-infos = st.sampled_from([None, None, b"", b"\x81\xa1a\x01"])
+MUJOCO = {"x": np.float64(0.5), "reward_ctrl": np.float32(-0.5), "survive": 1.0, "mask": GOAL}
+WALKED = {**MUJOCO, "x": np.float64(math.nan), "survive": -0.0, "mask": GOAL[::-1]}
+infos = st.sampled_from([None, None, {}, {"a": 1}, MUJOCO, WALKED, {"lives": np.int8(3)}])
 
 
 def check_same_bytes(first: Any, steps: list[tuple[Any, ...]]) -> None:
@@ -165,11 +175,12 @@ def check_same_bytes(first: Any, steps: list[tuple[Any, ...]]) -> None:
     ways = [(True, None), (False, None), (True, add_plain_step)]
     ways = ways if add_plain_step is not None else ways[:2]
     boxes = [outbox(first, may_be_common=is_common) for is_common, _ in ways]
+    encoders = [InfoEncoder() for _ in ways]
     for step in steps:
         refusals = []
-        for box, (_, add) in zip(boxes, ways, strict=True):
+        for box, (_, add), encoder in zip(boxes, ways, encoders, strict=True):
             own = copy.deepcopy(step[0]), *step[1:]
-            refusals.append(put(box, own, add))
+            refusals.append(put(box, own, add, encoder))
             overwrite(own[0])
         assert "object object" in refusals[0] or len(set(refusals)) == 1
     assert all(stored(box) == stored(boxes[0]) for box in boxes[1:])
@@ -203,7 +214,7 @@ def test_an_array_of_another_kind_is_stored_as_it_is(array: np.ndarray, held: An
     [
         pytest.param(GOAL, 1.0, None, None, id="array"),
         pytest.param(FRAME, 1.0, None, None, id="frame"),
-        pytest.param(FRAME, 1.0, b"\x80", {"value": 0.5}, id="frame, info, annotation"),
+        pytest.param(FRAME, 1.0, {"a": 1}, {"value": 0.5}, id="frame, info, annotation"),
         pytest.param(MISSION, 1, None, None, id="dict with a text"),
         pytest.param(NESTED, np.float64(1), None, None, id="nested dict"),
         pytest.param((11, 10, np.int8(0)), np.float32(1), None, None, id="tuple"),
@@ -211,14 +222,15 @@ def test_an_array_of_another_kind_is_stored_as_it_is(array: np.ndarray, held: An
     ],
 )
 def test_steps_as_environments_return_them_are_quick(
-    observation: Any, reward: Any, info: bytes | None, annotation: Any
+    observation: Any, reward: Any, info: dict[str, Any] | None, annotation: Any
 ) -> None:
     box = outbox(observation, may_be_common=True)
     put(box, (observation, reward, info, annotation))  # the first of an extent looks at more
+    encoded = None if info is None else encode_value(info)
 
     for _ in range(3):
         box.packed_action = np.int64(1)
-        assert box.add_common_step(observation, reward, False, False, info, annotation)
+        assert box.add_common_step(observation, reward, False, False, encoded, annotation)
 
 
 def test_numbers_of_every_kind_come_back_as_they_were() -> None:
@@ -246,7 +258,6 @@ def test_an_odd_step_makes_only_the_next_ones_slow_that_are_odd() -> None:
     assert box.add_common_step(GOAL, 1.0, False, False, None, {"value": 0.5})
 
 
-MUJOCO = {"x": np.float64(0.5), "reward_ctrl": np.float32(-0.5), "survive": 1.0, "mask": GOAL}
 keys = st.sampled_from(["x", "reward_ctrl", "mask", "é", "new", np.str_("x"), 1])
 values = st.one_of(
     *(st.floats(), st.floats(width=32).map(np.float32), st.floats().map(np.float64)),
@@ -264,11 +275,14 @@ def test_infos_one_after_the_other_are_encoded_as_each_by_itself(changes: list[A
     for change in changes:
         for info in (MUJOCO, {**MUJOCO, **change}, change):
             assert encoder.encode(info) == (encode_value(info) if info else None)
+            if encoder.compiled is not None:
+                assert encoder.compiled.encode(info) in (encode_value(info), None)
 
 
 def test_infos_of_numbers_have_a_template() -> None:
     template = InfoTemplate.of(MUJOCO, encode_value(MUJOCO))
     assert template is not None
+    template.compiled = None  # what Python does where there is no compiler
     other = {"x": np.float64(math.inf), "reward_ctrl": SIGNALLING[0], "survive": -math.nan}
     other["mask"] = GOAL[::-1]
 
@@ -276,6 +290,23 @@ def test_infos_of_numbers_have_a_template() -> None:
     assert template.encode({**other, "mask": GOAL.astype(np.float64)}) is None
     assert template.encode(dict(reversed(other.items()))) is None
     assert InfoTemplate.of({"lives": 3}, encode_value({"lives": 3})) is None
+
+
+@pytest.mark.compiled
+@pytest.mark.parametrize("value", [1.5, *(kind(1) for kind in NUMBERS), GOAL, FRAME, FRAME[:0]])
+def test_an_info_of_a_fixed_size_takes_the_compiled_way(value: Any) -> None:
+    assert add_plain_step is not None
+    box, encoder = outbox(GOAL, may_be_common=True), InfoEncoder()
+    info = {"é": value}
+    put(box, (GOAL, 1.0, info, None), None, encoder)  # the first is never taken quickly
+
+    is_fixed = np.size(value) > 0
+    assert (encoder.compiled is not None) is is_fixed
+    is_taken = add_plain_step(box, (GOAL, 1.0, False, False, info), encoder.compiled)
+
+    assert is_taken is (is_fixed and len(encode_value(info)) <= 4096)
+    if is_fixed:
+        assert encoder.compiled.encode(info) == encode_value(info)
 
 
 def test_a_delivery_between_an_info_and_its_row_loses_no_info(

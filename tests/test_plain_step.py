@@ -15,6 +15,8 @@ import pytest
 from test_common_rows import GOAL, outbox
 
 from jamboree_gym.delivery.step_outbox import StepOutbox
+from jamboree_gym.encoding.compiled import compiled_core
+from jamboree_gym.encoding.info_codec import InfoEncoder
 from jamboree_gym.recording import plain_steps
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -55,7 +57,7 @@ def test_steps_as_most_are_take_the_compiled_way() -> None:
 
     for reward in (1.0, np.float64(-0.0), math.nan):
         for flag in (False, np.False_):
-            assert plain_steps.add_plain_step(box, (GOAL, reward, flag, flag, {}))
+            assert plain_steps.add_plain_step(box, (GOAL, reward, flag, flag, {}), None)
 
     rows = box.recent(6)
     assert rows is not None
@@ -68,9 +70,9 @@ def test_an_odd_step_is_left_to_python(returned: Any) -> None:
     assert plain_steps.add_plain_step is not None
     box = warm_outbox()
 
-    assert plain_steps.add_plain_step(box, returned) is False
+    assert plain_steps.add_plain_step(box, returned, None) is False
     assert box.rows_put == 2
-    assert plain_steps.add_plain_step(box, USUAL) is True
+    assert plain_steps.add_plain_step(box, USUAL, None) is True
 
 
 @pytest.mark.compiled
@@ -80,14 +82,20 @@ def test_an_action_that_its_row_does_not_hold_is_left_to_python(action: Any) -> 
     box = warm_outbox()
     box.packed_action = action
 
-    assert plain_steps.add_plain_step(box, USUAL) is False
+    assert plain_steps.add_plain_step(box, USUAL, None) is False
     assert box.rows_put == 2
 
 
 @pytest.mark.compiled
 def test_who_is_no_outbox_is_refused() -> None:
     assert plain_steps.add_plain_step is not None
-    for arguments in ((object(), USUAL), (None, None), (StepOutbox, USUAL)):
+    for arguments in (
+        (object(), USUAL, None),
+        (None, None, None),
+        (StepOutbox, USUAL, None),
+        (warm_outbox(), USUAL),
+        (warm_outbox(), USUAL, {}),
+    ):
         with pytest.raises(TypeError, match="takes a RowWriter"):
             plain_steps.add_plain_step(*arguments)  # type: ignore[arg-type]
 
@@ -102,9 +110,9 @@ def test_an_error_of_the_clock_writes_nothing() -> None:
 
     box._clock = broken
     with pytest.raises(ZeroDivisionError):
-        plain_steps.add_plain_step(box, USUAL)
+        plain_steps.add_plain_step(box, USUAL, None)
     box._clock = lambda: "noon"  # type: ignore[assignment, return-value]
-    assert plain_steps.add_plain_step(box, USUAL) is False
+    assert plain_steps.add_plain_step(box, USUAL, None) is False
     assert box.rows_put == 2
 
 
@@ -112,16 +120,82 @@ def test_an_error_of_the_clock_writes_nothing() -> None:
 def test_what_it_was_given_is_not_kept() -> None:
     assert plain_steps.add_plain_step is not None
     box = warm_outbox()
-    observation, reward, action, info = GOAL.copy(), np.float64(0.5), np.int64(1), dict[str, Any]()
+    observation, reward, action = GOAL.copy(), np.float64(0.5), np.int64(1)
+    info = {"x": np.float64(0.5), "survive": 1.0, "mask": GOAL.copy()}
+    encoder = InfoEncoder()
+    encoder.encode(info)
+    template = encoder.compiled
     box.packed_action = action
     given = (box, observation, reward, action, info, observation.dtype, box._content, box._words)
+    given = (*given, template, *info.values())
     before = list(map(sys.getrefcount, given))
 
     for flag in [False] * 100 + [True] * 100:
-        plain_steps.add_plain_step(box, (observation, reward, flag, False, info))
+        plain_steps.add_plain_step(box, (observation, reward, flag, False, info), template)
 
     assert list(map(sys.getrefcount, given)) == before
     assert box.rows_put == 102
+
+
+@pytest.mark.compiled
+def test_a_template_that_is_gone_keeps_nothing() -> None:
+    mask = GOAL.copy()
+    info = {"é" * 40: np.float64(0.5), "mask": mask}
+    kept = (*info, mask, mask.dtype, np.float64)
+    before = list(map(sys.getrefcount, kept))
+
+    for _ in range(100):
+        encoder = InfoEncoder()
+        encoder.encode(info)
+        assert encoder.compiled.encode(info) is not None
+        assert encoder.compiled.encode({"mask": mask, "x": 1}) is None
+    del encoder
+
+    assert list(map(sys.getrefcount, kept)) == before
+
+
+@pytest.mark.compiled
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ({"x": 1}, b"12345678", (0,)),
+        ({"x": "1"}, b"12345678", (0,)),
+        ({1: 1.0}, b"12345678", (0,)),
+        ({"x": 1.0}, b"1234567", (0,)),
+        ({"x": 1.0}, b"12345678", (1,)),
+        ({"x": 1.0}, b"12345678", (-1,)),
+        ({"x": 1.0}, b"12345678", ()),
+        ({"x": 1.0}, b"12345678", (2**70,)),
+        ({"x": GOAL}, b"12345678901", (0,)),
+        ((), b"", ()),
+    ],
+)
+def test_a_template_that_would_write_elsewhere_is_refused(arguments: Any) -> None:
+    core = compiled_core()
+    assert core is not None
+    with pytest.raises((TypeError, ValueError, OverflowError)):
+        core.InfoTemplate(*arguments)
+
+
+@pytest.mark.compiled
+def test_infos_fill_blocks_from_the_back() -> None:
+    """Over several blocks: no info is written over a row, and no row over an info."""
+    assert plain_steps.add_plain_step is not None
+    box, encoder, left = warm_outbox(), InfoEncoder(), 0
+    for step in range(2000):
+        info = {"x": np.float64(step), "more": np.full(10, step, np.int16)}
+        returned = (GOAL, float(step), False, False, info)
+        if not plain_steps.add_plain_step(box, returned, encoder.compiled):
+            left += 1
+            box.add_step(GOAL, float(step), False, False, encoder.encode(info))
+
+    assert 2000 / 256 <= left < 50
+    rows = box.window(2)
+    assert rows is not None
+    assert rows.rewards.tolist() == [float(step) for step in range(2000)]
+    for step, info in enumerate(rows.infos):
+        assert info["x"] == step
+        assert info["more"].tolist() == [step] * 10
 
 
 @pytest.mark.compiled
@@ -132,7 +206,7 @@ def test_a_full_block_is_left_to_python() -> None:
     left = 0
     for step in range(2000):
         returned = (GOAL, float(step), False, False, {})
-        if not plain_steps.add_plain_step(box, returned):
+        if not plain_steps.add_plain_step(box, returned, None):
             left += 1
             box.add_step(GOAL, float(step), False, False, None)
 
@@ -145,13 +219,14 @@ def test_a_full_block_is_left_to_python() -> None:
 def test_a_variable_leaves_all_steps_to_python(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("JAMBOREE_PURE", "1")
 
+    assert compiled_core() is None
     assert plain_steps._chosen() is None
 
 
 @pytest.mark.once
 def test_without_a_compiler_it_is_installed_without_the_core(tmp_path: Path) -> None:
     source = tmp_path / "source"
-    for name in ("jamboree_gym/recording", "native"):
+    for name in ("jamboree_gym/encoding", "native"):
         shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("*.so"))
     for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE", "jamboree_gym/__init__.py"):
         shutil.copy(ROOT / name, source / name)

@@ -16,12 +16,18 @@ MAX_TEMPLATES = 100  # where infos change all the time, a template costs more th
 
 
 class InfoEncoder:
-    """Encodes infos as they are at the moment of the call; warns once per type it cannot keep."""
+    """Encodes infos as they are at the moment of the call; warns once per type it cannot keep.
+
+    Attributes:
+        compiled: Encodes infos that are like the newest whose values have a fixed size; None if
+            there is none, or no compiled core.
+    """
 
     def __init__(self) -> None:
         self._marks = Marks()
         self._template: InfoTemplate | None = None
         self._tries = 0
+        self.compiled: Any = None
 
     def encode(self, info: Mapping[str, Any], *, strict: bool = False) -> bytes | None:
         """The info in bytes; None for an empty one.
@@ -56,7 +62,9 @@ class InfoEncoder:
             return encode_value(kept)
         if self._tries < MAX_TEMPLATES and info.__class__ is dict:
             self._tries += 1
-            self._template = InfoTemplate.of(info, encoded) or self._template
+            template = InfoTemplate.of(info, encoded)
+            if template is not None:
+                self._template, self.compiled = template, template.compiled
         return encoded
 
     def copy(self, value: Any) -> Any:

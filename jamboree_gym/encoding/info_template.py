@@ -15,6 +15,7 @@ import numpy as np
 from jamboree_gym.arrays.layout import has_column
 from jamboree_gym.arrays.value_decoder import NUMBERS
 from jamboree_gym.arrays.values import encode_value
+from jamboree_gym.encoding.compiled import compiled_core
 
 __all__ = ["InfoTemplate"]
 
@@ -22,6 +23,7 @@ _NUMBERS = frozenset(NUMBERS)
 _FLOAT = np.dtype(">f8")  # as msgpack has it
 
 _pack = msgspec.msgpack.Encoder().encode
+_core = compiled_core()
 
 
 class InfoTemplate:
@@ -30,6 +32,9 @@ class InfoTemplate:
     Args:
         info: All its values have a fixed size: see `of`.
         encoded: What `encode_value` makes of it.
+
+    Attributes:
+        compiled: The same in C, for `add_plain_step`; None if Python does all.
     """
 
     def __init__(self, info: dict[str, Any], encoded: bytes) -> None:
@@ -50,6 +55,7 @@ class InfoTemplate:
             "itemsize": len(encoded),
         }
         self._row: Any = np.ndarray((), np.dtype(fields), bytearray(encoded))
+        self.compiled = None if _core is None else _core.InfoTemplate(info, encoded, tuple(offsets))
 
     @classmethod
     def of(cls, info: dict[Any, Any], encoded: bytes) -> InfoTemplate | None:
@@ -63,6 +69,10 @@ class InfoTemplate:
 
     def encode(self, info: dict[Any, Any]) -> bytes | None:
         """The info in bytes; None if it is of another kind."""
+        if self.compiled is not None:
+            found: bytes | None = self.compiled.encode(info)
+            if found is not None:
+                return found
         names, kinds = self._names, self._kinds
         if len(info) != len(kinds):
             return None

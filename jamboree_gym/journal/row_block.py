@@ -147,6 +147,18 @@ class RowLane:
         schemas: That schema by its number.
     """
 
+    __slots__ = (
+        "_back",
+        "_block",
+        "_newest",
+        "_number_of",
+        "_row_format",
+        "_schema",
+        "_segments",
+        "number",
+        "schemas",
+    )
+
     def __init__(self, segments: Segments, number_of: Callable[[StepSchema], int]) -> None:
         self._segments = segments
         self._number_of = number_of

@@ -1,32 +1,28 @@
-"""The quickest way of a step into the journal: compiled, where there was a C compiler.
+"""The quickest way of a step into the journal, if the compiled core is there.
 
-The source is `native/plain_step.c`. It writes the row of a step without info and annotation, as
-`RowWriter.add_common_step` does, byte for byte, and leaves all other steps to Python. With the
-variable `JAMBOREE_PURE=1`, Python writes all of them.
+It writes the row of a step without annotation, as `RowWriter.add_common_step` does, byte for byte,
+and leaves all other steps to Python.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from jamboree_gym.delivery.row_writer import RowWriter
-
-try:
-    from jamboree_gym.recording._plain_step import writer_of
-except ImportError:  # there was no compiler
-    writer_of = None  # type: ignore[assignment]
+from jamboree_gym.encoding.compiled import compiled_core
+from jamboree_gym.journal.row_block import RowLane
 
 __all__ = ["add_plain_step"]
 
-AddPlainStep: TypeAlias = Callable[[RowWriter, object], bool]
-"""Takes what `env.step` returned; whether its row is written. If not, nothing is."""
+AddPlainStep: TypeAlias = Callable[[RowWriter, object, Any], bool]
+"""Takes what `env.step` returned, and a compiled `InfoTemplate` for infos that are not empty, None
+if there is none; whether the step's row is written. If not, nothing is."""
 
 
 def _chosen() -> AddPlainStep | None:
-    is_pure = os.environ.get("JAMBOREE_PURE", "0") not in ("", "0")
-    return None if writer_of is None or is_pure else writer_of(RowWriter)
+    core = compiled_core()
+    return None if core is None else core.writer_of(RowWriter, RowLane)  # type: ignore[no-any-return]
 
 
 add_plain_step = _chosen()

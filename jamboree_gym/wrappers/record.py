@@ -269,7 +269,9 @@ class RecordEpisodes(gym.Wrapper[ObsType, ActType, ObsType, ActType]):
                 add_plain_step is not None
                 and handler.annotation is None
                 and not self._sidecars
-                and add_plain_step(steps, result)
+                and add_plain_step(
+                    steps, result, handler._infos.compiled if handler.info_keys is None else None
+                )
             ):
                 return result
             if result.__class__ is tuple and len(result) == 5 and result[4].__class__ is dict:
