@@ -341,15 +341,16 @@ class RowWriter(Outbox, ABC):
         reward: float | bytes,
         now: float,
         packed_annotation: Any = None,
+        info: bytes | None = None,
     ) -> None:
-        """Queue a step of the newest layout that is packed already, is not the last, has no info.
+        """Queue a step of the newest layout that is packed already, and is not the last.
 
         For recorders of many environments, which pack all of them at once.
         """
         if now <= self._t_last:
             now = math.nextafter(self._t_last, math.inf)
         self._t_last = now
-        self._add_row(0, reward, now, packed_observation, packed_action, None, packed_annotation)
+        self._add_row(0, reward, now, packed_observation, packed_action, info, packed_annotation)
         if not self._marked:
             self._announce()
 

@@ -22,7 +22,7 @@ if there is none; whether the step's row is written. If not, nothing is."""
 
 def _chosen() -> AddPlainStep | None:
     core = compiled_core()
-    return None if core is None else core.writer_of(RowWriter, RowLane)  # type: ignore[no-any-return]
+    return None if core is None else core.writer_of(RowWriter, RowLane)
 
 
 add_plain_step = _chosen()

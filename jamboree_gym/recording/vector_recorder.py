@@ -279,9 +279,13 @@ class VectorRecorder:
         try:
             recorder.handler.step(action, observation, reward, terminated, truncated, info)
         except Exception as error:  # noqa: BLE001 - raised by `batch`
-            self.errors.append(_named(error, index))
-            if isinstance(error, _LOST) or not isinstance(error, JamboreeError):
-                self._give_up(index)
+            self._refused(index, error)
+
+    def _refused(self, index: int, error: Exception) -> None:
+        """A step of one sub-environment was not recorded, or Redis has not confirmed it."""
+        self.errors.append(_named(error, index))
+        if isinstance(error, _LOST) or not isinstance(error, JamboreeError):
+            self._give_up(index)
 
     def admit(self) -> None:
         """As `EpisodeRecorder.admit`: to be called before the environments move.
@@ -313,18 +317,20 @@ class VectorRecorder:
         observations: Any,
         rewards: Any,
         skipped: Collection[int],
+        infos: Mapping[int, Mapping[str, Any]],
     ) -> bool:
         """Keep one step of all sub-environments at once, if it is as plain as most are.
 
-        It is, if actions and observations are arrays of numbers, there are no infos, and no episode
-        ends. A sub-environment that needs more is recorded by itself: one whose layout changes, or
-        one that alone has an annotation.
+        It is, if actions and observations are arrays of numbers, and no episode ends. A
+        sub-environment that needs more is recorded by itself: one whose layout changes, or one that
+        alone has an annotation.
 
         Args:
             packed_actions: From `pack_actions`.
             observations: A batch.
             rewards: A batch.
             skipped: Sub-environments that are not concerned.
+            infos: Those that are not empty.
 
         Returns:
             Whether it was done; if not, nothing was.
@@ -345,24 +351,27 @@ class VectorRecorder:
             steps = None if index in skipped else handler.plain_steps(schema)
             if steps is not None:
                 try:
+                    info = handler._quickly_encoded(infos[index]) if index in infos else None
                     steps.add_plain_step(
                         packed_actions[index],
                         packed_observations[index],
                         gains[index],
                         now,
                         annotation,
+                        info,
                     )
                 except Exception as error:  # noqa: BLE001 - raised by `batch`
-                    self.errors.append(_named(error, index))
-                    if not isinstance(error, JamboreeError):
-                        self._give_up(index)
+                    self._refused(index, error)
+                    continue
+                if info is not None:
+                    self._plain_bytes += len(info)
                 continue
             if annotation is not None:
                 handler._merge_annotation(self._annotation_columns.annotation(annotation))
             if index not in skipped:
                 action = self.unpacked_action(packed_actions[index])
                 outcome = (rewards[index], False, False)
-                self.step(index, action, observations[index], *outcome, {})
+                self.step(index, action, observations[index], *outcome, infos.get(index, {}))
         self._look_at_what_waits(CHECK_EVERY_BYTES)
         return True
 
@@ -458,9 +467,7 @@ class VectorRecorder:
                     annotations[index],
                 )
             except Exception as error:  # noqa: BLE001 - raised by `batch`
-                self.errors.append(_named(error, index))
-                if not isinstance(error, JamboreeError):
-                    self._give_up(index)
+                self._refused(index, error)
         return done
 
     def leave_blocks(self) -> None:

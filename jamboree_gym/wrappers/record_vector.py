@@ -217,13 +217,14 @@ class RecordEpisodes(RecordedSubEnvs, VectorWrapper):
         ended = set(ends.nonzero()[0].tolist())
         if self._is_assumed and ended:
             self._learn_mode(batched_infos)
+        split = self._split_infos(batched_infos)
         special = self._record_together(
             own_actions,
             batch,
             rewards,
             terminated,
             truncated,
-            batched_infos,
+            split,
             ended=ended,
             awaited=awaited,
             rng_states=rng_states,
@@ -231,7 +232,7 @@ class RecordEpisodes(RecordedSubEnvs, VectorWrapper):
         )
         if not special:
             return
-        observations, infos = self._split(batch, batched_infos)
+        observations, infos = self._split(batch, split or batched_infos)
         actions = split_batch(self.action_space, own_actions, self.num_envs)
         for i in sorted(special):
             try:
@@ -265,7 +266,7 @@ class RecordEpisodes(RecordedSubEnvs, VectorWrapper):
         rewards: Any,
         terminated: npt.NDArray[np.bool_],
         truncated: npt.NDArray[np.bool_],
-        infos: dict[str, Any],
+        infos: Sequence[Any] | None,
         *,
         ended: set[int],
         awaited: set[int],
@@ -274,16 +275,18 @@ class RecordEpisodes(RecordedSubEnvs, VectorWrapper):
     ) -> Collection[int]:
         """Record what is plain of a step; update `awaited` where that ends an episode.
 
+        `infos` are those of `_split_infos`.
+
         Returns:
             The sub-environments whose step is not recorded by this.
         """
         recorder, is_same_step = self._recorder, self._mode is AutoresetMode.SAME_STEP
-        if not (
-            infos.__class__ is dict
-            and (not infos or (is_same_step and _OF_ENDS_ALONE.issuperset(infos)))
-        ):
+        if infos is not None:
             recorder.leave_blocks()
-            return range(self.num_envs)
+            own = enumerate(map(self._without_final, infos))
+            shares = {i: info for i, info in own if info.__class__ is not dict or info}
+            special = {*ended, *refused, *awaited}
+            return self._record_plain(own_actions, batch, rewards, special, shares)
         alone = ended.union(refused) if is_same_step else set(refused)
         resets = {i: rng_states.get(i) for i in awaited - alone}
         left = recorder.step_together(
@@ -301,10 +304,20 @@ class RecordEpisodes(RecordedSubEnvs, VectorWrapper):
             if self._mode is AutoresetMode.NEXT_STEP:
                 awaited.update(ended - resets.keys() - set(left))
             return left
-        special = ended.union(refused, awaited)
-        packed_actions = recorder.pack_actions(own_actions)
-        if packed_actions is not None and recorder.step_plain(
-            packed_actions, batch, rewards, special
+        return self._record_plain(own_actions, batch, rewards, {*ended, *refused, *awaited}, {})
+
+    def _record_plain(
+        self,
+        own_actions: Any,
+        batch: Any,
+        rewards: Any,
+        special: Collection[int],
+        infos: Mapping[int, Mapping[str, Any]],
+    ) -> Collection[int]:
+        """As `_record_together`, without blocks."""
+        packed_actions = self._recorder.pack_actions(own_actions)
+        if packed_actions is not None and self._recorder.step_plain(
+            packed_actions, batch, rewards, special, infos
         ):
             return special
         return range(self.num_envs)
@@ -345,6 +358,15 @@ class RecordEpisodes(RecordedSubEnvs, VectorWrapper):
             split_batch(self.observation_space, observations, num_envs),
             _NoInfos() if infos is None or not len(infos) else split_infos(infos, num_envs),
         )
+
+    def _split_infos(self, infos: Any) -> Sequence[Any] | None:
+        """The infos of a step, one for each sub-environment; None if they say nothing of it."""
+        if infos is None or not len(infos):
+            return None
+        is_same_step = self._mode is AutoresetMode.SAME_STEP
+        if is_same_step and infos.__class__ is dict and _OF_ENDS_ALONE.issuperset(infos):
+            return None
+        return split_infos(infos, self.num_envs)
 
     def _recorded_infos(self, infos: Any) -> Any:
         """What is recorded of infos, and what SAME_STEP says of ends."""

@@ -47,6 +47,15 @@ class Telling(DiscreteEnv):
         return {"lap": self.count} if self.count % 4 == 3 else {}
 
 
+class Walking(DiscreteEnv):
+    """Has an info in each step: as MuJoCo's, and once another one."""
+
+    def info(self) -> dict[str, Any]:
+        if self.count == 4:
+            return {"fallen": self.count}
+        return {"x": np.float64(self.count / 3), "alive": 1.0, "feet": np.full(3, self.count)}
+
+
 class Speaker:
     """Says the same to a recorded VecEnv by `annotate_numbers`, or by `annotate`."""
 
@@ -131,6 +140,43 @@ def test_numbers_of_all_are_recorded_as_an_annotation_of_each(
 
     assert quick == slow
     assert sum(map(len, quick)) > STEPS // 4  # the rest is deleted
+
+
+@pytest.mark.parametrize("num_envs", [1, 3, 9])
+def test_infos_of_a_fixed_size_are_recorded_as_of_each_environment_alone(
+    jam: Jamboree, num_envs: int
+) -> None:
+    from stable_baselines3.common.vec_env import DummyVecEnv
+
+    def walk(envs: Any) -> Any:
+        envs.reset()
+        for step in range(20):
+            envs.step(np.full(num_envs, step % 3))
+        envs.close()
+        jam.flush()
+        return recorded_steps(jam, envs.run, num_envs)
+
+    venv: Any = jam.record(DummyVecEnv([partial(Walking, 7)] * num_envs), run="venv")
+    vector: Any = jam.record(gym.vector.SyncVectorEnv([partial(Walking, 7)] * num_envs), run="gym")
+    singles: list[Any] = [jam.record(Walking(7), run=f"single{n}") for n in range(num_envs)]
+    for env in singles:
+        env.reset()
+        for step in range(20):
+            if env.step(step % 3)[2]:
+                env.reset()
+        env.close()
+
+    in_venv, in_vector = walk(venv), walk(vector)
+
+    alone = [recorded_steps(jam, env.run, 1)[0] for env in singles]
+    told = [[step[6] for step in steps] for steps in (*in_venv, *alone)]
+    assert len({repr(infos) for infos in told}) == 1
+    assert {len(infos) for infos in told[0]} == {1, 3}
+    for steps in in_vector:
+        walked = [info for *_, info, _ in steps if "x" in info]
+        assert {info["x"] for info in walked} == {n / 3 for n in (1, 2, 3, 5, 6, 7)}
+        assert all(info["feet"].tolist() == [round(3 * info["x"])] * 3 for info in walked)
+        assert {info["fallen"] for *_, info, _ in steps if "fallen" in info} == {4}
 
 
 def test_numbers_are_read_from_memory_too(jam: Jamboree) -> None:

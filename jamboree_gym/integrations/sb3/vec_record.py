@@ -164,14 +164,15 @@ class VecRecordEpisodes(RecordedSubEnvs, VecEnvWrapper):
         try:
             result = self.venv.step_wait()
             observations, rewards, dones, infos = result
-            special = _special(dones, infos, self.num_envs)
+            special, shares = _apart(dones, infos, self.num_envs)
             if packed_actions is not None:
-                if not recorder.step_plain(packed_actions, observations, rewards, special):
+                if not recorder.step_plain(packed_actions, observations, rewards, special, shares):
                     special = range(self.num_envs)
             else:
                 no_ends = np.zeros(self.num_envs, np.bool_)  # these are `special`
+                alone = {*special, *shares}
                 left = recorder.step_together(
-                    self._actions, observations, rewards, no_ends, no_ends, alone=special
+                    self._actions, observations, rewards, no_ends, no_ends, alone=alone
                 )
                 special = range(self.num_envs) if left is None else left
             if special:
@@ -210,7 +211,7 @@ class VecRecordEpisodes(RecordedSubEnvs, VecEnvWrapper):
     def _record(self, i: int, observation: Any, reward: Any, done: bool, info: Any) -> None:
         """Record a step of one environment."""
         info = checked_info(info)
-        own = {name: info[name] for name in info if name not in (_LAST_OBSERVATION, _TRUNCATED)}
+        own = _own(info)
         packed_actions = self._packed_actions
         if packed_actions is None:
             action = self._actions[i]
@@ -257,23 +258,36 @@ class VecRecordEpisodes(RecordedSubEnvs, VecEnvWrapper):
             return getattr(self.venv, name)  # SB3 looks into nothing but its own
 
 
-def _special(dones: Any, infos: Any, size: int) -> Collection[int]:
-    """The environments whose step is not plain: it ends an episode, or has an info to record."""
+def _apart(
+    dones: Any, infos: Any, size: int
+) -> tuple[Collection[int], Mapping[int, Mapping[str, Any]]]:
+    """The environments whose step is not plain, as it ends an episode, and the infos of the others.
+
+    Infos that have nothing of the environment's own are left out.
+    """
     is_usual = dones.__class__ is np.ndarray and dones.dtype is _BOOL and dones.shape == (size,)
     if not is_usual or infos.__class__ not in (list, tuple) or len(infos) != size:
-        return range(size)
+        return range(size), {}
     flags = dones.tolist()
     try:
         if True not in flags and infos.count(_NO_INFO) == size:
-            return ()
+            return (), {}
     except Exception:  # noqa: BLE001 - whatever the values of an info say to a comparison
-        return range(size)
-    return [i for i in range(size) if flags[i] or not _is_empty(infos[i])]
+        return range(size), {}
+    special, shares = [], {}
+    for i, info in enumerate(infos):
+        if flags[i] or info.__class__ is not dict:
+            special.append(i)
+        elif own := _own(info):
+            shares[i] = own
+    return special, shares
 
 
-def _is_empty(info: Any) -> bool:
-    """Whether an info has nothing of the environment's own."""
-    return info.__class__ is dict and (not info or (len(info) == 1 and _TRUNCATED in info))
+def _own(info: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What an info has of the environment's own."""
+    if _TRUNCATED in info or _LAST_OBSERVATION in info:
+        return {name: info[name] for name in info if name not in (_LAST_OBSERVATION, _TRUNCATED)}
+    return info
 
 
 def _part(observations: Any, i: int) -> Any:
