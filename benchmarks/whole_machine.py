@@ -22,7 +22,8 @@ from _pairs import jamboree, machine
 
 RATES: tuple[float | None, ...] = (None, 2000, 300)  # steps a second; None = as many as it can
 TRAINER = "trainer"
-SETTLING_S = 15  # the backup looks once more after its last copy
+SETTLING_S = 25  # the backup looks once more after its last copy, and then lets MongoDB go
+IDLE_S = 60  # the backup looks once a minute
 ROLES = {  # what the command line of each process has
     "supervisor": "run_supervisor",
     "valkey": "valkey",
@@ -199,7 +200,7 @@ def main() -> None:
                 for rate in RATES:
                     measure(jam, home, env_id, rate, arguments.seconds)
             time.sleep(SETTLING_S)
-            idle(home, 1.5 * arguments.seconds)
+            idle(home, IDLE_S)
 
 
 if __name__ == "__main__":

@@ -207,6 +207,33 @@ def test_while_nothing_changes_it_keeps_no_client_of_mongodb(
     check_that_all_is_kept_once(jam)
 
 
+def test_after_a_round_without_work_it_lets_the_backup_go_at_once(
+    open_jamboree: Callable[..., Jamboree], mongo: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits, changes = list[float](), iter([False, False, False, False, True])
+
+    def wait(_bell: object, _stop: object, timeout_s: float) -> bool:
+        waits.append(timeout_s)
+        return next(changes)
+
+    monkeypatch.setattr(follow, "wait_for_change", wait)
+    connection = open_jamboree(mongo_url=mongo.url)._connection
+    with closing(follow.OpenedBackup(lambda: mongo.url, connection.keyspace.namespace)) as opened:
+        follower = follow.Follower(
+            connection.redis_store,
+            opened.open,
+            to=connection.backed_up_to,
+            is_new=True,
+            let_go=opened.let_go,
+        )
+        for is_changed in (False, False, True):
+            follower._copy_in_turn()
+            assert follower._sleep() is is_changed
+        follower._doorbell.close()
+
+    assert waits == [10.0, 50.0, 0.0, 60.0, 0.0]
+
+
 def test_many_deliveries_share_a_round_and_stopping_copies_what_waits(
     jam: Jamboree, rounds: list[str]
 ) -> None:

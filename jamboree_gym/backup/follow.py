@@ -88,6 +88,7 @@ class Follower:
         self._warned: set[str] = set()
         self._outages = 0
         self._error = ""  # of the last copy
+        self._awake_s = AWAKE_S
         self._doorbell = Doorbell(store.link, self._watched_keys)
         self._pressure = Pressure(store)
         self._stop = StopSignal()  # never set before `run`
@@ -143,14 +144,17 @@ class Follower:
         """Sleep until something changes, at most until the next round; whether it has changed."""
         can_sleep = self._doorbell.socket is not None and not self._needs_rounds
         idle_s = max(self.interval_s, IDLE_ROUND_S if can_sleep else SHORTEST_LOOK_S)
-        awake_s = min(idle_s, AWAKE_S)
+        awake_s, self._awake_s = min(idle_s, self._awake_s), AWAKE_S
         has_changed = wait_for_change(self._doorbell, self._stop, awake_s)
         if has_changed or idle_s == awake_s or self._stop.is_set():
             return has_changed
         if self._trimmer is None or not self._trimmer.is_limited:  # else it knows what comes next
             self._copier = self._trimmer = self._backup = None
             self._let_go()
-        return wait_for_change(self._doorbell, self._stop, idle_s - awake_s)
+        has_changed = wait_for_change(self._doorbell, self._stop, idle_s - awake_s)
+        if not has_changed:
+            self._awake_s = 0.0  # after the next round, which will find nothing to copy
+        return has_changed
 
     @property
     def _needs_rounds(self) -> bool:
