@@ -1,7 +1,7 @@
 /* Writes the row of a plain step, as `RowWriter.add_common_step` does in Python, byte for byte.
  *
- * Plain: the observation is an array, nothing was annotated, the episode goes on, and the info is
- * empty or as the template says.
+ * Plain: the observation is an array, the episode goes on, the info is empty or as a template says,
+ * and so is the annotation.
  * Whatever is unusual, even a little, is left to Python: then nothing is written here.
  *
  * The state stays in the slots of `RowWriter`. `writer_of` asks the class once where they are.
@@ -18,10 +18,12 @@
 #include <numpy/arrayobject.h>
 #include <numpy/arrayscalars.h>
 
-#include "info_template.h"
+#include "template.h"
 
 enum slot {
     ACTION,
+    ANNOTATION,
+    ANNOTATION_AT,
     CHECK_EVERY,
     CLOCK,
     CONTENT,
@@ -35,8 +37,8 @@ enum slot {
     NBYTES,
     NUMBER,
     SHAPE,
-    TAKES_ARRAYS,
     TAKES_COMMON,
+    TAKES_PLAIN,
     T_LAST,
     VARIABLE_BYTES,
     WORDS,
@@ -44,10 +46,11 @@ enum slot {
 };
 
 static const char *const slot_names[SLOTS] = {
-    "packed_action", "_check_every",  "_clock",        "_content",  "_count_at", "_dtype",
-    "_first_at",     "_lane",         "_last_at",      "late_at",   "_marked",   "_nbytes",
-    "_number",       "_shape",        "_takes_arrays", "_takes_common", "_t_last",
-    "_variable_bytes_put", "_words",
+    "packed_action", "_annotation",   "_annotation_at", "_check_every",        "_clock",
+    "_content",      "_count_at",     "_dtype",         "_first_at",           "_lane",
+    "_last_at",      "late_at",       "_marked",        "_nbytes",             "_number",
+    "_shape",        "_takes_common", "_takes_plain",   "_t_last",             "_variable_bytes_put",
+    "_words",
 };
 
 static PyTypeObject *row_writer, *row_lane; /* the classes */
@@ -58,6 +61,8 @@ static PyObject *numpy_false, *announce;
 
 /* flags, number of the schema, reward, timestamp, place of the info: `<BIddII` in row_format.py */
 enum { NUMBER_AT = 1, REWARD_AT = 5, TIME_AT = 13, INFO_AT = 21, OBSERVATION_AT = 29 };
+
+enum { ANNOTATED = 4 }; /* a flag */
 
 enum { LARGEST_INFO = 4096 }; /* larger ones are left to Python */
 
@@ -143,14 +148,14 @@ static Py_ssize_t keep_info(PyObject *steps, Py_ssize_t row_at, PyObject *info, 
     }
     Py_buffer *block = memory_in(steps, CONTENT);
     PyObject **back = (PyObject **)((char *)lane + back_at);
-    Py_ssize_t size = PyBytes_GET_SIZE(((InfoTemplate *)template)->content);
+    Py_ssize_t size = PyBytes_GET_SIZE(((Template *)template)->content);
     Py_ssize_t end = *back != NULL && PyLong_CheckExact(*back) ? PyLong_AsSsize_t(*back) : -1;
     if (size == 0 || size > LARGEST_INFO || row_at > last_at - size || end < size ||
         end > block->len || end > UINT32_MAX) {
         PyErr_Clear();
         return 0;
     }
-    if (!put_info((InfoTemplate *)template, info, (char *)block->buf + end - size)) {
+    if (!put_whole((Template *)template, info, (char *)block->buf + end - size)) {
         return 0;
     }
     return put_number(back, end - size) && put_number(&SLOT(steps, LAST_AT), last_at - size) &&
@@ -162,15 +167,18 @@ static Py_ssize_t keep_info(PyObject *steps, Py_ssize_t row_at, PyObject *info, 
 /* Write a row and publish it; 0 if it is no plain one, -1 with an exception. The caller keeps the
  * memory of the slots CONTENT and WORDS, whatever the clock does. */
 static int put_row(PyObject *steps, PyArrayObject *observation, double reward, PyObject *info,
-                   PyObject *template)
+                   PyObject *template, PyObject *annotation)
 {
     Py_buffer *block = memory_in(steps, CONTENT), *words = memory_in(steps, WORDS);
     Py_ssize_t count_at = size_in(steps, COUNT_AT), check_every = size_in(steps, CHECK_EVERY);
     Py_ssize_t first_at = size_in(steps, FIRST_AT), nbytes = size_in(steps, NBYTES);
     Py_ssize_t last_at = size_in(steps, LAST_AT), number = size_in(steps, NUMBER);
     Py_ssize_t size = PyArray_NBYTES(observation), action_at = OBSERVATION_AT + size;
+    Py_ssize_t annotation_at = size_in(steps, ANNOTATION_AT);
+    PyObject *said = SLOT(steps, ANNOTATION);
     if (block == NULL || words == NULL || count_at < 0 || check_every < 1 || first_at < 0 ||
-        last_at < 0 || number < 0 || number > UINT32_MAX || nbytes < action_at ||
+        last_at < 0 || number < 0 || number > UINT32_MAX || annotation_at < action_at ||
+        nbytes < annotation_at ||
         (count_at + 1) * (Py_ssize_t)sizeof(uint32_t) > words->len) {
         return 0;
     }
@@ -180,7 +188,14 @@ static int put_row(PyObject *steps, PyArrayObject *observation, double reward, P
         return 0;
     }
     char *row = (char *)block->buf + at;
-    if (!put_action(row + action_at, nbytes - action_at, SLOT(steps, ACTION))) {
+    if (!put_action(row + action_at, annotation_at - action_at, SLOT(steps, ACTION))) {
+        return 0;
+    }
+    memset(row + annotation_at, 0, nbytes - annotation_at);
+    if (annotation != Py_None &&
+        (said == NULL || Py_TYPE(said) != &template_type ||
+         ((Template *)said)->room > nbytes - annotation_at ||
+         !put_values((Template *)said, annotation, row + annotation_at))) {
         return 0;
     }
     if (SLOT(steps, CLOCK) == NULL) {
@@ -210,9 +225,9 @@ static int put_row(PyObject *steps, PyArrayObject *observation, double reward, P
             return (int)info_at;
         }
         place[0] = (uint32_t)info_at;
-        place[1] = (uint32_t)PyBytes_GET_SIZE(((InfoTemplate *)template)->content);
+        place[1] = (uint32_t)PyBytes_GET_SIZE(((Template *)template)->content);
     }
-    row[0] = 0;
+    row[0] = annotation == Py_None ? 0 : ANNOTATED;
     memcpy(row + NUMBER_AT, &schema, sizeof schema);
     memcpy(row + REWARD_AT, &reward, sizeof reward);
     memcpy(row + TIME_AT, &time_s, sizeof time_s);
@@ -224,26 +239,27 @@ static int put_row(PyObject *steps, PyArrayObject *observation, double reward, P
 }
 
 PyDoc_STRVAR(add_plain_step_text,
-             "add_plain_step(steps, returned, template)\n--\n\n"
+             "add_plain_step(steps, returned, template, annotation)\n--\n\n"
              "Write the row of what `env.step` returned; whether it was, if not, nothing is.\n"
-             "An info that is not empty has to be as the template says, None if there is none.");
+             "An info that is not empty has to be as the template says, None if there is none.\n"
+             "The annotation is a dict, or None.");
 
 static PyObject *add_plain_step(PyObject *module, PyObject *const *args, Py_ssize_t count)
 {
-    if (count != 3 || row_writer == NULL || !PyObject_TypeCheck(args[0], row_writer) ||
-        (args[2] != Py_None && Py_TYPE(args[2]) != &info_template_type)) {
-        PyErr_SetString(
-            PyExc_TypeError,
-            "add_plain_step takes a RowWriter, what was returned, and an InfoTemplate or None");
+    if (count != 4 || row_writer == NULL || !PyObject_TypeCheck(args[0], row_writer) ||
+        (args[2] != Py_None && Py_TYPE(args[2]) != &template_type)) {
+        PyErr_SetString(PyExc_TypeError, "add_plain_step takes a RowWriter, what was returned, a "
+                                         "Template or None, an annotation or None");
         return NULL;
     }
-    PyObject *steps = args[0], *returned = args[1], *template = args[2];
+    PyObject *steps = args[0], *returned = args[1], *template = args[2], *annotation = args[3];
     if (!PyTuple_CheckExact(returned) || PyTuple_GET_SIZE(returned) != 5) {
         Py_RETURN_FALSE;
     }
     PyObject *observation = PyTuple_GET_ITEM(returned, 0), *reward = PyTuple_GET_ITEM(returned, 1);
     PyObject *info = PyTuple_GET_ITEM(returned, 4);
-    if (SLOT(steps, TAKES_COMMON) != Py_True || SLOT(steps, TAKES_ARRAYS) != Py_True ||
+    if (SLOT(steps, TAKES_COMMON) != Py_True || SLOT(steps, TAKES_PLAIN) != Py_True ||
+        (annotation != Py_None && !PyDict_CheckExact(annotation)) ||
         !is_false(PyTuple_GET_ITEM(returned, 2)) || !is_false(PyTuple_GET_ITEM(returned, 3)) ||
         !PyDict_CheckExact(info) || (template == Py_None && PyDict_GET_SIZE(info) != 0) ||
         Py_TYPE(observation) != &PyArray_Type ||
@@ -253,7 +269,7 @@ static PyObject *add_plain_step(PyObject *module, PyObject *const *args, Py_ssiz
     }
     PyObject *content = Py_XNewRef(SLOT(steps, CONTENT)), *words = Py_XNewRef(SLOT(steps, WORDS));
     int done = put_row(steps, (PyArrayObject *)observation, PyFloat_AS_DOUBLE(reward), info,
-                       template);
+                       template, annotation);
     Py_XDECREF(content);
     Py_XDECREF(words);
     if (done < 0) {
@@ -336,11 +352,11 @@ PyMODINIT_FUNC PyInit__compiled(void)
     }
     numpy_false = PyObject_GetAttrString(numpy, "False_");
     Py_DECREF(numpy);
-    if (numpy_false == NULL || PyType_Ready(&info_template_type) < 0) {
+    if (numpy_false == NULL || PyType_Ready(&template_type) < 0) {
         return NULL;
     }
     PyObject *module = PyModule_Create(&definition);
-    if (module != NULL && PyModule_AddType(module, &info_template_type) < 0) {
+    if (module != NULL && PyModule_AddType(module, &template_type) < 0) {
         Py_CLEAR(module);
     }
     return module;

@@ -77,9 +77,9 @@ def put(
     observation, reward, info, annotation = step
     box.packed_action = np.int64(1)
     encoder = encoder or InfoEncoder()
-    if annotation is None and add_plain_step is not None:
+    if add_plain_step is not None:
         returned = observation, reward, False, False, info or {}
-        if add_plain_step(box, returned, encoder.compiled):
+        if add_plain_step(box, returned, encoder.compiled, annotation):
             return ""
     info = None if info is None else encoder.encode(info)
     try:
@@ -163,6 +163,7 @@ annotations = st.sampled_from(
     [
         *(None, None, None, {}, {"value": 0.5, "log_prob": -0.5}, {"value": np.float32(0.5)}),
         *({"value": SIGNALLING[0]}, {"value": GOAL}, {"value": {"a": 1}}, {"value": 2**70}),
+        *({"value": 1, "greedy": True}, {"value": np.float64(1)}, {"value": np.complex64(1)}),
     ]
 )
 MUJOCO = {"x": np.float64(0.5), "reward_ctrl": np.float32(-0.5), "survive": 1.0, "mask": GOAL}
@@ -302,7 +303,7 @@ def test_an_info_of_a_fixed_size_takes_the_compiled_way(value: Any) -> None:
 
     is_fixed = np.size(value) > 0
     assert (encoder.compiled is not None) is is_fixed
-    is_taken = add_plain_step(box, (GOAL, 1.0, False, False, info), encoder.compiled)
+    is_taken = add_plain_step(box, (GOAL, 1.0, False, False, info), encoder.compiled, None)
 
     assert is_taken is (is_fixed and len(encode_value(info)) <= 4096)
     if is_fixed:

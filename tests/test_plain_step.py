@@ -22,11 +22,11 @@ from jamboree_gym.recording import plain_steps
 ROOT = Path(__file__).resolve().parent.parent
 
 
-def warm_outbox() -> StepOutbox:
+def warm_outbox(annotation: dict[str, Any] | None = None) -> StepOutbox:
     """It has a first step, which is never taken quickly."""
     box = outbox(GOAL, may_be_common=True)
     box.packed_action = np.int64(1)
-    box.add_step(GOAL, 0.0, False, False, None)
+    box.add_step(GOAL, 0.0, False, False, None, annotation)
     return box
 
 
@@ -57,7 +57,7 @@ def test_steps_as_most_are_take_the_compiled_way() -> None:
 
     for reward in (1.0, np.float64(-0.0), math.nan):
         for flag in (False, np.False_):
-            assert plain_steps.add_plain_step(box, (GOAL, reward, flag, flag, {}), None)
+            assert plain_steps.add_plain_step(box, (GOAL, reward, flag, flag, {}), None, None)
 
     rows = box.recent(6)
     assert rows is not None
@@ -70,9 +70,9 @@ def test_an_odd_step_is_left_to_python(returned: Any) -> None:
     assert plain_steps.add_plain_step is not None
     box = warm_outbox()
 
-    assert plain_steps.add_plain_step(box, returned, None) is False
+    assert plain_steps.add_plain_step(box, returned, None, None) is False
     assert box.rows_put == 2
-    assert plain_steps.add_plain_step(box, USUAL, None) is True
+    assert plain_steps.add_plain_step(box, USUAL, None, None) is True
 
 
 @pytest.mark.compiled
@@ -82,7 +82,7 @@ def test_an_action_that_its_row_does_not_hold_is_left_to_python(action: Any) -> 
     box = warm_outbox()
     box.packed_action = action
 
-    assert plain_steps.add_plain_step(box, USUAL, None) is False
+    assert plain_steps.add_plain_step(box, USUAL, None, None) is False
     assert box.rows_put == 2
 
 
@@ -90,11 +90,11 @@ def test_an_action_that_its_row_does_not_hold_is_left_to_python(action: Any) -> 
 def test_who_is_no_outbox_is_refused() -> None:
     assert plain_steps.add_plain_step is not None
     for arguments in (
-        (object(), USUAL, None),
-        (None, None, None),
-        (StepOutbox, USUAL, None),
-        (warm_outbox(), USUAL),
-        (warm_outbox(), USUAL, {}),
+        (object(), USUAL, None, None),
+        (None, None, None, None),
+        (StepOutbox, USUAL, None, None),
+        (warm_outbox(), USUAL, None),
+        (warm_outbox(), USUAL, {}, None),
     ):
         with pytest.raises(TypeError, match="takes a RowWriter"):
             plain_steps.add_plain_step(*arguments)  # type: ignore[arg-type]
@@ -110,16 +110,17 @@ def test_an_error_of_the_clock_writes_nothing() -> None:
 
     box._clock = broken
     with pytest.raises(ZeroDivisionError):
-        plain_steps.add_plain_step(box, USUAL, None)
+        plain_steps.add_plain_step(box, USUAL, None, None)
     box._clock = lambda: "noon"  # type: ignore[assignment, return-value]
-    assert plain_steps.add_plain_step(box, USUAL, None) is False
+    assert plain_steps.add_plain_step(box, USUAL, None, None) is False
     assert box.rows_put == 2
 
 
 @pytest.mark.compiled
 def test_what_it_was_given_is_not_kept() -> None:
     assert plain_steps.add_plain_step is not None
-    box = warm_outbox()
+    said = {"value": np.float32(0.5), "policy_version": 2**40, "q_values": GOAL.copy()}
+    box = warm_outbox(said)
     observation, reward, action = GOAL.copy(), np.float64(0.5), np.int64(1)
     info = {"x": np.float64(0.5), "survive": 1.0, "mask": GOAL.copy()}
     encoder = InfoEncoder()
@@ -127,11 +128,11 @@ def test_what_it_was_given_is_not_kept() -> None:
     template = encoder.compiled
     box.packed_action = action
     given = (box, observation, reward, action, info, observation.dtype, box._content, box._words)
-    given = (*given, template, *info.values())
+    given = (*given, template, *info.values(), *said.values(), box._annotation)
     before = list(map(sys.getrefcount, given))
 
     for flag in [False] * 100 + [True] * 100:
-        plain_steps.add_plain_step(box, (observation, reward, flag, False, info), template)
+        plain_steps.add_plain_step(box, (observation, reward, flag, False, info), template, said)
 
     assert list(map(sys.getrefcount, given)) == before
     assert box.rows_put == 102
@@ -156,25 +157,83 @@ def test_a_template_that_is_gone_keeps_nothing() -> None:
 
 @pytest.mark.compiled
 @pytest.mark.parametrize(
-    "arguments",
+    "field",
     [
-        ({"x": 1}, b"12345678", (0,)),
-        ({"x": "1"}, b"12345678", (0,)),
-        ({1: 1.0}, b"12345678", (0,)),
-        ({"x": 1.0}, b"1234567", (0,)),
-        ({"x": 1.0}, b"12345678", (1,)),
-        ({"x": 1.0}, b"12345678", (-1,)),
-        ({"x": 1.0}, b"12345678", ()),
-        ({"x": 1.0}, b"12345678", (2**70,)),
-        ({"x": GOAL}, b"12345678901", (0,)),
-        ((), b"", ()),
+        ("x", float, "m", 1, None, None),
+        ("x", float, "m", -1, None, None),
+        ("x", float, "m", 2**70, None, None),
+        ("x", float, "q", 0, None, None),
+        ("x", int, "d", 0, None, None),
+        ("x", int, "s", 0, np.dtype(int), None),
+        ("x", np.float64, "s", 0, np.dtype(np.float32), None),
+        ("x", np.float64, "s", 0, None, None),
+        ("x", np.float64, "f", 0, None, None),
+        ("x", np.str_, "s", 0, np.dtype("U1"), None),
+        ("x", np.ndarray, "a", 0, GOAL.dtype, (3,)),
+        ("x", np.ndarray, "a", 0, GOAL.dtype, (2**62, 2**62)),
+        ("x", np.ndarray, "a", 0, GOAL.dtype, (-1,)),
+        ("x", np.ndarray, "a", 0, GOAL.dtype, [1]),
+        ("x", np.ndarray, "a", 0, np.dtype(object), (1,)),
+        ("x", float, "z", 0, None, None),
+        ("x", float, "mm", 0, None, None),
+        (1, float, "m", 0, None, None),
+        ("x", "float", "m", 0, None, None),
+        ("x", float, "m", 0, None),
+        "xmm",
     ],
 )
-def test_a_template_that_would_write_elsewhere_is_refused(arguments: Any) -> None:
+def test_a_template_that_would_write_elsewhere_is_refused(field: Any) -> None:
     core = compiled_core()
     assert core is not None
+    core.Template(b"12345678", 8, (("x", float, "m", 0, None, None),))
     with pytest.raises((TypeError, ValueError, OverflowError)):
-        core.InfoTemplate(*arguments)
+        core.Template(b"12345678", 8, (field,))
+
+
+@pytest.mark.compiled
+def test_a_template_for_an_annotation_encodes_nothing() -> None:
+    """It would write behind its content, of which it has none."""
+    core = compiled_core()
+    assert core is not None
+    template = core.Template(b"", 8, (("x", float, "d", 0, None, None),))
+
+    assert template.encode({"x": 1.0}) is None
+    assert plain_steps.add_plain_step is not None
+    returned = (GOAL, 1.0, False, False, {"x": 1.0})
+    assert not plain_steps.add_plain_step(warm_outbox(), returned, template, None)
+
+
+SAID: dict[str, Any] = {
+    "value": np.float32(0.25),
+    "policy_version": -(2**63),
+    "greedy": True,
+    "entropy": 0.5,
+    "log_prob": np.float64(-0.5),
+    "q_values": np.array([1.5, 2.5]),
+    "skill": np.int16(-3),
+    "half": np.float16(0.5),
+}
+
+
+@pytest.mark.compiled
+@pytest.mark.parametrize("name", SAID)
+def test_annotations_take_the_compiled_way(name: str) -> None:
+    assert plain_steps.add_plain_step is not None
+    box = warm_outbox({name: SAID[name]})
+
+    assert plain_steps.add_plain_step(box, USUAL, None, {name: SAID[name]})
+    assert plain_steps.add_plain_step(box, USUAL, None, None)
+    for odd in ({name: "text"}, {"other": SAID[name]}, {name: SAID[name], "x": 1}, {}, "said"):
+        assert not plain_steps.add_plain_step(box, USUAL, None, odd)
+
+    assert not plain_steps.add_plain_step(box, USUAL, None, {name: 2**63})
+    rows = box.recent(2)
+    assert rows is not None
+    assert rows.annotated.tolist() == [True, True, False]
+    column = rows.annotations[name]
+    assert column.dtype == np.asarray(SAID[name]).dtype
+    assert np.array_equal(column[0], SAID[name])
+    assert np.array_equal(column[1], SAID[name])
 
 
 @pytest.mark.compiled
@@ -185,7 +244,7 @@ def test_infos_fill_blocks_from_the_back() -> None:
     for step in range(2000):
         info = {"x": np.float64(step), "more": np.full(10, step, np.int16)}
         returned = (GOAL, float(step), False, False, info)
-        if not plain_steps.add_plain_step(box, returned, encoder.compiled):
+        if not plain_steps.add_plain_step(box, returned, encoder.compiled, None):
             left += 1
             box.add_step(GOAL, float(step), False, False, encoder.encode(info))
 
@@ -206,7 +265,7 @@ def test_a_full_block_is_left_to_python() -> None:
     left = 0
     for step in range(2000):
         returned = (GOAL, float(step), False, False, {})
-        if not plain_steps.add_plain_step(box, returned, None):
+        if not plain_steps.add_plain_step(box, returned, None, None):
             left += 1
             box.add_step(GOAL, float(step), False, False, None)
 

@@ -65,6 +65,8 @@ class RowWriter(Outbox, ABC):
 
     __slots__ = (
         "_action_at",
+        "_annotation",
+        "_annotation_at",
         "_check_every",
         "_content",
         "_count_at",
@@ -91,6 +93,7 @@ class RowWriter(Outbox, ABC):
         "_t_last",
         "_takes_arrays",
         "_takes_common",
+        "_takes_plain",
         "_variable_bytes_put",
         "_words",
         "is_deleted",
@@ -164,6 +167,8 @@ class RowWriter(Outbox, ABC):
     def _use_format(self, row_format: RowFormat) -> None:
         self._flat, self._encoded_at = row_format.flat, row_format.encoded_at
         self._fillers, self._takes_arrays = row_format.fillers, row_format.takes_arrays
+        self._takes_plain, self._annotation_at = row_format.takes_plain, row_format.annotation_at
+        self._annotation = row_format.annotation
         self._dtype, self._shape = row_format.observation_dtype, row_format.observation_shape
         self._large_arrays = None
 

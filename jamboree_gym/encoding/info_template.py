@@ -54,8 +54,12 @@ class InfoTemplate:
             "offsets": offsets,
             "itemsize": len(encoded),
         }
+        told = tuple(
+            (name, kind, _how_of(kind), offset, *of)
+            for name, kind, offset, of in zip(info, self._kinds, offsets, formats, strict=True)
+        )
         self._row: Any = np.ndarray((), np.dtype(fields), bytearray(encoded))
-        self.compiled = None if _core is None else _core.InfoTemplate(info, encoded, tuple(offsets))
+        self.compiled = None if _core is None else _core.Template(encoded, len(encoded), told)
 
     @classmethod
     def of(cls, info: dict[Any, Any], encoded: bytes) -> InfoTemplate | None:
@@ -87,6 +91,11 @@ class InfoTemplate:
         self._row[()] = values
         content: bytes = self._row.tobytes()
         return content
+
+
+def _how_of(kind: type[Any]) -> str:
+    """How the compiled core writes values of a class: see `native/template.h`."""
+    return "m" if kind is float else "a" if kind is np.ndarray else "s"
 
 
 def _is_same(name: Any, known: str) -> bool:

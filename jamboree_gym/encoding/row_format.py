@@ -16,6 +16,7 @@ import numpy as np
 
 from jamboree_gym.arrays.layout import Column, Group, Layout, Leaf, columns_of
 from jamboree_gym.arrays.step_schema import ONE_NUMBER, StepSchema
+from jamboree_gym.encoding.compiled import compiled_core
 
 __all__ = [
     "ANNOTATED",
@@ -56,6 +57,8 @@ _CODES = {
     "u8": "Q",
     "f8": "d",
 }
+# How the compiled core writes values of an annotation, by class: see `native/template.h`.
+_HOW = {np.ndarray: "a", float: "d", int: "q", bool: "?", np.float32: "f"}
 _CODES_OF_ANNOTATIONS = {**_CODES, "f4": "f"}  # but for the kind of a NaN
 
 
@@ -71,8 +74,12 @@ class RowFormat:
         flat: Makes the packed observation, action and annotation one tuple, a value for each
             column; those of `encoded_at` are bytes that have no place yet.
         encoded_at: Which columns are encoded.
-        takes_arrays: Whether `pack_into` takes two values for the columns: the bytes of an array
-            that is small, and a packed action.
+        takes_plain: Whether the columns are an array that is small, a packed action, and an
+            annotation of leaves, or none.
+        takes_arrays: Whether `pack_into` takes nothing else for the columns: the array's bytes, and
+            a packed action.
+        annotation_at: Where the annotation is in a row that `takes_plain`.
+        annotation: Writes an annotation there, compiled; None where Python has to do it.
         observation_dtype: Of an observation that is one array; else None.
         observation_shape: Likewise.
         action_at: Where the action is in such a row, but of an array that is large; else 0.
@@ -115,19 +122,55 @@ class RowFormat:
         self.observation_shape: tuple[int, ...] | None = None
         if isinstance(observed, Leaf) and observed.is_array:
             self.observation_dtype, self.observation_shape = observed.dtype, observed.shape
-        is_plain = not isinstance(schema.action, Group) and not schema.is_annotated
-        is_plain = is_plain and schema.has_one_number
-        self.takes_arrays, self.action_at, self.pack_action = False, 0, row.pack_into
-        if is_plain and not converted and not self.encoded_at:
-            self._take_arrays(schema.observation, *columns[-1])
+        self.takes_plain = self.takes_arrays = False
+        self.action_at, self.pack_action = 0, row.pack_into
+        self.annotation_at, self.annotation = row.size, None
+        is_plain = not isinstance(schema.action, Group) and schema.has_one_number
+        said_from = len(self.fields[0])
+        is_plain = is_plain and all(n >= said_from for n in (*self.encoded_at, *dict(converted)))
+        if is_plain and self.observation_dtype is not None:
+            self._take_arrays(schema, *columns[said_from - 1])
         self.fillers: tuple[Any, ...] = schema.annotation_filler
 
-    def _take_arrays(self, observation: Layout, action: Column, codes: Mapping[str, str]) -> None:
-        if isinstance(observation, Leaf) and observation.is_array:
-            self.takes_arrays = observation.nbytes < LARGE_ARRAY_BYTES
-            if not self.takes_arrays:
-                self.action_at = _LEADING_ROW.size + observation.nbytes
-                self.pack_action = struct.Struct("<" + _struct_code(action, codes)).pack_into
+    def _take_arrays(self, schema: StepSchema, action: Column, codes: Mapping[str, str]) -> None:
+        assert isinstance(schema.observation, Leaf)
+        is_small = schema.observation.nbytes < LARGE_ARRAY_BYTES
+        self.takes_plain = is_small and _is_of_leaves(schema.annotation)
+        self.takes_arrays = is_small and not schema.is_annotated
+        action_at = _LEADING_ROW.size + schema.observation.nbytes
+        code = "<" + _struct_code(action, codes)
+        self.annotation_at = action_at + struct.calcsize(code)
+        if self.takes_plain and schema.is_annotated:
+            self.annotation = _compiled_annotation(schema.annotation)
+        elif not is_small and not schema.is_annotated:
+            self.action_at, self.pack_action = action_at, struct.Struct(code).pack_into
+
+
+def _is_of_leaves(layout: Group) -> bool:
+    """Whether it is a dict of values of a fixed size each."""
+    return layout.kind == "dict" and all(
+        isinstance(part, Leaf) and part.dtype.isnative and name.__class__ is str
+        for name, part in zip(layout.names, layout.parts, strict=True)
+    )
+
+
+def _compiled_annotation(layout: Group) -> Any:
+    """What writes annotations of this layout, which is of leaves; None without a compiled core."""
+    at, told = 0, list[Any]()
+    for name, leaf in zip(layout.names, layout.parts, strict=True):
+        assert isinstance(leaf, Leaf)
+        kind = _kind_of(leaf)
+        told.append((name, kind, _HOW.get(kind, "s"), at, leaf.dtype, leaf.shape))
+        at += leaf.nbytes
+    core = compiled_core()
+    return None if core is None else core.Template(b"", at, tuple(told))
+
+
+def _kind_of(leaf: Leaf) -> type[Any]:
+    """The class of its values."""
+    if leaf.is_array:
+        return np.ndarray
+    return leaf.dtype.type if leaf.kind == "numpy" else type(leaf.restore(0))
 
 
 @lru_cache(maxsize=1024)

@@ -1,7 +1,7 @@
 """The quickest way of a step into the journal, if the compiled core is there.
 
-It writes the row of a step without annotation, as `RowWriter.add_common_step` does, byte for byte,
-and leaves all other steps to Python.
+It writes the row of a plain step, as `RowWriter.add_common_step` does, byte for byte, and leaves
+all other steps to Python.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from jamboree_gym.journal.row_block import RowLane
 
 __all__ = ["add_plain_step"]
 
-AddPlainStep: TypeAlias = Callable[[RowWriter, object, Any], bool]
-"""Takes what `env.step` returned, and a compiled `InfoTemplate` for infos that are not empty, None
-if there is none; whether the step's row is written. If not, nothing is."""
+AddPlainStep: TypeAlias = Callable[[RowWriter, object, Any, object], bool]
+"""Takes what `env.step` returned, the compiled template for infos that are not empty, None if there
+is none, and the annotation or None; whether the step's row is written. If not, nothing is."""
 
 
 def _chosen() -> AddPlainStep | None:

@@ -265,20 +265,24 @@ class RecordEpisodes(gym.Wrapper[ObsType, ActType, ObsType, ActType]):
         failure: JamboreeError | None = None
         try:
             result = self.env.step(action)
+            annotation = handler.annotation
             if (
                 add_plain_step is not None
-                and handler.annotation is None
                 and not self._sidecars
                 and add_plain_step(
-                    steps, result, handler._infos.compiled if handler.info_keys is None else None
+                    steps,
+                    result,
+                    handler._infos.compiled if handler.info_keys is None else None,
+                    annotation,
                 )
             ):
+                if annotation is not None:
+                    handler.annotation = None
                 return result
             if result.__class__ is tuple and len(result) == 5 and result[4].__class__ is dict:
                 observation, reward, terminated, truncated, info = result
                 if steps.may_be_common and not self._sidecars:
                     encoded = handler._encoded_of_step(info) if info else None
-                    annotation = handler.annotation
                     if steps.add_common_step(
                         observation, reward, terminated, truncated, encoded, annotation
                     ):
