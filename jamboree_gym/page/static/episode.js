@@ -347,13 +347,13 @@ function Transitions({ columns, cursor, version }) {
   const observations = [...columns.columns.values()].filter((one) => one.group === "observation").slice(0, 4);
   const said = [...columns.columns.values()].filter((one) => one.group === "annotation" && !/_\d+$/.test(one.name)).slice(0, 3);
   const actions = [...columns.columns.values()].filter((one) => one.group === "action").slice(0, 4);
+  // The names are those of `find` and of tables.
   const list = [
     { name: "step", kind: "num", width: "64px", of: null },
-    ...actions.map((one) => ({ name: one.name.replace("action_", "a"), title: one.name, kind: "num", of: one.name })),
-    ...columns.rewards().slice(0, 4).map((one) => ({ name: one.replace("reward_", "r"), title: one, kind: "num", of: one })),
+    ...actions.map((one) => ({ name: one.name, kind: "num", of: one.name })),
+    ...columns.rewards().slice(0, 4).map((one) => ({ name: one, kind: "num", of: one })),
     ...(isLong || !columns.columns.has("return") ? [] : [{ name: "return", kind: "num", of: "return", wide: true }]),
-    ...said.map((one) => ({ name: one.name.replace("annotation_", ""), kind: "num", of: one.name, wide: true })),
-    ...observations.map((one) => ({ name: one.name.replace(/^observation_(?=\d)/, "o").replace(/^observation_/, "").replace(/^observation$/, "obs"), title: one.name, kind: "num", of: one.name, wide: true })),
+    ...[...said, ...observations].map((one) => ({ name: one.name, kind: "num", of: one.name, wide: true })),
   ];
   return html`<section class="panel" aria-label="Transitions"><h2>Transitions</h2>
     <${VirtualTable} compact label="Transitions" columns=${list} total=${columns.rows} rowHeight=${24} height="288px" version=${version} focusRow=${focus}
