@@ -175,7 +175,7 @@ def json_fields() -> dict[str, Mapping[str, str]]:
             "checkpoint": "Number of the newest checkpoint.",
         },
         "what-if": {
-            "mean": "Mean of the returns. Of several agents, this is an object by agent, and so are "
+            "mean": "Mean of the returns. Of several agents, it is an object by agent, and so are "
             "`share_better`, `returns` and `recorded_return`; the steps are turns.",
             "share_better": "Share of them that is higher than what happened: 0 to 1.",
             **_attributes(WhatIf),

@@ -12,7 +12,6 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
-
 from jamboree_gym.store.backups.errors import BackupUnavailable
 from jamboree_gym.store.folder.index import SegmentName
 from jamboree_gym.store.folder.sections import (
