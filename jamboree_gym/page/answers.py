@@ -145,6 +145,7 @@ class Answers:
             "returns": histogram_of(finished.returns),
             "lengths": histogram_of(finished.steps),
             "outliers": self._outliers(listing),
+            "running": self._running(listing),
             "marks": _marks(history, listing),
             "statuses": Counter(listing.status[listing.is_own].tolist()),
             "forks": int((~listing.is_own).sum()),
@@ -248,7 +249,7 @@ class Answers:
     def neighbours(self, id: str) -> dict[str, Any]:
         """The episodes before and after it in its run, and its number."""
         run = self._jam.episode(id).summary.run
-        listing = self.listings.of(run).at_once()
+        listing = self.listings.of(run).get()  # who follows it waits for the next one
         at = listing.positions.get(id)
         if at is None:
             return {"number": None, "total": len(listing.found), "before": None, "after": None}
@@ -317,6 +318,14 @@ class Answers:
     def _short(self, id: str) -> str:
         """The beginning of an id that no other episode of the store has."""
         return short_id(self._ids.at_once(), id)
+
+    def _running(self, listing: Listing) -> dict[str, Any] | None:
+        """The newest episode that is being recorded; None if there is none."""
+        rows = (listing.status == "running").nonzero()[0]
+        if not len(rows):
+            return None
+        id = listing.found[rows[-1]].id
+        return {"id": id, "short": self._short(id)}
 
     def _outliers(self, listing: Listing) -> dict[str, Any]:
         """The best, the worst and the longest episode; None if there is no such one."""
