@@ -312,7 +312,7 @@ class Answers:
 
     def _summary_row(self, one: EpisodeSummary) -> dict[str, Any]:
         """An episode with its run."""
-        short = self._short(one.id)
+        short = short_id(self._ids.get(), one.id)
         return {**_episode_row(one), "run": one.run, "env_id": one.env_id, "short": short}
 
     def _short(self, id: str) -> str:
