@@ -141,10 +141,7 @@ TrustOption = Annotated[
 
 @contextmanager
 def _loading() -> Iterator[None]:
-    """Load modules, which stay until the end: no collection of garbage looks through them.
-
-    A command of half a second would look through them for a fifth of it, mostly at its end.
-    """
+    """Load modules, which stay until the end: no collection of garbage looks through them."""
     gc.disable()
     try:
         yield
@@ -319,6 +316,7 @@ def add_command(app: typer.Typer, command: Callable[..., None], *, no: int = NO)
 
     @wraps(command)
     def run(**values: Any) -> None:
+        gc.enable()
         for group, options in groups.items():
             names = [one.name for one in fields(options)]
             values[group] = options(**{name: values.pop(name) for name in names})
