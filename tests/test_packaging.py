@@ -397,17 +397,18 @@ MAY_IMPORT_LATE = {
     ("jamboree_gym.jamboree", "jamboree_gym.integrations.sb3"),
     # Nor can the recorders of PettingZoo's environments be classes where it is not.
     ("jamboree_gym.jamboree", "jamboree_gym.multi_agent"),
-    ("jamboree_gym.multi_agent.fork", "jamboree_gym.multi_agent.recording.record_aec.RecordAEC"),
-    (
-        "jamboree_gym.multi_agent.fork",
-        "jamboree_gym.multi_agent.recording.record_parallel.RecordParallel",
+    *(
+        ("jamboree_gym.multi_agent.joint_fork", f"jamboree_gym.multi_agent.recording.{name}")
+        for name in ("record_aec.RecordAEC", "record_parallel.RecordParallel")
     ),
     # As with an episode: its methods are done by what stands on it.
-    (
-        "jamboree_gym.multi_agent.joint_episode",
-        "jamboree_gym.multi_agent.verification.verify",
+    *(
+        ("jamboree_gym.multi_agent.joint_episode", f"jamboree_gym.multi_agent.{name}")
+        for name in (
+            *("verification.verify", "joint_fork.fork"),
+            *("joint_what_if.what_if", "joint_video.video"),
+        )
     ),
-    ("jamboree_gym.multi_agent.joint_episode", "jamboree_gym.multi_agent.fork.fork"),
     # The page needs a web server, which nobody else loads.
     ("jamboree_gym.jamboree", "jamboree_gym.page.serving.PageServer"),
     # What users try first are methods of an episode, and what does them stands on episodes.

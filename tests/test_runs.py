@@ -573,6 +573,7 @@ def test_a_short_id_has_no_more_digits_than_it_needs() -> None:
         *("01a2298b00", "01a2298b042", "01a2298b043", "02")
     ]
     assert short_id(["01a2298b042c"], "01a2298b042c") == "01a2298b"
+    assert short_id(["01a2298b042c"], f"01a2298b043{'0' * 17}0007") == "01a2298b0430..0007"
     at_once = [f"01a22a38ad8939a02648e84b2879000{n}" for n in range(3)]
     assert [short_id(at_once, one) for one in at_once][1:] == ["01a22a38..0001", "01a22a38..0002"]
 

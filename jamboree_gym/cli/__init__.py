@@ -9,7 +9,9 @@ Imports: `backup`, `diagnosis`, `environment`, `errors`, `handlers`, `integratio
 
 from __future__ import annotations
 
+import atexit
 import errno
+import gc
 import io
 import os
 import sys
@@ -59,6 +61,9 @@ def __getattr__(name: str) -> typer.Typer:
 
 def main() -> None:
     """Run the command line; entry point of `jamboree-gym`."""
+    # What is loaded stays until the end, where Python would look through all of it for garbage.
+    gc.disable()  # a command enables it
+    atexit.register(gc.freeze)
     try:
         _prepare_streams()
         app = build_app()

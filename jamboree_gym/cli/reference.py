@@ -82,8 +82,8 @@ jamboree-gym tail ppo                    # what happens now
 - Results go to stdout. Progress, hints and errors go to stderr.
 - An environment of [several agents](multi-agent.md) is named `aec:ID` or `parallel:ID`, as in
   PettingZoo's registry; `aec:module:function` is a function that makes one. `record` and `check`
-  take it. `verify`, `replay` and `fork` take an episode of any of the agents, and play all of them
-  together.
+  take it. `verify`, `replay`, `fork`, `what-if` and `video` take an episode of any of the agents,
+  and play all of them together.
 - A command that deletes says how much, and asks. Without a terminal it cannot ask: give `--yes`.
   `--dry-run` changes nothing.
 - `jamboree-gym --install-completion` lets your shell complete names of runs and ids of episodes.
@@ -175,7 +175,8 @@ def json_fields() -> dict[str, Mapping[str, str]]:
             "checkpoint": "Number of the newest checkpoint.",
         },
         "what-if": {
-            "mean": "Mean of the returns.",
+            "mean": "Mean of the returns. Of several agents, it is an object by agent, and so are "
+            "`share_better`, `returns` and `recorded_return`; the steps are turns.",
             "share_better": "Share of them that is higher than what happened: 0 to 1.",
             **_attributes(WhatIf),
         },

@@ -1,7 +1,7 @@
 """Several agents in one environment: PettingZoo's AEC and Parallel environments.
 
 Imports: `arrays`, `checked`, `connection`, `encoding`, `environment`, `errors`, `handlers`,
-    `process_life`, `reading`, `recording`, `records`, `replay`, `wording`, `wrappers`.
+    `process_life`, `progress`, `reading`, `recording`, `records`, `replay`, `wording`, `wrappers`.
 Imported by: `cli`, `jamboree`.
 """
 
@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING
 from jamboree_gym.multi_agent.joint_episode import JointEpisode, Turn, joint_episodes
 
 if TYPE_CHECKING:
-    from jamboree_gym.multi_agent.fork import JointFork, fork
+    from jamboree_gym.multi_agent.joint_fork import JointFork, fork
+    from jamboree_gym.multi_agent.joint_video import video
+    from jamboree_gym.multi_agent.joint_what_if import JointWhatIf, what_if
     from jamboree_gym.multi_agent.recording.record_aec import RecordAEC
     from jamboree_gym.multi_agent.recording.record_parallel import RecordParallel
     from jamboree_gym.multi_agent.replay_envs import ReplayAEC, ReplayParallel
@@ -23,6 +25,7 @@ __all__ = [
     "JointEpisode",
     "JointFork",
     "JointReport",
+    "JointWhatIf",
     "RecordAEC",
     "RecordParallel",
     "ReplayAEC",
@@ -31,18 +34,23 @@ __all__ = [
     "fork",
     "joint_episodes",
     "verify",
+    "video",
+    "what_if",
 ]
 
 # Imported when they are first used: some need PettingZoo, the others what replays need.
 _MODULES = {
-    "JointFork": "fork",
+    "JointFork": "joint_fork",
     "JointReport": "verification",
+    "JointWhatIf": "joint_what_if",
     "RecordAEC": "recording.record_aec",
     "RecordParallel": "recording.record_parallel",
     "ReplayAEC": "replay_envs",
     "ReplayParallel": "replay_envs",
-    "fork": "fork",
+    "fork": "joint_fork",
     "verify": "verification",
+    "video": "joint_video",
+    "what_if": "joint_what_if",
 }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,8 +18,10 @@ from jamboree_gym.records import EpisodeStatus, EpisodeSummary, brief
 from jamboree_gym.wording import counted, one_line
 
 if TYPE_CHECKING:
-    from jamboree_gym.multi_agent.fork import JointFork
+    from jamboree_gym.multi_agent.joint_fork import JointFork
+    from jamboree_gym.multi_agent.joint_what_if import JointWhatIf
     from jamboree_gym.multi_agent.verification import JointReport
+    from jamboree_gym.replay.video import Video
 
 __all__ = ["JointEpisode", "Turn", "joint_episode_of", "joint_episodes"]
 
@@ -262,9 +265,21 @@ class JointEpisode:
     @checked
     def fork(self, turn: Count, **options: Any) -> JointFork:
         """A live environment as it was after that many turns: as `multi_agent.fork`."""
-        from jamboree_gym.multi_agent.fork import fork  # stands on this module
+        from jamboree_gym.multi_agent.joint_fork import fork  # stands on this module
 
         return fork(self, turn, **options)
+
+    def what_if(self, turn: int, policy: Any = None, n: int = 100, **options: Any) -> JointWhatIf:
+        """How it could have continued from a turn on: as `multi_agent.what_if`."""
+        from jamboree_gym.multi_agent.joint_what_if import what_if  # stands on this module
+
+        return what_if(self, turn, policy, n, **options)
+
+    def video(self, path: str | os.PathLike[str], **options: Any) -> Video:
+        """Write it into a video file: as `multi_agent.video`."""
+        from jamboree_gym.multi_agent.joint_video import video  # stands on this module
+
+        return video(self, path, **options)
 
     def delete(self) -> None:
         """Delete the episodes of all agents, and the turns, from Redis and from the backup."""

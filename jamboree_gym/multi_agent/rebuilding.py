@@ -22,7 +22,13 @@ from jamboree_gym.multi_agent.joint_episode import JointEpisode
 from jamboree_gym.multi_agent.recording.description import WRAPPERS, api_of
 from jamboree_gym.replay.rebuilding.named_modules import check_arguments
 
-__all__ = ["MakeJointEnv", "layers_recorded", "made_env", "reset_as_recorded"]
+__all__ = [
+    "MakeJointEnv",
+    "layers_recorded",
+    "made_env",
+    "put_generator_state",
+    "reset_as_recorded",
+]
 
 MakeJointEnv: TypeAlias = Callable[[], Any]
 """Makes a PettingZoo environment like the recorded one, with all its wrappers."""
@@ -37,9 +43,19 @@ def layers_recorded(provenance: Mapping[str, Any]) -> list[Mapping[str, Any]]:
 
 
 def made_env(
-    joint: JointEpisode, make: MakeJointEnv | None = None, *, trust_entry_point: bool = False
+    joint: JointEpisode,
+    make: MakeJointEnv | None = None,
+    *,
+    render_mode: str | None = None,
+    trust_entry_point: bool = False,
 ) -> Any:
     """The environment of a joint episode, made again.
+
+    Args:
+        joint: The joint episode.
+        make: Makes it, whatever was recorded.
+        render_mode: Takes the place of the recorded argument; None = as recorded.
+        trust_entry_point: As in `verify`.
 
     Raises:
         ReplayError: It cannot be; says why, and what helps.
@@ -50,7 +66,7 @@ def made_env(
     env = None
     try:
         for layer in reversed(layers):
-            env = _layer(layer, env, trust_entry_point=trust_entry_point)
+            env = _layer(layer, env, render_mode, trust_entry_point=trust_entry_point)
     except ReplayError:
         if env is not None:
             env.close()
@@ -75,7 +91,9 @@ def _made_by(make: MakeJointEnv, joint: JointEpisode) -> Any:
     )
 
 
-def _layer(layer: Mapping[str, Any], inner: Any, *, trust_entry_point: bool) -> Any:
+def _layer(
+    layer: Mapping[str, Any], inner: Any, render_mode: str | None, *, trust_entry_point: bool
+) -> Any:
     try:
         name, arguments = str(layer["class"]), layer["arguments"]
         missing = None if arguments is None else unkept(arguments)
@@ -92,6 +110,8 @@ def _layer(layer: Mapping[str, Any], inner: Any, *, trust_entry_point: bool) -> 
     found = _class_of(name, trust_entry_point=trust_entry_point)
     if not trust_entry_point:
         check_arguments(known, kind)
+    if inner is None and render_mode is not None:
+        known = {**known, "render_mode": render_mode}
     try:
         return found(**known) if inner is None else found(inner, **known)
     except Exception as error:
@@ -151,14 +171,14 @@ def reset_as_recorded(env: Any, joint: JointEpisode) -> Any:
         raise ReplayError("the options of the reset could not be stored when it was recorded")
     try:
         if state is not None:
-            _put_generator_state(env.unwrapped, state)
+            put_generator_state(env.unwrapped, state)
         return env.reset(seed=joint.origin("seed"), options=options)
     except Exception as error:
         raise ReplayError(f"the environment cannot be reset as recorded: {error!r}") from error
 
 
-def _put_generator_state(base: Any, state: Mapping[str, Any]) -> None:
-    """In place where that is possible: others may hold the same generator."""
+def put_generator_state(base: Any, state: Mapping[str, Any]) -> None:
+    """Set the generator of an environment; in place if possible, as others may hold it, too."""
     generator = getattr(base, "np_random", None)
     name = state["bit_generator"]
     if not isinstance(generator, np.random.Generator):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -15,12 +16,16 @@ from jamboree_gym.multi_agent.comparison import AgentComparison
 from jamboree_gym.multi_agent.joint_episode import JointEpisode, Turn
 from jamboree_gym.multi_agent.looks import Look
 from jamboree_gym.multi_agent.playing import JointRun, OtherOrder, play_before
-from jamboree_gym.multi_agent.rebuilding import MakeJointEnv, made_env
+from jamboree_gym.multi_agent.rebuilding import MakeJointEnv, made_env, put_generator_state
+from jamboree_gym.reading.episode import Episode
 from jamboree_gym.records import EpisodeSummary
 from jamboree_gym.replay.verification.compare import Mismatch
 from jamboree_gym.replay.verification.report import VerifyReport, changes_since
 
-__all__ = ["ComparedRun", "JointReport", "compared", "verify"]
+__all__ = ["ComparedRun", "JointReport", "WatchTurns", "compared", "report_of", "verify"]
+
+WatchTurns = Callable[[Any], object]
+"""Called with the environment at the beginning and after each turn of the joint episode."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -76,18 +81,29 @@ class ComparedRun:
         joint: The joint episode.
         tolerance: How far apart floats may be.
         infos: Whether infos are compared.
+        watch: Sees the environment; an error that it raises ends the run.
 
     Attributes:
         run: The run.
         last: What each agent has seen last, by its name.
         acted: What it did last.
         mismatch, agent, turn: As in `JointReport`.
+        had_earlier: Whether the joint episodes before it were played first.
     """
 
     def __init__(
-        self, env: Any, joint: JointEpisode, tolerance: Tolerance, *, infos: bool = True
+        self,
+        env: Any,
+        joint: JointEpisode,
+        tolerance: Tolerance,
+        *,
+        infos: bool = True,
+        watch: WatchTurns | None = None,
+        had_earlier: bool = False,
     ) -> None:
         self.joint = joint
+        self.had_earlier = had_earlier
+        self._watch = watch
         self.run = JointRun(env, joint.api, self._arrive)
         self.last: dict[Any, Look] = {}
         self.acted: dict[Any, Any] = {}
@@ -115,8 +131,11 @@ class ComparedRun:
             for parent, child in pairwise(line):
                 self._take(parent.turns[: child.fork_turn])
                 self.run.turn = 0
+                if (state := child.origin("rng_state")) is not None:
+                    put_generator_state(self.run.env.unwrapped, state)
             if self._is_before:
                 self._begin_fork()
+            self._show()
             self._take(self.joint.turns[:turns])
             if turns is None:
                 self._look_once_more()
@@ -136,6 +155,12 @@ class ComparedRun:
         for turn in turns:
             self.run.play([turn])
             self.acted |= turn.actions
+            if not self._is_before:
+                self._show()
+
+    def _show(self) -> None:
+        if self._watch is not None:
+            self._watch(self.run.env)
 
     def _begin_fork(self) -> None:
         """Each agent's episode begins with what it saw last before the fork."""
@@ -162,6 +187,12 @@ class ComparedRun:
         waiting = self._comparisons.get(name)
         return None if not waiting else (waiting[0].summary, max(0, waiting[0].seen - 1))
 
+    def to_come(self) -> Iterator[tuple[Any, Episode, int]]:
+        """Each agent's name, its episodes, and how many rows of each were seen."""
+        for name, episodes in self._comparisons.items():
+            for one in sorted(episodes, key=lambda one: one.summary.started_at):
+                yield name, one.episode, one.seen
+
     def _look_once_more(self) -> None:
         """Agents that looked after their last action, before the joint episode ended."""
         for name, episodes in self._comparisons.items():
@@ -187,6 +218,12 @@ class ComparedRun:
         if _encoded(recorded) != _encoded(self._early):
             self.mismatch = Mismatch("early_rewards", recorded, self._early, step=0)
             self.turn = 0
+
+    @property
+    def difference(self) -> str:
+        """Where it differs: turn, agent and value."""
+        whose = "" if self.agent is None else f"agent {self.agent!r}, "
+        return f"at turn {self.turn}, {whose}{self.mismatch}"
 
     @property
     def steps(self) -> int:
@@ -252,11 +289,16 @@ def verify(
         *(joint, make, Tolerance(rtol, atol)), infos=infos, trust_entry_point=trust_entry_point
     )
     found.run.env.close()
+    return report_of(found)
+
+
+def report_of(found: ComparedRun) -> JointReport:
+    """The report on a second run that has come to its end."""
     return JointReport(
-        joint.id,
+        found.joint.id,
         found.steps,
         found.mismatch,
-        changed=changes_since(joint.episodes[0].provenance),
+        changed=changes_since(found.joint.episodes[0].provenance),
         turns=found.run.turn,
         agent=found.agent,
         turn=found.turn,
@@ -270,25 +312,45 @@ def compared(
     *,
     infos: bool = True,
     turns: int | None = None,
+    watch: WatchTurns | None = None,
+    render_mode: str | None = None,
     trust_entry_point: bool = False,
 ) -> ComparedRun:
     """Play a joint episode in a new environment, which stays open.
 
     If it differs, and it followed another one, it is played once more, after that one.
+
+    Args:
+        joint: The joint episode.
+        make: As in `verify`.
+        tolerance: How far apart floats may be.
+        infos: Whether infos are compared.
+        turns: How many turns; None = all.
+        watch: Sees the environment, in one run alone.
+        render_mode: Of the environment; None = as recorded.
+        trust_entry_point: As in `verify`.
     """
     root = _line_of(joint)[0]
-    with_earlier = False
+    had_earlier = False
+    if watch is not None and root.predecessor is not None:  # find out which run is to be seen
+        options: dict[str, Any] = {"turns": turns, "trust_entry_point": trust_entry_point}
+        unseen = compared(joint, make, tolerance, infos=infos, **options)
+        unseen.run.env.close()
+        had_earlier = unseen.had_earlier
     while True:
-        env = made_env(root, make, trust_entry_point=trust_entry_point)
+        env = made_env(root, make, render_mode=render_mode, trust_entry_point=trust_entry_point)
         try:
-            if with_earlier:
+            if had_earlier:
                 play_before(env, root)
-            found = ComparedRun(env, joint, tolerance, infos=infos)
+            found = ComparedRun(
+                *(env, joint, tolerance), infos=infos, watch=watch, had_earlier=had_earlier
+            )
             found.play(turns)
         except BaseException:
             env.close()
             raise
-        if with_earlier or found.mismatch is None or root.predecessor is None:
+        is_only = root.predecessor is None or watch is not None
+        if is_only or had_earlier or found.mismatch is None:
             return found
         env.close()
-        with_earlier = True
+        had_earlier = True

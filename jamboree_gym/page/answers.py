@@ -23,6 +23,7 @@ from jamboree_gym.page.listing import Kept, KeptByName, Listing, Listings
 from jamboree_gym.page.plain import short_text, without_paths
 from jamboree_gym.page.surprises import Surprises, discount_of
 from jamboree_gym.reading.episode import Episode
+from jamboree_gym.reading.finding.names import all_ids, short_id
 from jamboree_gym.records import EpisodeSummary
 from jamboree_gym.runs.run_summary import RunSummary, summary_of_run
 from jamboree_gym.runs.sessions import RunSession
@@ -53,6 +54,7 @@ class Answers:
         self._runs: OrderedDict[str, tuple[float, dict[str, Any]]] = OrderedDict()
         self._all_runs: Kept[list[RunSummary]] = Kept(lambda: self._jam.runs().summaries(), eq)
         self._backup: Kept[dict[str, Any]] = Kept(self._read_backup, lambda one, other: False)
+        self._ids: Kept[list[str]] = Kept(lambda: sorted(all_ids(jam._connection)), eq)
         self._details = KeptByName(
             lambda run: partial(self._read_run, run), _is_same_run, MAX_DETAILS
         )
@@ -130,6 +132,7 @@ class Answers:
         now = time.time()
         summary = summary_of_run(name, listing.own, history, len(checkpoints), now)
         finished = listing.finished
+        self._ids.get()  # the short ids of the new episodes
         return {
             **_run_row(summary, listing),
             "version": listing.version,
@@ -141,7 +144,8 @@ class Answers:
             ],
             "returns": histogram_of(finished.returns),
             "lengths": histogram_of(finished.steps),
-            "outliers": _outliers(listing),
+            "outliers": self._outliers(listing),
+            "running": self._running(listing),
             "marks": _marks(history, listing),
             "statuses": Counter(listing.status[listing.is_own].tolist()),
             "forks": int((~listing.is_own).sum()),
@@ -179,7 +183,7 @@ class Answers:
         found = surprises.largest([listing.found[row].id for row in over], discount)
         if found is None:
             return {"surprise": None, "discount": discount}
-        surprise = {**found._asdict(), "short": listing.short_id(found.id)}
+        surprise = {**found._asdict(), "short": self._short(found.id)}
         return {"surprise": surprise, "discount": discount}
 
     def flagged(self, name: str) -> frozenset[str]:
@@ -204,7 +208,7 @@ class Answers:
             "episodes": [
                 {
                     **_episode_row(found[row]),
-                    "short": page.listing.short_id(found[row].id),
+                    "short": self._short(found[row].id),
                     "number": int(row) + 1,
                     "flagged": found[row].id in marked,
                 }
@@ -245,7 +249,7 @@ class Answers:
     def neighbours(self, id: str) -> dict[str, Any]:
         """The episodes before and after it in its run, and its number."""
         run = self._jam.episode(id).summary.run
-        listing = self.listings.of(run).at_once()
+        listing = self.listings.of(run).get()  # who follows it waits for the next one
         at = listing.positions.get(id)
         if at is None:
             return {"number": None, "total": len(listing.found), "before": None, "after": None}
@@ -307,10 +311,28 @@ class Answers:
         return {"id": episode.id, "nodes": nodes, "is_cut": bool(waiting)}
 
     def _summary_row(self, one: EpisodeSummary) -> dict[str, Any]:
-        """An episode with its run; its id is short if the listing of the run is known."""
-        listing = self.listings.of(one.run).known()
-        short = None if listing is None else listing.short_id(one.id)
+        """An episode with its run."""
+        short = short_id(self._ids.get(), one.id)
         return {**_episode_row(one), "run": one.run, "env_id": one.env_id, "short": short}
+
+    def _short(self, id: str) -> str:
+        """The beginning of an id that no other episode of the store has."""
+        return short_id(self._ids.at_once(), id)
+
+    def _running(self, listing: Listing) -> dict[str, Any] | None:
+        """The newest episode that is being recorded; None if there is none."""
+        rows = (listing.status == "running").nonzero()[0]
+        if not len(rows):
+            return None
+        id = listing.found[rows[-1]].id
+        return {"id": id, "short": self._short(id)}
+
+    def _outliers(self, listing: Listing) -> dict[str, Any]:
+        """The best, the worst and the longest episode; None if there is no such one."""
+        return {
+            name: None if one is None else {**_episode_row(one), "short": self._short(one.id)}
+            for name, one in _outliers(listing).items()
+        }
 
     # -- flags ------------------------------------------------------------------------------
 
@@ -399,7 +421,7 @@ def _session(one: RunSession) -> dict[str, Any]:
     }
 
 
-def _outliers(listing: Listing) -> dict[str, Any]:
+def _outliers(listing: Listing) -> dict[str, StoredSummary | None]:
     """The best, the worst and the longest episode that is over; None if there is no such one."""
     over = listing.is_own & np.isin(listing.status, ("terminated", "truncated"))
     rows = over.nonzero()[0]
@@ -409,11 +431,7 @@ def _outliers(listing: Listing) -> dict[str, Any]:
         places["longest"] = listing.numbers("steps")[rows].argmax()
     if not np.isnan(returns).all():
         places |= {"best": np.nanargmax(returns), "worst": np.nanargmin(returns)}
-    chosen = {name: listing.found[rows[place]] for name, place in places.items()}
-    found = {
-        name: {**_episode_row(one), "short": listing.short_id(one.id)}
-        for name, one in chosen.items()
-    }
+    found = {name: listing.found[rows[place]] for name, place in places.items()}
     return dict.fromkeys(("best", "worst", "longest")) | found
 
 

@@ -20,7 +20,6 @@ from jamboree_gym.errors import InvalidArgument
 from jamboree_gym.jamboree import Jamboree
 from jamboree_gym.page.curves import Finished
 from jamboree_gym.reading.finding.filters import Found
-from jamboree_gym.reading.finding.names import short_id
 from jamboree_gym.reading.query import found_by
 from jamboree_gym.tables.expressions import Condition
 from jamboree_gym.tables.summary_table import to_summary_table
@@ -62,10 +61,6 @@ class Kept(Generic[_T]):
                 self._refresh()
             assert self._value is not None
             return self._value
-
-    def known(self) -> _T | None:
-        """The value that is there, however old; None if there is none."""
-        return self._value
 
     def at_once(self) -> _T:
         """The value that is there, however old; read only if there is none."""
@@ -198,14 +193,6 @@ class Listing:
     def standing(self) -> tuple[Any, ...]:
         """Equal where nothing that is shown has changed."""
         return len(self.found), float(self.numbers("steps").sum()), Counter(self.status.tolist())
-
-    @cached_property
-    def _ids(self) -> list[str]:
-        return sorted(one.id for one in self.found)
-
-    def short_id(self, id: str) -> str:
-        """The beginning of an id that no other episode of the run has."""
-        return short_id(self._ids, id)
 
     @cached_property
     def positions(self) -> dict[str, int]:

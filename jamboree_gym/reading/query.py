@@ -251,7 +251,7 @@ class EpisodeQuery(ReadWhenShown):
         if self._named and not self._waits:
             check_runs(self._connection, set(self._named) - {one.run for one in found})
         if not self._has_forks:
-            found = [one for one in found if not one.is_experiment]
+            found = [one for one in found if one.parent is None or not one.is_experiment]
         running = [one for one in found if one.status == "running"]
         dead = self._connection.dead({one.writer.hex() for one in running})
         for one in running:

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import gymnasium as gym
 
 from jamboree_gym.checked import checked
 from jamboree_gym.errors import ReplayError
@@ -22,7 +20,7 @@ from jamboree_gym.replay.verification.report import VerifyReport
 from jamboree_gym.replay.verification.verify import check_of, verify_one
 from jamboree_gym.replay.video_file import VideoEncoder, video_file
 
-__all__ = ["video"]
+__all__ = ["FrameWriter", "Video", "video"]
 
 DEFAULT_FPS = 30.0
 _HINT_FOR_MUJOCO = (
@@ -111,7 +109,7 @@ def video(
         wrappers=wrappers, trust_entry_point=trust_entry_point, make=make, env_kwargs=env_kwargs
     )
     with video_file(Path(path)) as encoder:
-        writer = _FrameWriter(encoder, fps, len(episode) + 1, teller(progress, "frames rendered"))
+        writer = FrameWriter(encoder, fps, len(episode) + 1, teller(progress, "frames rendered"))
         report = verify_one(episode, check, render_mode=RENDER_MODE, watch=writer.add_frame)
         if not report and not unverified:
             raise ReplayError(
@@ -121,27 +119,43 @@ def video(
     return Video(Path(path), encoder.frames, report)
 
 
-class _FrameWriter:
-    """Renders a frame of the environment after each move, and encodes it."""
+class FrameWriter:
+    """Renders a frame of the environment after each move, and encodes it.
+
+    Args:
+        encoder: Takes the frames.
+        fps: Frames per second; None = as the environment says.
+        frames: How many will come.
+        progress: Is told how many there are.
+        render: Renders a frame of an environment.
+    """
 
     def __init__(
-        self, encoder: VideoEncoder, fps: float | None, frames: int, progress: Progress | None
+        self,
+        encoder: VideoEncoder,
+        fps: float | None,
+        frames: int,
+        progress: Progress | None,
+        render: Callable[[Any], Any] = rendered,
     ) -> None:
         self._encoder = encoder
         self._fps = fps
         self._frames = frames
         self._progress = progress
+        self._render = render
 
-    def add_frame(self, env: gym.Env[Any, Any]) -> None:
+    def add_frame(self, env: Any) -> None:
+        """Render the environment as it is now."""
         fps = env.metadata.get("render_fps") if self._fps is None else self._fps
-        self._encoder.add(_frame(env), fps=DEFAULT_FPS if fps is None else float(fps))
+        self._encoder.add(self._frame(env), fps=DEFAULT_FPS if fps is None else float(fps))
         if self._progress is not None:
             self._progress(self._encoder.frames, self._frames)
 
-
-def _frame(env: gym.Env[Any, Any]) -> Any:
-    try:
-        return rendered(env)
-    except Exception as error:
-        hint = _HINT_FOR_MUJOCO if hasattr(env.unwrapped, "mujoco_renderer") else ""
-        raise ReplayError(f"the environment cannot be rendered here: {error!r}{hint}") from error
+    def _frame(self, env: Any) -> Any:
+        try:
+            return self._render(env)
+        except Exception as error:
+            hint = _HINT_FOR_MUJOCO if hasattr(env.unwrapped, "mujoco_renderer") else ""
+            raise ReplayError(
+                f"the environment cannot be rendered here: {error!r}{hint}"
+            ) from error

@@ -28,7 +28,7 @@ from jamboree_gym.replay.rebuilding.fast_forward import LiveEnv, check_step, fas
 from jamboree_gym.replay.rebuilding.rebuild import MakeAgain, rebuild_env
 from jamboree_gym.replay.rebuilding.wrapping import BuiltWrapper
 
-__all__ = ["WHAT_IF_TAG", "WhatIf", "what_if"]
+__all__ = ["PERCENTILES", "WHAT_IF_TAG", "WhatIf", "what_if", "worth_of_reward"]
 
 WHAT_IF_TAG: Final = "what_if"
 """Tag of recorded continuations; its value is the step of the fork."""
@@ -205,7 +205,7 @@ def what_if(
         trust_snapshots=trust_snapshots,
     )
     rest = episode._rows(step)
-    worth = _worth_of_reward(episode.id, rest.rewards.shape[1:], weights)
+    worth = worth_of_reward(episode.id, rest.rewards.shape[1:], weights)
     children = _Children(episode, step, run, tags) if record else None
 
     def continuations() -> Iterator[tuple[int, tuple[float, int]]]:
@@ -241,7 +241,7 @@ def _action_chooser(policy: ChooseAction | Predictor, *, deterministic: bool) ->
     return cast(ChooseAction, policy)
 
 
-def _worth_of_reward(
+def worth_of_reward(
     episode_id: str, shape: tuple[int, ...], weights: Sequence[float] | None
 ) -> Worth:
     """What the rewards of an episode count for; these have one shape.

@@ -22,6 +22,9 @@ class ListingReader(Protocol):
     def summaries(self, run: str) -> dict[str, bytes]:
         """All summaries of a run by episode id."""
 
+    def ids(self, runs: Sequence[str]) -> set[str]:
+        """Ids of all episodes of some runs."""
+
 
 class BlobReader(Protocol):
     """Reads immutable content, which is written with the logs (`Append.blobs`)."""

@@ -67,6 +67,12 @@ class ReadThroughListings(ListingReader):
     def _stored_summaries(self, run: str) -> dict[str, bytes]:
         return self._ask(lambda backup: stored_summaries(self._redis, backup, run)) or {}
 
+    def ids(self, runs: Sequence[str]) -> set[str]:
+        """As `Listings.ids`, with those for which Redis had no room."""
+        if self.cover() in (PARTLY_COVERED, NO_ROOM):
+            return {id for _, listed in self.summaries_of(runs) for id in listed}
+        return self._redis.listings.ids(runs)
+
     def cover(self) -> str:
         """See to it that Redis lists what the backup holds; how far it does."""
         return self._covered(self._redis.listings.coverage())

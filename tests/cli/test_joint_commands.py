@@ -32,6 +32,13 @@ def make(**arguments):
 """
 
 
+POLICY = """
+def act(observation, agent):
+    assert agent in ("player_1", "player_2")
+    return int(observation["action_mask"].argmax())  # the first square that is free
+"""
+
+
 @pytest.fixture(scope="module")
 def store(valkey: Server, mongo: Server) -> Store:
     """Two games of tic-tac-toe, and a short hunt."""
@@ -105,15 +112,50 @@ def test_the_code_of_a_fork_works(store: Store, run: str) -> None:
         assert (child.parent.id, child.fork_turn, len(child.turns)) == (joint, 2, 1)
 
 
-@pytest.mark.parametrize("command", [["video"], ["what-if", "--step", "1", "--policy", "random"]])
-def test_what_cannot_be_done_with_several_agents_names_what_can(
-    store: Store, command: list[str]
+def test_what_if_plays_all_agents_by_legal_actions(store: Store) -> None:
+    asked = ("what-if", store.first_id, "--step", 2, "--policy", "random", "-n", 3)
+    (told,) = store.objects(*asked, "--record")
+    assert (told["episode_id"], told["step"]) == (store.first_id, 2)
+    assert sorted(told["returns"]) == ["player_1", "player_2"]
+    assert told["mean"].keys() == told["recorded_return"].keys() == told["returns"].keys()
+    both = zip(*told["returns"].values(), strict=True)
+    assert {sum(one) for one in both} <= {0.0}, "what one wins, the other loses: no illegal move"
+    assert store.run("verify", *told["children"]).exit_code == 0
+    done = store.run(*asked)
+    assert done.exit_code == 0, done.output
+    head, *agents = done.stdout.splitlines()
+    assert head.startswith(f"joint episode {store.first_id} from turn 2 on, 3 times: ")
+    assert [line.split(":")[0].strip() for line in agents] == ["player_1", "player_2"] * 2
+
+
+def test_a_callable_gets_what_an_agent_sees_and_its_name(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    failed = store.run(*command, store.first_id)
-    first, second = failed.stderr.splitlines()
-    assert (failed.exit_code, failed.stdout) == (1, "")
-    assert "one agent's part of a joint episode" in first
-    assert second == "jamboree-gym replay, verify and fork take it, with all its agents"
+    name = f"policy_{uuid.uuid4().hex[:8]}"
+    (tmp_path / f"{name}.py").write_text(POLICY)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (told,) = store.objects(
+        *("what-if", store.first_id, "--step", 0, "-n", 1, "--policy", f"{name}:act")
+    )
+    assert told["lengths"] == [9], "seven turns of the game, and two of those who have ended"
+
+
+def test_a_video_has_a_frame_for_each_turn(
+    store: Store, as_in_a_shell: Path, other_game: str
+) -> None:
+    turns = len(store.objects("replay", store.first_id, "--recorded"))
+    done = store.run("video", store.first_id, "game.gif")
+    assert (done.exit_code, done.stderr) == (0, ""), done.output
+    assert done.stdout == f"game.gif: {turns + 1} frames\n"
+    rendered = ("--make", other_game, "--arg", "render_mode=rgb_array")
+    refused = store.run("video", store.first_id, "other.gif", *rendered)
+    assert refused.exit_code == 1
+    first, second = refused.stderr.splitlines()
+    assert "does not happen again: at turn 0, agent 'player_1', observation" in first
+    assert "--unverified" in second
+    assert not (as_in_a_shell / "other.gif").exists()
+    best = store.run("video", "duel", "best.gif", "--best")
+    assert best.exit_code == 0, best.output
 
 
 def test_an_environment_of_several_agents_is_checked() -> None:

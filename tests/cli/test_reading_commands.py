@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import math
 import os
@@ -284,6 +285,16 @@ def test_episodes_are_written_in_another_format(store: Store, tmp_path: Path) ->
     assert polars.read_ipc(file).height == polars.read_parquet(folder / "*.parquet").height == steps
     again = store.run("export", "-o", file)
     assert (again.exit_code, "is there already" in again.stderr) == (1, True)
+
+
+def test_rllib_is_a_format_too(store: Store, tmp_path: Path) -> None:
+    done = store.run("export", "-o", tmp_path / "rl", "--format", "rllib", "--run", "ppo")
+    if importlib.util.find_spec("ray") is None:
+        assert (done.exit_code, "pip install 'ray[rllib]'" in done.stderr) == (2, True)
+    else:
+        assert done.exit_code == 0, done.output
+    refused = store.run("import", tmp_path, "--format", "rllib")
+    assert (refused.exit_code, "the format rllib lacks infos" in refused.stderr) == (2, True)
 
 
 def test_a_format_that_holds_whole_episodes_is_read_again(store: Store, tmp_path: Path) -> None:

@@ -95,6 +95,26 @@ def test_a_run_has_outliers_distribution_and_counts(
     assert found["tags"] == {"lr": 0.5}
 
 
+def test_a_short_id_means_one_episode_of_the_whole_store(valkey: Server, namespace: str) -> None:
+    with Jamboree(valkey.url, namespace=namespace, backup=False) as jam:
+        ids = [
+            play(jam.record(gym.make("CartPole-v1"), run=run))[0] for run in ("one", "other", "one")
+        ]
+        with PageServer(jam, port=0).start() as page:
+            ask = Asker(page)
+            shown = {
+                row["id"]: row["short"]
+                for run in ("one", "other")
+                for row in ask.api("episodes", run=run, start=0, count=9)["episodes"]
+            }
+            outliers = ask.api("run", run="other")["outliers"]
+            alone = ask.api("episode", id=ids[0])["short"]
+        assert sorted(shown) == sorted(ids)
+        for id, short in [*shown.items(), (ids[1], outliers["best"]["short"]), (ids[0], alone)]:
+            assert len(short) < len(id)
+            assert jam.episode(short).id == id
+
+
 def test_a_curve_has_a_point_for_each_episode_and_continues(ask: Asker, jam: Jamboree) -> None:
     whole = ask.api("curve", run="plain")
     returns = [one.episode_return for one in jam.run("plain").episodes.summaries()]

@@ -154,6 +154,12 @@ def test_an_episode_moves_by_keys_and_keeps_its_place(
     tab.is_at_step(10)
     reward = jam.episode(id).data().rewards[:10].sum()
     tab.expect(tab.page.locator("[data-name=return]").last).to_have_text(f"{reward:g}")
+    tab.page.route("**/api/picture?*", lambda asked: asked.fulfill(status=500, body="no"))
+    tab.page.reload()
+    tab.page.get_by_role("alert").wait_for()
+    tab.page.unroute("**/api/picture?*")
+    keys.press("Home")
+    tab.expect(tab.page.locator("figcaption")).to_have_text("recorded at step 0")
 
 
 def test_space_plays_and_pauses(tab: Tab, ids: dict[str, list[str]]) -> None:

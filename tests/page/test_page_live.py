@@ -57,9 +57,20 @@ def test_runs_and_episodes_grow_without_a_reload(
         tab.page.locator(".live").wait_for()
         for action in (1, 0, 1, 0):
             env.step(action)
-        tab.until("document.querySelector('[aria-label=Step]')?.max === '5'")
+        tab.is_at_step(4)  # the newest step: after it comes only an observation
+        tab.page.keyboard.press("Home")
+        env.step(1)
+        tab.until("document.querySelector('[aria-label=Step]')?.max === '6'")
+        tab.is_at_step(0)
+        tab.page.get_by_role("button", name="follow").click()
+        tab.is_at_step(5)
         quiet = re.compile(r"^live, newest \d+\.?\d* s ago$")  # nothing came for 2 s
         tab.expect(tab.page.locator(".live")).to_have_text(quiet)
+        env.reset(seed=5)
+        env.step(0)
+        writer.flush()
+        tab.page.get_by_role("link", name="follow the next one").click()
+        tab.is_at_step(0)
         env.close()
         tab.page.locator(".title .state.abandoned").wait_for()
 

@@ -7,6 +7,7 @@ stand-in. Nothing that a content names is imported or called.
 from __future__ import annotations
 
 import array
+import sys
 import types
 from collections import Counter, OrderedDict, defaultdict, deque
 from collections.abc import Callable
@@ -59,6 +60,8 @@ def kind_of(value: Any) -> Kind | None:
     content_of = _CONTENTS.get(type(value))
     if content_of is not None:
         return content_of(value)
+    if _is_masked(value):
+        return _masked_content(value)
     if isinstance(value, tuple) and is_named_tuple(value):
         return "named tuple", named_tuple_content(value)
     if isinstance(value, _CONTAINERS):
@@ -106,6 +109,12 @@ def _build_array(content: Any) -> Any:
     return array.array(code, items.tolist() if isinstance(items, np.ndarray) else items)
 
 
+def _is_masked(value: Any) -> bool:
+    """Whether it is a masked array; without `numpy.ma`, which takes a while to load, none is."""
+    loaded = sys.modules.get("numpy.ma")
+    return loaded is not None and type(value) is loaded.MaskedArray
+
+
 def _masked_content(value: Any) -> Kind:
     mask = None if value.mask is np.ma.nomask else np.asarray(value.mask)
     fill = None if value._fill_value is None else np.asarray(value._fill_value)
@@ -135,7 +144,6 @@ _CONTENTS: Final[dict[type, Callable[[Any], Kind | None]]] = {
     defaultdict: _defaultdict_content,
     types.SimpleNamespace: lambda value: ("namespace", dict(vars(value))),
     array.array: _array_content,
-    np.ma.MaskedArray: _masked_content,
     np.recarray: _view_content("recarray"),
     np.matrix: _view_content("matrix"),
 }

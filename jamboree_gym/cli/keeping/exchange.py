@@ -38,6 +38,7 @@ class Format(StrEnum):
     datasets = "datasets"
     minari = "minari"
     lerobot = "lerobot"
+    rllib = "rllib"
 
 
 def export(
@@ -106,6 +107,10 @@ def _write(
         from jamboree_gym.integrations.minari import to_minari
 
         to_minari(query, output, progress=progress)
+    elif format is Format.rllib:
+        from jamboree_gym.integrations.rllib import to_rllib
+
+        to_rllib(query, output, progress=progress)
     else:
         from jamboree_gym.integrations.lerobot import to_lerobot
 
@@ -160,6 +165,7 @@ NOT_IMPORTED: Final = {
     Format.arrow: "lacks the last observation of each episode",
     Format.parquet: "lacks the last observation of each episode",
     Format.lerobot: "lacks the last observation of each episode",
+    Format.rllib: "lacks infos and seeds",
 }
 
 # Which files each format has in its folder.

@@ -146,8 +146,8 @@ def find(
     """Find the steps of an episode for which an expression is true. Exit code 1 if there is none.
 
     The columns are index, timestamp, reward, terminated, truncated, action, observation, info_NAME
-    and annotation_NAME; a vector has action_0, action_1 and so on. The expression is not run as
-    code.
+    and annotation_NAME; a vector has action_0, action_1 and so on, a dict action_KEY. The
+    expression is not run as code.
 
     Example: jamboree-gym find @last 'reward > 0 and action == 1'
     """

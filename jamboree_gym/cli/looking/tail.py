@@ -23,8 +23,6 @@ if TYPE_CHECKING:
 
 __all__ = ["tail"]
 
-SHOWN_OF_ID = 12
-
 
 def tail(
     store: StoreOptions,
@@ -56,12 +54,14 @@ def tail(
     Example: jamboree-gym tail ppo --since 1h --steps 5
     """
     with store.open() as jam:
+        from jamboree_gym.reading.finding.names import brief_id
+
         followed = _followed(jam, name, since, amount("--timeout", timeout, SECONDS))
         for episode, step in islice(followed, steps):
             if json:
                 print_json({"episode": episode.id, **as_plain(step)})
             elif sys.stdout.isatty():
-                print_text(f"{episode.id[:SHOWN_OF_ID]} {step!r}")
+                print_text(f"{brief_id(episode.id)} {step!r}")
             else:
                 print_row([episode.id, *(getattr(step, column) for column in STEP_COLUMNS)])
 

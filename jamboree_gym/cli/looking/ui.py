@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from jamboree_gym.cli.commands import StoreOptions
+from jamboree_gym.cli.commands import ModulesOption, StoreOptions, import_modules
 
 __all__ = ["ui"]
 
@@ -29,11 +29,15 @@ def ui(
     token: Annotated[
         bool, typer.Option("--token", help="The URL has a token also on this machine.")
     ] = False,
+    modules: ModulesOption = None,
 ) -> None:
     """Show runs and episodes in a browser, live, until Ctrl-C.
 
+    To simulate an episode, the page has to know its environment: --import names your module.
+
     Example: jamboree-gym ui --port 7432 --no-open
     """
+    import_modules(modules)
     from jamboree_gym.jamboree import page_server
 
     with store.open() as jam:

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from itertools import islice
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -20,13 +21,13 @@ from jamboree_gym.wording import counted
 
 if TYPE_CHECKING:
     from jamboree_gym.jamboree import Jamboree
-    from jamboree_gym.multi_agent import JointEpisode, JointReport, Turn
+    from jamboree_gym.multi_agent import JointEpisode, JointReport, JointWhatIf, Turn
     from jamboree_gym.reading.episode import Episode
     from jamboree_gym.reading.query import EpisodeQuery
+    from jamboree_gym.replay import Video
 
 __all__ = [
     "TURN_COLUMNS",
-    "check_is_alone",
     "code_of_fork",
     "code_of_make",
     "fork_of",
@@ -34,6 +35,8 @@ __all__ = [
     "parted",
     "replay_turns",
     "verified",
+    "video_of",
+    "what_if_of",
 ]
 
 TURN_COLUMNS = ("number", "agents_acting", "actions", "agents_alive", "timestamp", "equal")
@@ -79,20 +82,6 @@ def _is_of_an_agent(episode: Episode) -> bool:
         return JOINT_TAG in episode.summary.tags
     except (DecodeError, EpisodeNotFound):
         return False
-
-
-def check_is_alone(jam: Jamboree, episode: Episode, what: str) -> None:
-    """Refuse the episode of one agent among several.
-
-    Raises:
-        ReplayError: It is one; says what can be done.
-    """
-    joint = joint_of(jam, episode)
-    if joint is not None:
-        raise ReplayError(
-            f"episode {episode.id} is one agent's part of a joint episode, of which there is no "
-            f"{what}\njamboree-gym replay, verify and fork take it, with all its agents"
-        )
 
 
 # -- what is done with them -----------------------------------------------------------------------
@@ -172,6 +161,36 @@ def _print_turn(turn: Turn, equal: bool | None, difference: str | None, *, json:
         print_text(f"{how}turn {turn.number}: {did}; alive: {', '.join(alive) or 'nobody'}")
     else:
         print_row([turn.number, acting, actions, alive, turn.timestamp, equal])
+
+
+def what_if_of(
+    joint: JointEpisode,
+    turn: int,
+    policy: Any,
+    n: int,
+    *,
+    handed: Mapping[str, Any],
+    **options: Any,
+) -> JointWhatIf:
+    """How it could have continued.
+
+    Raises:
+        ReplayError: It cannot be simulated here; says why.
+    """
+    with _in_words_of_a_shell():
+        return joint.what_if(turn, policy, n, **options, **_made(**handed))
+
+
+def video_of(
+    joint: JointEpisode, path: Path, *, handed: Mapping[str, Any], **options: Any
+) -> Video:
+    """Write it into a video file.
+
+    Raises:
+        ReplayError: It cannot be simulated or rendered here, or differs; says why.
+    """
+    with _in_words_of_a_shell():
+        return joint.video(path, **options, **_made(**handed))
 
 
 def fork_of(joint: JointEpisode, turn: int, **handed: Any) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -22,7 +22,7 @@ from jamboree_gym.cli.completion import complete_run_or_episode
 from jamboree_gym.cli.episode_ids import named_episode
 from jamboree_gym.cli.output import print_json, print_text, printable
 from jamboree_gym.cli.playing.handed import MakeOption, handed_over
-from jamboree_gym.cli.playing.joint import check_is_alone
+from jamboree_gym.cli.playing.joint import joint_of, video_of
 from jamboree_gym.cli.typed_values import weights_of
 from jamboree_gym.errors import InvalidArgument
 from jamboree_gym.wording import counted
@@ -76,7 +76,8 @@ def video(
 ) -> None:
     """Simulate a recorded episode again, and write it as an MP4 or GIF video.
 
-    If the replay differs from what was recorded, nothing is written, and the exit code is 1.
+    If the replay differs from what was recorded, nothing is written, and the exit code is 1. Of an
+    episode with several agents, the video shows all of them, with a frame for each turn.
 
     Example: jamboree-gym video ppo out.mp4 --worst
     """
@@ -86,17 +87,19 @@ def video(
     with store.open() as jam, progress_bar("rendering") as progress:
         order = "episode_return" if worst else "-episode_return" if best else ""
         found = _of_run(jam, name, order, weights) if order or last else named_episode(jam, name)
-        check_is_alone(jam, found, "video")
+        joint = joint_of(jam, found)
         path = path or Path(f"{found.id[:SHOWN_OF_ID]}.mp4")
-        written = found.video(
-            path,
-            fps=fps,
-            overwrite=overwrite,
-            unverified=unverified,
-            trust_entry_point=trust_entry_point,
-            **handed_over(make, arguments),
-            progress=progress,
-        )
+        options: dict[str, Any] = {
+            "fps": fps,
+            "overwrite": overwrite,
+            "unverified": unverified,
+            "progress": progress,
+        }
+        handed = {"trust_entry_point": trust_entry_point, **handed_over(make, arguments)}
+        if joint is None:
+            written = found.video(path, **options, **handed)
+        else:
+            written = video_of(joint, path, **options, handed=handed)
     if not written:
         typer.echo(printable(f"unverified: {written.report}", lines=True), err=True)
     if json:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -19,8 +20,9 @@ from jamboree_gym.cli.commands import (
 from jamboree_gym.cli.episode_ids import EpisodeArgument, named_episode
 from jamboree_gym.cli.output import as_plain, print_json, print_lines, print_text
 from jamboree_gym.cli.playing.handed import MakeOption, handed_over
-from jamboree_gym.cli.playing.joint import check_is_alone
+from jamboree_gym.cli.playing.joint import joint_of, what_if_of
 from jamboree_gym.cli.playing.policies import (
+    RANDOM,
     AlgorithmOption,
     policy_of_checkpoint,
     policy_of_text,
@@ -28,9 +30,14 @@ from jamboree_gym.cli.playing.policies import (
 from jamboree_gym.cli.typed_values import weights_of
 from jamboree_gym.errors import InvalidArgument
 
+if TYPE_CHECKING:
+    from jamboree_gym.multi_agent import JointWhatIf
+    from jamboree_gym.replay import WhatIf
+
 __all__ = ["what_if"]
 
 BINS = 30
+_AS_OF_ONE = {"joint_id": "episode_id", "turn": "step", "recorded_returns": "recorded_return"}
 
 
 def what_if(
@@ -66,7 +73,9 @@ def what_if(
 ) -> None:
     """Continue an episode from a step many times under another policy: the returns that follow.
 
-    A checkpoint or a zip file is loaded by Stable-Baselines3, which may run code in it.
+    A checkpoint or a zip file is loaded by Stable-Baselines3, which may run code in it. Of an
+    episode with several agents, a step is a turn, and the policy acts for all of them; a callable
+    gets what an agent sees and its name.
 
     Example: jamboree-gym what-if @last --step 4 --policy random -n 5
     """
@@ -78,31 +87,41 @@ def what_if(
 
     with store.open() as jam, progress_bar("continuing") as progress:
         parent = named_episode(jam, episode)
-        check_is_alone(jam, parent, "what-if")
+        joint = joint_of(jam, parent)
         if checkpoint is not None:
             chosen = policy_of_checkpoint(jam, parent.summary.run, checkpoint)
+        elif joint is not None and policy == RANDOM:
+            chosen = None  # each agent has its own actions
         else:
             space = parent.action_space
             space.seed(seed)
             chosen = policy_of_text(str(policy), space, algorithm=algorithm)
-        found = continuations(
-            parent,
-            step,
-            chosen,
-            n,
-            seed=seed,
-            max_steps=max_steps,
-            deterministic=not draw,
-            weights=None if weights is None else weights_of(weights),
-            record=record,
-            **rebuilt,
-            progress=progress,
-        )
+        options: dict[str, Any] = {
+            "seed": seed,
+            "deterministic": not draw,
+            "weights": None if weights is None else weights_of(weights),
+            "record": record,
+            "progress": progress,
+        }
+        found: WhatIf | JointWhatIf
+        if joint is None:
+            found = continuations(
+                parent, step, chosen, n, max_steps=max_steps, **options, **rebuilt
+            )
+        else:
+            options["max_turns"] = max_steps
+            found = what_if_of(joint, step, chosen, n, **options, handed=rebuilt)
     if json:
-        print_json({"mean": found.mean, "share_better": found.share_better, **as_plain(found)})
+        told = as_plain(found)
+        told = {_AS_OF_ONE.get(name, name): one for name, one in told.items()}
+        print_json({"mean": found.mean, "share_better": found.share_better, **told})
         return
     print_lines(str(found).replace("deterministic=False", "--draw"))
-    print_text(_histogram(found.returns))
+    if isinstance(found.returns, Mapping):
+        for name, returns in found.returns.items():
+            print_text(f"{name}: {_histogram(returns)}")
+    else:
+        print_text(_histogram(found.returns))
 
 
 def _histogram(returns: Any) -> str:

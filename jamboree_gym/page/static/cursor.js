@@ -32,10 +32,19 @@ export class Cursor {
     return () => this.listeners.delete(listener);
   }
 
+  // The newest step of an episode that grows: after it is only an observation, without an action yet.
+  get newest() {
+    return Math.max(0, this.last - 1);
+  }
+
+  get isNewest() {
+    return Boolean(this.isFollowing) && this.step >= this.newest;
+  }
+
   setLast(last) {
-    const isAtEnd = this.step === this.last;
+    const wasNewest = this.isNewest;
     this.last = last;
-    if (this.isFollowing && isAtEnd && last > this.step) this.go(last);
+    if (wasNewest && this.newest > this.step) this.go(this.newest);
     else if (this.step > last) this.go(last);
   }
 

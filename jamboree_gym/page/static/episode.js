@@ -10,6 +10,7 @@ import { Picture } from "./picture.js";
 import { Copy, Empty, Id, Loading, Problem, Stat, State, TextField, Values, useAnswer } from "./parts.js";
 import { go, href, oneOf, set } from "./route.js";
 
+const NEXT_MS = 2000;
 const SPEEDS = [["time", "real"], ["5", "5/s"], ["15", "15/s"], ["30", "30/s"], ["60", "60/s"], ["240", "240/s"]];
 
 export function Episode({ values, store }) {
@@ -32,7 +33,18 @@ function Shown({ episode, values, store, setEpisode }) {
   const [isPlaying, setPlaying] = useState(false);
   const [staleSince, setStaleSince] = useState(null);
   const speed = useRef(oneOf(values.speed, SPEEDS.map(([name]) => name), "30"));
-  const { value: around } = useAnswer("neighbours", { id });
+  const isLive = episode.status === "running";
+  cursor.isFollowing = isLive;
+  const wasLive = useRef(isLive);
+  const { value: around, again: lookAround } = useAnswer("neighbours", { id, status: episode.status });
+
+  // After one that was followed, the next one begins soon.
+  const isLast = around !== null && around.after === null;
+  useEffect(() => {
+    if (isLive || !wasLive.current || !isLast) return undefined;
+    const timer = setInterval(lookAround, NEXT_MS);
+    return () => clearInterval(timer);
+  }, [isLive, isLast]);
 
   useEffect(() => {
     document.title = `episode ${brief(id)} · jamboree`;
@@ -43,7 +55,8 @@ function Shown({ episode, values, store, setEpisode }) {
         () => {
           setProblem(null);
           cursor.last = columns.total;
-          if (cursor.step > cursor.last) cursor.go(cursor.last);
+          if (isLive && !values.step) cursor.go(cursor.newest);
+          else if (cursor.step > cursor.last) cursor.go(cursor.last);
           cursor.tell();
           setVersion((one) => one + 1);
         },
@@ -58,7 +71,8 @@ function Shown({ episode, values, store, setEpisode }) {
     let written = 0;
     const end = cursor.follow((step) => {
       clearTimeout(written);
-      written = setTimeout(() => set({ step: step || null }, { quiet: true }), 250);
+      // Who follows it now does so after a reload.
+      written = setTimeout(() => set({ step: cursor.isNewest ? null : step || (cursor.isFollowing ? "0" : null) }, { quiet: true }), 250);
     });
     return () => {
       control.abort();
@@ -70,10 +84,8 @@ function Shown({ episode, values, store, setEpisode }) {
   }, [id]);
 
   // A running episode grows: only what is new is asked for.
-  const isLive = episode.status === "running";
   useEffect(() => {
     if (!isLive) return undefined;
-    cursor.isFollowing = true;
     const control = new AbortController();
     let isBusy = false;
     let isBehind = false; // steps came while others were fetched
@@ -140,7 +152,8 @@ function Shown({ episode, values, store, setEpisode }) {
   return html`<main class="shell">
     <div class="title"><h1><${Id} id=${id} /></h1><${Copy} text=${id} label="Copy the whole id" name="copy id" /><${State} state=${episode.status} />
       <a href=${href("/run", { run: episode.run })}>${episode.run}</a>${isOneAgent(episode) ? html`<a class="tag" title="the episodes of all agents" href=${href("/run", { run: episode.run, where: `tag_joint == "${episode.tags.joint}"` })}>agent ${String(episode.tags.agent)}</a>` : null}<span class="quiet">${episode.env_id || "no spec"}</span>
-      ${isLive ? html`<${Stale} since=${staleSince} />` : null}
+      ${isLive ? html`<${Live} since=${staleSince} cursor=${cursor} />` : null}
+      ${!isLive && wasLive.current && around && around.after ? html`<a class="button" href=${href("/episode", { id: around.after })}>follow the next one</a>` : null}
       <span class="spacer"></span>
       ${around && around.number ? html`<span class="pager"><${Step} id=${around.before} label="Episode before" mark="‹" /><span class="quiet tabular">${count(around.number)} of ${count(around.total)}</span><${Step} id=${around.after} label="Episode after" mark="›" /></span>` : null}
       <a class="button" href=${href("/lineage", { id })}>forks</a></div>
@@ -188,14 +201,18 @@ function Step({ id, label, mark }) {
   return id ? html`<a class="button" href=${href("/episode", { id })} aria-label=${label}>${mark}</a>` : html`<span class="button off" aria-hidden="true">${mark}</span>`;
 }
 
-function Stale({ since }) {
+// How old the newest step is, and a way to it.
+function Live({ since, cursor }) {
   const [, tick] = useState(0);
+  const [isNewest, setNewest] = useState(true);
+  useEffect(() => cursor.follow(() => setNewest(cursor.isNewest)), []);
   useEffect(() => {
     const timer = setInterval(() => tick((one) => one + 1), 1000);
     return () => clearInterval(timer);
   }, []);
   const quiet = since ? Date.now() / 1000 - since : 0;
-  return html`<span class="live tabular"><i aria-hidden="true"></i>live${quiet > 2 ? `, newest ${duration(Math.round(quiet))} ago` : ""}</span>`;
+  return html`<span class="live tabular"><i aria-hidden="true"></i>live${quiet > 2 ? `, newest ${duration(Math.round(quiet))} ago` : ""}</span>
+    ${isNewest ? null : html`<button type="button" class="small" onClick=${() => cursor.go(cursor.newest)}>follow</button>`}`;
 }
 
 function Pictures({ episode, cursor, values }) {
@@ -221,9 +238,9 @@ function Pictures({ episode, cursor, values }) {
 
 // The page simulates no agent alone: the command plays all of them, and compares.
 function Together({ id }) {
-  const command = `jamboree-gym replay ${id}`;
-  return html`<div class="no-picture"><p class="quiet">What one of several agents saw. This plays all of them again, and compares each turn with the recording:</p>
-    <div class="code"><pre tabindex="0"><code>${command}</code></pre><${Copy} text=${command} label="Copy the command" /></div></div>`;
+  const commands = [["This plays all of them again, and compares each turn with the recording:", `jamboree-gym replay ${id}`], ["This films them:", `jamboree-gym video ${id} all.mp4`]];
+  return html`<div class="no-picture"><p class="quiet">What one of several agents saw.</p>
+    ${commands.map(([what, command]) => html`<p class="quiet">${what}</p><div class="code"><pre tabindex="0"><code>${command}</code></pre><${Copy} text=${command} label="Copy the command" /></div>`)}</div>`;
 }
 
 function Icon({ path }) {
@@ -347,16 +364,16 @@ function Transitions({ columns, cursor, version }) {
   const observations = [...columns.columns.values()].filter((one) => one.group === "observation").slice(0, 4);
   const said = [...columns.columns.values()].filter((one) => one.group === "annotation" && !/_\d+$/.test(one.name)).slice(0, 3);
   const actions = [...columns.columns.values()].filter((one) => one.group === "action").slice(0, 4);
+  // The names are those of `find` and of tables.
   const list = [
     { name: "step", kind: "num", width: "64px", of: null },
-    ...actions.map((one) => ({ name: one.name.replace("action_", "a"), title: one.name, kind: "num", of: one.name })),
-    ...columns.rewards().slice(0, 4).map((one) => ({ name: one.replace("reward_", "r"), title: one, kind: "num", of: one })),
+    ...actions.map((one) => ({ name: one.name, kind: "num", of: one.name })),
+    ...columns.rewards().slice(0, 4).map((one) => ({ name: one, kind: "num", of: one })),
     ...(isLong || !columns.columns.has("return") ? [] : [{ name: "return", kind: "num", of: "return", wide: true }]),
-    ...said.map((one) => ({ name: one.name.replace("annotation_", ""), kind: "num", of: one.name, wide: true })),
-    ...observations.map((one) => ({ name: one.name.replace(/^observation_(?=\d)/, "o").replace(/^observation_/, "").replace(/^observation$/, "obs"), title: one.name, kind: "num", of: one.name, wide: true })),
+    ...[...said, ...observations].map((one) => ({ name: one.name, kind: "num", of: one.name, wide: true })),
   ];
   return html`<section class="panel" aria-label="Transitions"><h2>Transitions</h2>
-    <${VirtualTable} compact label="Transitions" columns=${list} total=${columns.rows} rowHeight=${24} height="288px" version=${version} focusRow=${focus}
+    <${VirtualTable} compact label="Transitions" columns=${list} total=${columns.rows} rowHeight=${24} height=${`${Math.min(288, 24 * columns.rows + 42)}px`} version=${version} focusRow=${focus}
       part=${(start, length) => Array.from({ length: Math.min(length, columns.rows - start) }, (_, at) => start + at)}
       rowClass=${(step) => (step === focus ? "here" : "")}
       row=${(step) => list.map((one) => (one.of === null ? html`<button type="button" class="plain tabular" onClick=${() => cursor.go(step)}>${count(step)}</button>` : number(columns.at(one.of, step), 4)))} />

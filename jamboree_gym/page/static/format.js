@@ -75,7 +75,7 @@ export function learn(...episodes) {
 }
 
 export function brief(id) {
-  return id ? shortIds.get(id) || id.slice(0, 12) : "";
+  return id ? shortIds.get(id) || `${id.slice(0, 12)}..${id.slice(-4)}` : "";
 }
 
 // The same name has the same colour in each view.

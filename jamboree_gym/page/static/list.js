@@ -3,11 +3,12 @@ import { html, useEffect, useLayoutEffect, useRef, useState } from "./vendor.js"
 
 export const PART = 100;
 const MORE = 6;
-const HEAD = 28; // height of the names of the columns
+const [HEAD, TWO_LINES] = [28, 40]; // height of the names of the columns
 
 export function VirtualTable({ label, columns, total, rowHeight = 30, version, part, row, height, sort, onSort, rowClass, focusRow, compact }) {
   // part(start, count, signal) -> rows; row(item, index) -> cells in the order of the columns.
   const box = useRef(null);
+  const head = compact ? TWO_LINES : HEAD;
   const parts = useRef(new Map());
   const [top, setTop] = useState(0);
   const [seen, setSeen] = useState(400);
@@ -49,7 +50,7 @@ export function VirtualTable({ label, columns, total, rowHeight = 30, version, p
     if (focusRow === null || focusRow === undefined) return;
     const element = box.current;
     const at = focusRow * rowHeight;
-    if (at < element.scrollTop || at + HEAD + 2 * rowHeight > element.scrollTop + element.clientHeight) {
+    if (at < element.scrollTop || at + head + 2 * rowHeight > element.scrollTop + element.clientHeight) {
       element.scrollTop = Math.max(0, at - element.clientHeight / 2);
     }
   }, [focusRow]);
@@ -68,8 +69,8 @@ export function VirtualTable({ label, columns, total, rowHeight = 30, version, p
   const template = columns.map((one) => one.width || "minmax(80px, 1fr)").join(" ");
   const narrow = columns.filter((one) => !one.wide).map((one) => one.narrow || one.width || "minmax(0, 1fr)").join(" ");
   return html`<div class=${`table ${compact ? "compact" : ""}`} role="table" aria-label=${label} aria-rowcount=${total + 1}
-    style=${{ "--columns": template, "--narrow": narrow }}>
-    <div class="body" role="rowgroup" ref=${box} tabindex="0" aria-label=${label} style=${{ height: height || `${Math.min(total, 14) * rowHeight + HEAD}px` }}
+    style=${{ "--columns": template, "--narrow": narrow, "--head": `${head}px` }}>
+    <div class="body" role="rowgroup" ref=${box} tabindex="0" aria-label=${label} style=${{ height: height || `${Math.min(total, 14) * rowHeight + head}px` }}
       onScroll=${(event) => setTop(event.target.scrollTop)}>
       <div class="head row" role="row" aria-rowindex="1">${columns.map((one) => Head({ one, sort, onSort }))}</div>
       <div role="presentation" style=${{ height: `${total * rowHeight}px` }}></div>${shown}</div>
@@ -82,5 +83,10 @@ function Head({ one, sort, onSort }) {
   const mark = isSorted ? (direction === "descending" ? " ↓" : " ↑") : "";
   const next = isSorted && direction === "descending" ? one.sort : `-${one.sort}`;
   return html`<div role="columnheader" key=${one.name} title=${one.title} class=${`cell ${one.kind || ""} ${one.wide ? "roomy" : ""}`} aria-sort=${one.sort ? direction : undefined}>
-    ${one.sort && onSort ? html`<button type="button" class="plain" onClick=${() => onSort(next)}>${one.name}${mark}</button>` : one.name}</div>`;
+    ${one.sort && onSort ? html`<button type="button" class="plain" onClick=${() => onSort(next)}>${one.name}${mark}</button>` : broken(one.name)}</div>`;
+}
+
+// A long name may be broken behind its underscores.
+function broken(name) {
+  return name.split(/(?<=_)/).map((part) => html`${part}<wbr />`);
 }

@@ -122,7 +122,7 @@ export function Panels({ columns, cursor, zoom, envId }) {
   const shown = isAll ? panels : panels.slice(0, MOST_PANELS);
   return html`<div class="panels">
     ${shown.map(([title, curves], at) => html`<${Panel} key=${title} height=${title === "balance" ? 150 : undefined} hasNoX=${at < shown.length - 1} title=${title} x=${x} curves=${curves} cursor=${cursor} zoom=${zoom} version=${version} onExact=${(listener) => columns.onExact(listener)} />`)}
-    ${panels.length > shown.length ? html`<p><button type="button" onClick=${() => setAll(true)}>show ${panels.length - shown.length} more plots</button></p>` : null}
+    ${panels.length > shown.length ? html`<p><button type="button" onClick=${() => setAll(true)}>show ${panels.length - shown.length} more ${panels.length - shown.length === 1 ? "plot" : "plots"}</button></p>` : null}
     <p class="quiet hint">Drag in a plot to move; Ctrl and the wheel zoom, a double click shows all.</p>
   </div>`;
 }

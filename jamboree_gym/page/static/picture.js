@@ -66,6 +66,7 @@ export function Picture({ id, kind, label, cursor, note }) {
   const [problem, setProblem] = useState(null);
   useEffect(() => {
     let wanted = cursor.step;
+    caption.current.textContent = "loading…"; // drawn anew, the page leaves this text alone
     function draw(step, found, error) {
       if (step !== wanted) return;
       setProblem(error ? error.message : null);
@@ -96,6 +97,6 @@ export function Picture({ id, kind, label, cursor, note }) {
   return html`<figure class="picture">
     <canvas ref=${canvas} width="300" height="200" role="img" aria-label=${label} class=${problem ? "hidden" : ""}></canvas>
     ${problem ? html`<p class="problem" role="alert">${problem}</p>` : null}
-    <figcaption ref=${caption} class=${problem ? "hidden" : ""}>loading…</figcaption>
+    <figcaption ref=${caption} class=${problem ? "hidden" : ""}></figcaption>
   </figure>`;
 }

@@ -7,7 +7,7 @@ const dark = matchMedia("(prefers-color-scheme: dark)");
 // Distances between marks where there is nothing between whole numbers: 1, 2, 5, 10, ...
 const WHOLE = Array.from({ length: 36 }, (_, at) => [1, 2, 5][at % 3] * 10 ** Math.floor(at / 3));
 
-function axes(unit, hasNoX, height, isWhole) {
+function axes(unit, hasNoX, height, isWhole, isWholeY) {
   const font = `11px ${theme("font")}`;
   const common = {
     stroke: theme("quiet"), font, labelFont: font,
@@ -15,7 +15,7 @@ function axes(unit, hasNoX, height, isWhole) {
   };
   return [
     { ...common, ...(isWhole ? { incrs: WHOLE } : {}), size: hasNoX ? 0 : 24, gap: 4, space: 70, values: hasNoX ? (_, marks) => marks.map(() => null) : unit || ((_, marks) => marks.map(short)) },
-    { ...common, size: 46, gap: 6, space: height < 100 ? 16 : 24, values: (_, marks) => marks.map(short) },
+    { ...common, ...(isWholeY ? { incrs: WHOLE } : {}), size: 46, gap: 6, space: height < 100 ? 16 : 24, values: (_, marks) => marks.map(short) },
   ];
 }
 
@@ -40,7 +40,7 @@ export function Plot({ label, x, series, height = 160, xUnit, marks, onReady, ra
           x: { time: Boolean(isTime), ...(range ? { range: () => range() } : {}) },
           y: { range: yRange || padded },
         },
-        axes: axes(isTime ? null : xUnit, hasNoX, height, !isTime && !bars),
+        axes: axes(isTime ? null : xUnit, hasNoX, height, !isTime && !bars, bars || series.every((one) => one.stepped)),
         series: [{}, ...styles],
         bands: bandsOf(series),
         hooks: {

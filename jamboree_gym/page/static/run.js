@@ -27,6 +27,7 @@ export function Run({ values }) {
 const UNREAD = { version: 0, flagged: 0, forks: 0 };
 
 function About({ name, run, values }) {
+  learn(run.running);
   return html`<div class="title"><h1>${run.name}</h1><${State} state=${run.state} />
       <span class="quiet">${run.env_ids.join(", ")}</span>
       ${Object.entries(run.tags).map(([tag, value]) => html`<span class="tag" key=${tag}>${tag}=${String(value)}</span>`)}</div>
@@ -37,6 +38,7 @@ function About({ name, run, values }) {
       <${Stat} name="mean return" value=${meanReturn(run)} title="of the newest ten episodes that reached their end" />
       <${Stat} name="last seen" value=${ago(run.last_step_at)} title=${time(run.last_step_at)} />
       <${Stat} name="began" value=${time(run.began_at)} />
+      ${run.running ? html`<${Stat} name="running" value=${html`<a href=${href("/episode", { id: run.running.id })}>follow <${Id} id=${run.running.id} /></a>`} />` : null}
     </dl>
     <div class="split">
       <div class="main"><section class="panel" aria-label="Curves"><${RunCurves} name=${name} axis=${axisOf(values)} onAxis=${(axis) => set({ axis })} version=${run.version} marks=${run.marks} /></section>

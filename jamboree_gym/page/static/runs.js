@@ -29,7 +29,7 @@ export function Runs({ values }) {
       <h1>Runs</h1>
       <${TextField} label="Filter by name" placeholder="name" value=${values.text} onText=${(text) => set({ text })} />
       <${TextField} label="Filter by environment" placeholder="environment" value=${values.env} onText=${(env) => set({ env })} />
-      <${TextField} label="Filter by tag" placeholder="tag or tag=value" value=${values.tag} onText=${(tag) => set({ tag })} />
+      <${TextField} label="Filter by tag" placeholder="tag=value" value=${values.tag} onText=${(tag) => set({ tag })} />
       <span class="spacer"></span>
       ${value ? html`<span class="quiet tabular">${value.found === value.total ? "" : `${count(value.found)} of `}${count(value.total)} runs</span>` : null}
       ${value ? html`<${Backup} backup=${value.backup} />` : null}

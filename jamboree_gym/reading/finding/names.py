@@ -17,6 +17,8 @@ from jamboree_gym.wording import one_line, shortened
 __all__ = [
     "HasId",
     "RunNames",
+    "all_ids",
+    "brief_id",
     "check_runs",
     "full_id",
     "id_of",
@@ -79,7 +81,7 @@ def full_id(connection: Connection, id: str) -> str:
         return id
     if not id:
         raise InvalidArgument("the id of an episode is empty: give the id, or its beginning")
-    ids = _all_ids(connection)
+    ids = all_ids(connection)
     if id in ids:
         return id
     first, dots, last = id.partition(DOTS)
@@ -98,10 +100,11 @@ def full_id(connection: Connection, id: str) -> str:
     return found[0] if found else id
 
 
-def _all_ids(connection: Connection) -> set[str]:
+def all_ids(connection: Connection) -> set[str]:
+    """Ids of all episodes of a store."""
     connection.settle_all()
     listings = connection.store.listings
-    return {found for _, listed in listings.summaries_of(listings.runs()) for found in listed}
+    return listings.ids(listings.runs())
 
 
 def short_id(ids: Sequence[str], id: str) -> str:
@@ -112,9 +115,11 @@ def short_id(ids: Sequence[str], id: str) -> str:
 
     Args:
         ids: All ids, sorted.
-        id: One of them.
+        id: One of them; of another one comes `brief_id`.
     """
     at = bisect_left(ids, id)
+    if at == len(ids) or ids[at] != id:
+        return brief_id(id)
     beside = [one for one in ids[max(0, at - 1) : at + 2] if one != id]
     shared = max((_shared_digits(one, id) for one in beside), default=0)
     if shared < LONGEST:
@@ -125,6 +130,11 @@ def short_id(ids: Sequence[str], id: str) -> str:
         if sum(one.endswith(last) for one in alike) == 1:
             return f"{first}{DOTS}{last}"
     return id[: shared + 1]
+
+
+def brief_id(id: str) -> str:
+    """The first and the last digits of an id: when it began, and its number in its process."""
+    return f"{id[:DIGITS_OF_TIME]}{DOTS}{id[-LAST_DIGITS:]}"
 
 
 def _begins(first: str, id: str) -> bool:
@@ -143,7 +153,7 @@ def short_ids(connection: Connection, ids: Iterable[str]) -> dict[str, str]:
 
     An id that another one begins with stays as it is: it means itself.
     """
-    known = sorted(_all_ids(connection))
+    known = sorted(all_ids(connection))
     return {id: short_id(known, id) for id in ids}
 
 

@@ -5,7 +5,7 @@ What plays environments without a store (`check_reproducible`) so plays those of
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from copy import deepcopy
 from importlib import import_module
 from operator import attrgetter
@@ -17,7 +17,7 @@ import numpy as np
 from jamboree_gym.errors import InvalidArgument, MissingExtra
 from jamboree_gym.wording import did_you_mean
 
-__all__ = ["AS_ONE_ID", "AgentsAsOne", "is_of_several", "made_of_several"]
+__all__ = ["AS_ONE_ID", "AgentsAsOne", "LegalDraws", "is_of_several", "made_of_several"]
 
 AS_ONE_ID: Final = "jamboree/AgentsAsOne-v0"
 AEC: Final = "aec"
@@ -141,17 +141,43 @@ def _named(values: Mapping[Any, Any]) -> dict[str, Any]:
     return {str(agent): value for agent, value in values.items()}
 
 
+class LegalDraws:
+    """Draws actions of agents at random, only legal ones where a mask says which these are.
+
+    Args:
+        space_of: Gives the action space of an agent.
+        seed: Of all draws.
+    """
+
+    def __init__(self, space_of: Callable[[Any], gym.Space[Any]], seed: int = 0) -> None:
+        self._space_of = space_of
+        self._spaces: dict[Any, Any] = {}
+        self._seed = seed
+
+    def action(self, agent: Any, seen: Any, told: Any) -> Any:
+        """The next action of an agent, which sees this and has this info."""
+        if agent not in self._spaces:
+            # A copy: what is drawn of it changes nothing in the environment.
+            self._spaces[agent] = deepcopy(self._space_of(agent))
+            self._spaces[agent].seed(self._seed + len(self._spaces))
+        known = seen if isinstance(seen, Mapping) else told or {}
+        mask = known.get(_MASK)
+        if mask is None:
+            return self._spaces[agent].sample()
+        return self._spaces[agent].sample(np.asarray(mask, np.int8))
+
+
 class _DrawnActions:
-    """Draws the actions of whose turn it is, only legal ones where a mask says which these are."""
+    """Draws the actions of whose turn it is."""
 
     def __init__(self, env: AgentsAsOne) -> None:
         self._env = env
-        self._spaces: dict[Any, Any] = {}
-        self._seed = 0
+        self.seed(0)
 
     def seed(self, seed: int) -> None:
         """Make the next draws repeatable."""
-        self._seed, self._spaces = seed, {}
+        # The environment may be exchanged for one that records.
+        self._draws = LegalDraws(lambda agent: self._env.env.action_space(agent), seed)
 
     def sample(self) -> Any:
         """An action, or a list of them."""
@@ -161,15 +187,7 @@ class _DrawnActions:
         return [self._drawn(agent) for agent in env.agents]
 
     def _drawn(self, agent: Any) -> Any:
-        if agent not in self._spaces:
-            # A copy: what is drawn of it changes nothing in the environment.
-            self._spaces[agent] = deepcopy(self._env.env.action_space(agent))
-            self._spaces[agent].seed(self._seed + len(self._spaces))
-        seen, told = self._env.seen.get(agent), self._env.told.get(agent) or {}
-        mask = seen.get(_MASK) if isinstance(seen, Mapping) else told.get(_MASK)
-        if mask is None:
-            return self._spaces[agent].sample()
-        return self._spaces[agent].sample(np.asarray(mask, np.int8))
+        return self._draws.action(agent, self._env.seen.get(agent), self._env.told.get(agent))
 
 
 gym.register(

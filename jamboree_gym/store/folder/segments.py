@@ -12,8 +12,6 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from filelock import FileLock, Timeout
-
 from jamboree_gym.store.backups.errors import BackupUnavailable
 from jamboree_gym.store.folder.index import SegmentName
 from jamboree_gym.store.folder.sections import (
@@ -189,6 +187,8 @@ class SegmentFiles:
         Raises:
             BackupUnavailable: Another one writes, for longer than `LOCK_TIMEOUT_S`.
         """
+        from filelock import FileLock, Timeout  # here: it takes a while to load
+
         lock = FileLock(self.directory / _LOCK, thread_local=False)
         try:
             lock.acquire(timeout=LOCK_TIMEOUT_S, poll_interval=LOCK_POLL_S)

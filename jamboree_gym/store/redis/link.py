@@ -275,7 +275,7 @@ def as_text(name: bytes) -> str:
 def as_named(found: Any) -> dict[str, bytes]:
     """What HGETALL answers: with RESP 3 a dict, with RESP 2 a list."""
     pairs = found.items() if isinstance(found, dict) else as_pairs(found)
-    return {as_text(name): content for name, content in pairs}
+    return {name.decode(errors="replace"): content for name, content in pairs}
 
 
 def as_pairs(found: Any) -> Iterable[tuple[bytes, Any]]:

@@ -35,6 +35,15 @@ class Listings(BucketPart):
                 found[place // len(buckets)] |= named
         return found, _joined(self._texts(answers[len(keys) :], buckets))
 
+    def ids(self, runs: Sequence[str]) -> set[str]:
+        """Ids of all episodes of some runs; a third of the bytes of their summaries."""
+        keys = [bucket.summaries(run) for run in runs for bucket in self._buckets.all]
+        answers = self._link.send([("HKEYS", key) for key in keys])
+        listed = (
+            self._link.checked(answer, key=key) for key, answer in zip(keys, answers, strict=True)
+        )
+        return {as_text(id) for ids in listed for id in ids}
+
     def runs(self) -> list[str]:
         """Names of all runs, the one written last at the end."""
         whole = ("0", "-1", "WITHSCORES")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +11,10 @@ from jamboree_gym.errors import ReplayArgument, ReplayError
 from jamboree_gym.multi_agent.joint_episode import JointEpisode
 from jamboree_gym.multi_agent.verification import ComparedRun, compared
 
-__all__ = ["JointFork", "fork"]
+__all__ = ["JointFork", "Renew", "fork", "forked"]
+
+Renew = Callable[[Any], Mapping[str, Any] | None]
+"""Changes the generator of an environment; returns its new state, or None if it has none."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -72,6 +75,33 @@ def fork(
         ReplayError: There is no such turn, or the environment cannot be made here, or its second
             run differs; says why, and names the first difference.
     """
+    options: dict[str, Any] = {"make": make, "trust_entry_point": trust_entry_point}
+    return forked(joint, turn, run=run, tags=tags, record=record, **options)[0]
+
+
+def forked(
+    joint: JointEpisode,
+    turn: int,
+    *,
+    run: str | None,
+    tags: Mapping[str, Any] | None,
+    record: bool,
+    make: Any,
+    trust_entry_point: bool,
+    renew: Renew | None = None,
+) -> tuple[JointFork, ComparedRun]:
+    """As `fork`, with the second run that has led there.
+
+    Args:
+        joint: As in `fork`, and so are the other arguments that are not named here.
+        turn: As in `fork`.
+        run: As in `fork`.
+        tags: As in `fork`.
+        record: As in `fork`.
+        make: As in `fork`.
+        trust_entry_point: As in `fork`.
+        renew: Gives the environment another noise, before anything is recorded.
+    """
     count = len(joint.turns)
     if turn > count:
         raise ReplayArgument(
@@ -82,10 +112,9 @@ def fork(
     env = found.run.env
     try:
         if found.mismatch is not None:
-            whose = "" if found.agent is None else f"agent {found.agent!r}, "
             raise ReplayError(
-                f"joint episode {joint.id} does not happen again, so it cannot be forked: at turn "
-                f"{found.turn}, {whose}{found.mismatch}"
+                f"joint episode {joint.id} does not happen again, so it cannot be forked: "
+                f"{found.difference}"
             )
         if not env.agents:
             raise ReplayArgument(
@@ -93,23 +122,26 @@ def fork(
                 "earlier."
             )
         seen = {agent: found.last.get(found.run.names.of(agent)) for agent in env.agents}
+        state = None if renew is None else renew(env)
         if record:
-            env = _recorded(found, turn, run, tags)
+            env = _recorded(found, turn, run, tags, state)
     except BaseException:
         env.close()
         raise
     if joint.api == "aec":
-        return JointFork(env, joint, turn, None, None)
+        return JointFork(env, joint, turn, None, None), found
     looks = {agent: look for agent, look in seen.items() if look is not None}
-    return JointFork(
-        *(env, joint, turn),
-        {agent: look.observation for agent, look in looks.items()},
-        {agent: look.info for agent, look in looks.items()},
-    )
+    observations = {agent: look.observation for agent, look in looks.items()}
+    infos = {agent: look.info for agent, look in looks.items()}
+    return JointFork(env, joint, turn, observations, infos), found
 
 
 def _recorded(
-    found: ComparedRun, turn: int, run: str | None, tags: Mapping[str, Any] | None
+    found: ComparedRun,
+    turn: int,
+    run: str | None,
+    tags: Mapping[str, Any] | None,
+    state: Mapping[str, Any] | None,
 ) -> Any:
     """The environment, with a recorder that continues where it is."""
     from jamboree_gym.multi_agent.recording.record_aec import RecordAEC  # these load PettingZoo
@@ -125,7 +157,10 @@ def _recorded(
         run=first.run if run is None else run,
         tags={**own, **(tags or {})},
     )
-    recorder._begin_child(found, {"parent": joint.id, "fork_turn": turn})
+    origin: dict[str, Any] = {"parent": joint.id, "fork_turn": turn}
+    if state is not None:
+        origin["rng_state"] = recorder._recorder.packed(state)
+    recorder._begin_child(found, origin)
     return recorder
 
 
