@@ -141,7 +141,7 @@ class Follower:
 
     def _sleep(self) -> bool:
         """Sleep until something changes, at most until the next round; whether it has changed."""
-        can_sleep = self._doorbell.socket is not None and not self._needs_rounds
+        can_sleep = bool(self._doorbell.sockets) and not self._needs_rounds
         idle_s = max(self.interval_s, IDLE_ROUND_S if can_sleep else SHORTEST_LOOK_S)
         awake_s = min(idle_s, AWAKE_S)
         has_changed = wait_for_change(self._doorbell, self._stop, awake_s)

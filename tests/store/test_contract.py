@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cluster_servers import Cluster
 from conftest import Server
 from contract import Backend, StoreContract
 from sentinel_servers import Watched
@@ -60,6 +61,14 @@ class TestRedisBySentinels(StoreContract):
     def backend(self, watched: Watched, namespace: str) -> Iterator[Backend]:
         store = RedisStore.from_url(watched.url(), Keyspace(namespace))
         yield Backend(store, lose=lambda: empty(store))
+        store.close()
+
+
+class TestRedisCluster(StoreContract):
+    @pytest.fixture
+    def backend(self, cluster: Cluster, namespace: str) -> Iterator[Backend]:
+        store = RedisStore.from_url(cluster.url(), Keyspace(namespace))
+        yield Backend(store, lose=lambda: empty(store), examples=100)
         store.close()
 
 
