@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import select
 import threading
 from collections.abc import Callable
@@ -41,6 +42,9 @@ pytestmark = pytest.mark.once
 
 HALVES = ("C4NARY", "B1RD")
 LONGEST_MESSAGE = 400
+SECURITY = Path(__file__).parents[1] / "docs" / "security.md"
+CLUSTER_RIGHTS = "+cluster|slots +asking"
+USERS = ("ann", "ben")
 OpenJamboree = Callable[..., Jamboree]
 READS_RECENT = """
 import sys
@@ -414,3 +418,36 @@ def test_doctor_looks_at_all_primaries(cluster: Cluster, namespace: str, tmp_pat
     assert found["redis cluster"].found == "3 primary servers, each with a replica"
     assert {one.level for name, one in found.items() if name.startswith("redis ")} <= {"ok", "note"}
     assert found["redis disk"].found == "append-only file on, appendfsync everysec"
+
+
+def test_migrate_finds_nothing_to_do(
+    cluster: Cluster, open_jamboree: OpenJamboree, namespace: str
+) -> None:
+    record(open_jamboree(cluster.url()))
+    arguments = ["migrate", "--redis-only", "--redis-url", cluster.url(), "--namespace", namespace]
+    done = CliRunner().invoke(app, arguments)
+    assert (done.exit_code, done.stdout) == (0, "0 logs brought up to date\n")
+
+
+def test_the_rights_of_the_page_are_enough(
+    cluster: Cluster, open_jamboree: OpenJamboree, namespace: str
+) -> None:
+    page = SECURITY.read_text()
+    assert f"each user also needs `{CLUSTER_RIGHTS}`" in page
+    lines = re.findall(r"^ACL SETUSER (?:recorder|reader) reset on >SECRET (.*)$", page, re.M)
+    for address in cluster.servers:
+        with cluster.admin(address) as client:
+            for name, line in zip(USERS, lines, strict=True):
+                rights = f"{line} {CLUSTER_RIGHTS}".replace("jamboree:", f"{namespace}:")
+                words = re.findall(r"\([^)]*\)|\S+", rights)  # (...) is one argument
+                client.execute_command("ACL", "SETUSER", name, "reset", "on", ">SECRET", *words)
+    urls = {name: cluster.url(password="SECRET").replace("//:", f"//{name}:") for name in USERS}
+    jam = open_jamboree(urls["ann"], clock=Clock(), backup=False)
+    for address in cluster.primaries():
+        with cluster.admin(address) as client:
+            client.script_flush()
+    ids = record(jam)
+    reader = open_jamboree(urls["ben"], backup=False)
+    assert [observed(reader, id) for id in ids] == [[0, 1, 2, 3]] * len(ids)
+    assert len(list(reader.tail(since=0, timeout_s=0.01))) == 3 * len(ids)
+    assert reader.episodes().summaries()[0].status == "terminated"
