@@ -325,6 +325,23 @@ def test_a_replica_takes_the_place_of_its_primary(
     assert replica in reader._connection.redis_store.address()
 
 
+def test_a_slot_that_no_server_has_is_told_and_found_again(
+    cluster: Cluster, open_jamboree: OpenJamboree
+) -> None:
+    jam = open_jamboree(cluster.url(), write="sync")
+    note = NoteHandler(jam, "n")
+    note.save({"n": 1})
+    key = jam._connection.keyspace.records("note", {"name": "n"})
+    slot = int(key_slot(at(jam, key).encode()))
+    owner = cluster.owner_of(slot)
+    cluster.tell(owner, "DELSLOTS", slot)
+    with pytest.raises(StoreUnavailable, match="does not serve all its slots now"):
+        note.save({"n": 2})
+    cluster.tell(owner, "ADDSLOTS", slot)
+    note.save({"n": 3})
+    assert [one["n"] for one in note.many(9)] == [1, 2, 3]
+
+
 # -- what does not work -----------------------------------------------------------------------
 
 

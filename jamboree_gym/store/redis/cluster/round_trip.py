@@ -123,6 +123,9 @@ class RoundTrip:
                 if one.asks:
                     self._read(node, connection)
                 answers[one.at] = self._read(node, connection)
+                if refusal_of(answers[one.at]) == "CLUSTERDOWN":  # others may know better
+                    node.failed_at = time.monotonic()
+                    self._nodes.doubt()
 
     def _prepare_again(self, refused: Iterable[_Sent], answers: Sequence[Any]) -> bool:
         """Find out where refused calls have to go; whether they have to wait before that."""
