@@ -35,7 +35,7 @@ from jamboree_gym.errors import (
 )
 from jamboree_gym.keys import Keyspace
 from jamboree_gym.store.redis.cluster import round_trip
-from jamboree_gym.store.redis.feed import Doorbell
+from jamboree_gym.store.redis.doorbell import Doorbell
 from jamboree_gym.store.redis.store import RedisStore
 
 pytestmark = pytest.mark.once
@@ -45,6 +45,7 @@ LONGEST_MESSAGE = 400
 SECURITY = Path(__file__).parents[1] / "docs" / "security.md"
 CLUSTER_RIGHTS = "+cluster|slots +asking"
 USERS = ("ann", "ben")
+NO_TRACKING = ("-client|tracking",)
 OpenJamboree = Callable[..., Jamboree]
 READS_RECENT = """
 import sys
@@ -165,6 +166,41 @@ def test_followers_see_each_step_once(cluster: Cluster, open_jamboree: OpenJambo
     assert sorted(found) == sorted(expected)
     steps = jam.episode(first.episode_id).tail(timeout_s=0.05)
     assert [step.index for step in steps] == [0, 1]
+
+
+@pytest.mark.parametrize("may_track", [True, False])
+def test_a_follower_that_has_waited_for_a_while_hears_of_what_comes(
+    cluster: Cluster,
+    open_jamboree: OpenJamboree,
+    monkeypatch: pytest.MonkeyPatch,
+    may_track: bool,
+) -> None:
+    for address in cluster.servers:
+        with cluster.admin(address) as client:
+            rights = ("reset", "on", ">SECRET", "~*", "+@all", *(() if may_track else NO_TRACKING))
+            client.execute_command("ACL", "SETUSER", "eve", *rights)
+    url = cluster.url(password="SECRET").replace("//:", "//eve:")
+    jam, reader = open_jamboree(cluster.url()), open_jamboree(url)
+    env = jam.record(CountingEnv(100))
+    env.reset()
+    jam.flush()
+    armed, arm = list[int](), Doorbell.arm
+
+    def note(bell: Doorbell) -> None:
+        arm(bell)
+        armed.append(len(bell.sockets))
+
+    monkeypatch.setattr(Doorbell, "arm", note)
+    found: list[int] = []
+    tail = reader.tail(timeout_s=60)
+    follower = threading.Thread(target=lambda: found.append(next(tail)[1].index))
+    follower.start()
+    wait_until(lambda: armed)
+    env.step(ACTION)
+    jam.flush()
+    follower.join(60)
+    assert found == [0]
+    assert armed[0] == (3 if may_track else 0)
 
 
 def play_on(env: Any, steps: int) -> None:

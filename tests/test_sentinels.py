@@ -25,7 +25,7 @@ from jamboree_gym.diagnosis import Finding, diagnose
 from jamboree_gym.errors import InvalidUrl, JamboreeError, StoreUnavailable
 from jamboree_gym.keys import Keyspace
 from jamboree_gym.servers.address import UrlAddress
-from jamboree_gym.store.redis.feed import Doorbell
+from jamboree_gym.store.redis.doorbell import Doorbell
 from jamboree_gym.store.redis.store import RedisStore
 
 PAGE = Path(__file__).parents[1] / "docs" / "past-one-machine.md"

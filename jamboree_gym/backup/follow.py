@@ -16,7 +16,7 @@ from jamboree_gym.store.backups.opening import open_backup
 from jamboree_gym.store.backups.protocol import BackupStore
 from jamboree_gym.store.listing_recovery import cover
 from jamboree_gym.store.log import BackupMark
-from jamboree_gym.store.redis.feed import Doorbell
+from jamboree_gym.store.redis.doorbell import Doorbell
 from jamboree_gym.store.redis.store import RedisStore
 from jamboree_gym.store.urls import backup_name, is_folder
 

@@ -8,7 +8,7 @@ import socket
 import threading
 
 from jamboree_gym.backup.eviction.policy import RetentionPolicy, memory_limit
-from jamboree_gym.store.redis.feed import Doorbell
+from jamboree_gym.store.redis.doorbell import Doorbell
 from jamboree_gym.store.redis.store import RedisStore
 
 __all__ = ["Pressure", "StopSignal", "wait_for_change"]

@@ -17,7 +17,16 @@ from redis.exceptions import (
 
 from jamboree_gym.store.redis.link import Call
 
-__all__ = ["block_s", "is_in_no_bucket", "joined", "parts_of", "refusal_of", "slot_of"]
+__all__ = [
+    "block_s",
+    "is_in_no_bucket",
+    "joined",
+    "key_of",
+    "keys_of",
+    "parts_of",
+    "refusal_of",
+    "slot_of",
+]
 
 # Newer redis-py has a class for each; older gives the whole text.
 _REFUSALS: dict[type[RedisError], str] = {
@@ -42,6 +51,11 @@ def key_of(call: Call) -> str:
     if name == "XREAD":
         return _streams(call)[0][0]
     return str(call[2] if name == "MEMORY" else call[1])
+
+
+def keys_of(call: Call) -> Sequence[str]:
+    """The streams that `XREAD` names."""
+    return _streams(call)[0]
 
 
 def is_in_no_bucket(call: Call) -> bool:

@@ -7,6 +7,7 @@ and a lease is looked at before the log of its writer is read.
 
 from __future__ import annotations
 
+import selectors
 import time
 from collections.abc import Sequence
 from typing import Any, ClassVar, cast
@@ -19,21 +20,26 @@ from jamboree_gym.store.redis.cluster.calls import (
     block_s,
     is_in_no_bucket,
     joined,
+    keys_of,
     parts_of,
     refusal_of,
     slot_of,
 )
 from jamboree_gym.store.redis.cluster.nodes import Nodes
 from jamboree_gym.store.redis.cluster.round_trip import RoundTrip
+from jamboree_gym.store.redis.doorbell import Doorbell
 from jamboree_gym.store.redis.link import Call, RedisLink
 from jamboree_gym.store.tls_advice import CLUSTER_WORDS
 
 __all__ = ["ClusterLink"]
 
-# No command waits for streams of several slots: they are asked again and again, after such pauses.
+# No command waits for streams of several slots. They are asked again after such pauses; if nothing
+# comes for a while, the servers ring a bell when there is something. If they may not, the longest
+# pause comes again and again.
 SHORTEST_PAUSE_S = 0.002
-LONGEST_PAUSE_S = 0.02
+LONGEST_PAUSE_S = 0.03
 LONGER = 1.5
+LISTEN_S = 0.25  # then look whether the link was closed
 
 
 class ClusterLink(RedisLink):
@@ -157,15 +163,41 @@ class ClusterLink(RedisLink):
 
     def _waited(self, trip: RoundTrip, call: Call, wait_s: float) -> Any:
         """What `XREAD` finds in several slots within a time."""
-        until, pause_s = time.monotonic() + wait_s, SHORTEST_PAUSE_S
-        while True:
-            (found,) = self._delivered(trip, [call])
-            left_s = until - time.monotonic()
-            if found or left_s <= 0:
-                return found
-            self._check_open()
-            time.sleep(min(pause_s, left_s))
-            pause_s = min(pause_s * LONGER, LONGEST_PAUSE_S)
+        until, pause_s, bell, is_armed = time.monotonic() + wait_s, SHORTEST_PAUSE_S, None, False
+        try:
+            while True:
+                (found,) = self._delivered(trip, [call])
+                left_s = until - time.monotonic()
+                if found or left_s <= 0:
+                    return found
+                self._check_open()
+                if is_armed and bell is not None:
+                    self._listen(bell, until)
+                    is_armed = False
+                    continue
+                if pause_s >= LONGEST_PAUSE_S:
+                    bell = bell or self._bell(keys_of(call))
+                    bell.arm()  # and then look once more: what came before does not ring
+                    is_armed = bool(bell.sockets)
+                if not is_armed:
+                    time.sleep(min(pause_s, left_s))
+                    pause_s = min(pause_s * LONGER, LONGEST_PAUSE_S)
+        finally:
+            if bell is not None:
+                bell.close()
+
+    def _bell(self, keys: Sequence[str]) -> Doorbell:
+        return Doorbell(self, lambda: keys)
+
+    def _listen(self, bell: Doorbell, until: float) -> None:
+        """Return when the bell rings, or when the time is up."""
+        with selectors.DefaultSelector() as selector:
+            for one in bell.sockets:
+                selector.register(one, selectors.EVENT_READ)
+            while (left_s := until - time.monotonic()) > 0:
+                if selector.select(min(left_s, LISTEN_S)):
+                    return
+                self._check_open()
 
     def _check_open(self) -> None:
         if self._is_closed:
