@@ -421,6 +421,14 @@ def test_servers_that_do_not_answer_are_named(cluster: Cluster) -> None:
     assert "and 4 more" in message
 
 
+def test_the_client_of_a_cluster_that_is_away_is_an_outage(namespace: str) -> None:
+    url = f"redis+cluster://127.0.0.1:{free_port()}"
+    store = RedisStore.from_url(url, Keyspace(namespace))
+    with pytest.raises(StoreUnavailable, match="cannot be reached"):
+        store.client  # noqa: B018 - connects
+    store.close()
+
+
 def test_one_that_answers_is_enough(cluster: Cluster, open_jamboree: OpenJamboree) -> None:
     gone = f"127.0.0.1:{free_port()}"
     jam = open_jamboree(cluster.url(gone, cluster.first[2]))

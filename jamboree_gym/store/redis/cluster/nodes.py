@@ -15,6 +15,7 @@ from redis.exceptions import (
     ClusterDownError,
     ConnectionError,
     NoPermissionError,
+    RedisClusterException,
     RedisError,
     ResponseError,
     TimeoutError,
@@ -99,12 +100,19 @@ class Nodes:
         return redis.Redis.from_pool(pool)
 
     def new_cluster_client(self) -> redis.RedisCluster:
-        """A client of the whole cluster, for users. It connects."""
+        """A client of the whole cluster, for users. It connects.
+
+        Raises:
+            ConnectionError: No server answers.
+        """
         options = {name: value for name, value in self._options.items() if name != "retry"}
         if self._connection_class is redis.SSLConnection:
             options["ssl"] = True
         nodes = [ClusterNode(*one) for one in self._addresses]  # type: ignore[no-untyped-call]
-        return redis.RedisCluster(startup_nodes=nodes, require_full_coverage=False, **options)
+        try:
+            return redis.RedisCluster(startup_nodes=nodes, require_full_coverage=False, **options)
+        except RedisClusterException as error:  # which is no RedisError
+            raise ConnectionError(str(error)) from error
 
     # -- who has what -----------------------------------------------------------------------
 
