@@ -74,9 +74,9 @@ class Jamboree(HasConnection):
         ...     env = jam.record(gymnasium.make("CartPole-v1"), run="first")
 
     Args:
-        redis_url: `redis://`, `rediss://`, `unix://`, or `redis+sentinel://host:port,host:port/service`
-            for the primary of Sentinels; None = `JAMBOREE_REDIS_URL`, and where that is not set
-            either, the embedded Valkey.
+        redis_url: `redis://`, `rediss://`, `unix://`, `redis+sentinel://host:port,host:port/service`
+            for the primary of Sentinels, or `redis+cluster://host:port,host:port`; None =
+            `JAMBOREE_REDIS_URL`, and where that is not set either, the embedded Valkey.
         mongo_url: The URL of the backup by its old name; `backup` takes the same.
         home: Directory of the embedded servers; None = `JAMBOREE_HOME`, else the user data
             directory.
@@ -208,7 +208,7 @@ class Jamboree(HasConnection):
 
     @property
     def redis(self) -> redis.Redis:
-        """The underlying redis-py client."""
+        """The underlying redis-py client; with a cluster a `RedisCluster`."""
         return self._open().redis_store.client
 
     @property

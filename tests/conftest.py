@@ -223,6 +223,16 @@ def valkey(short_directory: Path) -> Iterator[Server]:
     server.stop()
 
 
+@pytest.fixture(scope="session")
+def cluster(short_directory: Path) -> Iterator[Any]:
+    """The cluster that most tests share, each in its own namespace. No failover by itself."""
+    from cluster_servers import Cluster
+
+    started = Cluster(short_directory / "cluster")
+    yield started
+    started.stop()
+
+
 @pytest.fixture(scope="session", params=sorted(REDIS_PROGRAMS))
 def any_redis(request: pytest.FixtureRequest, short_directory: Path) -> Iterator[Server]:
     """Each kind of Redis server that is supported, in turn."""

@@ -74,7 +74,7 @@ def test_a_socket_that_does_not_exist_is_named() -> None:
     ("url", "message"),
     [
         ("http://127.0.0.1:6379", r"redis_url has scheme 'http'; use redis://host:port/0"),
-        ("redis+cluster://127.0.0.1", r"scheme 'redis\+cluster': clusters are not supported yet"),
+        ("redis+clusters://127.0.0.1", r"scheme 'redis\+clusters'; use .* redis\+cluster://host"),
         ("127.0.0.1:6379", r"redis_url has no scheme; use redis://"),
         ("localhost", r"redis_url has no scheme"),
         ("redis://127.0.0.1:many", r"the host, port or database in redis_url .* cannot be read"),

@@ -572,22 +572,22 @@ def test_a_first_append_that_is_sent_again_does_not_bring_a_deleted_episode_back
     env = jam.record(CountingEnv(length=100), run="a")
     env.reset()
     jam.flush()
-    real, deleted = redis_link._answer, list[str]()
+    real, deleted = redis_link.answer_of, list[str]()
 
     def answer(connection: Any) -> Any:
         got = real(connection)
         if deleted or not isinstance(got, list):
             return got
-        monkeypatch.setattr(redis_link, "_answer", real)
+        monkeypatch.setattr(redis_link, "answer_of", real)
         deleted.extend(set(other.episodes(run="a").ids()) - {first})
-        monkeypatch.setattr(redis_link, "_answer", answer)
+        monkeypatch.setattr(redis_link, "answer_of", answer)
         if deleted:
             other.episode(deleted[0]).delete()
             raise RedisConnectionError("the answer is lost")
         return got
 
     first = env.episode_id
-    monkeypatch.setattr(redis_link, "_answer", answer)
+    monkeypatch.setattr(redis_link, "answer_of", answer)
     env.reset()
     env.step(ACTION)
     jam.flush()
@@ -605,22 +605,22 @@ def test_records_whose_answer_was_lost_are_not_saved_again_after_their_deletion(
     open_jam: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     jam, other = open_jam(write="sync"), open_jam()
-    real, acts = redis_link._answer, [lambda: NoteHandler(other, "n").delete()]
+    real, acts = redis_link.answer_of, [lambda: NoteHandler(other, "n").delete()]
     jam._connection.store.epoch()
 
     def answer(connection: Any) -> Any:
         got = real(connection)
         if not acts or not isinstance(got, list):
             return got
-        monkeypatch.setattr(redis_link, "_answer", real)
+        monkeypatch.setattr(redis_link, "answer_of", real)
         is_there = NoteHandler(other, "n").count() > 0
-        monkeypatch.setattr(redis_link, "_answer", answer)
+        monkeypatch.setattr(redis_link, "answer_of", answer)
         if is_there:
             acts.pop()()
             raise RedisConnectionError("the answer is lost")
         return got
 
-    monkeypatch.setattr(redis_link, "_answer", answer)
+    monkeypatch.setattr(redis_link, "answer_of", answer)
     NoteHandler(jam, "n").save({"n": 1})
     NoteHandler(jam, "n").save({"n": 2})
 

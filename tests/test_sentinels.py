@@ -25,7 +25,7 @@ from jamboree_gym.diagnosis import Finding, diagnose
 from jamboree_gym.errors import InvalidUrl, JamboreeError, StoreUnavailable
 from jamboree_gym.keys import Keyspace
 from jamboree_gym.servers.address import UrlAddress
-from jamboree_gym.store.redis.feed import Doorbell
+from jamboree_gym.store.redis.doorbell import Doorbell
 from jamboree_gym.store.redis.store import RedisStore
 
 PAGE = Path(__file__).parents[1] / "docs" / "past-one-machine.md"
@@ -94,9 +94,9 @@ def test_the_bell_of_the_backup_rings(watched: Watched, namespace: str) -> None:
     with closing(RedisStore.from_url(watched.url(), Keyspace(namespace))) as store:
         bell = Doorbell(store.link, lambda: [f"{namespace}:key"])
         bell.arm()
-        assert bell.socket is not None
+        assert len(bell.sockets) == 1
         store.client.set(f"{namespace}:key", "changed")
-        assert select.select([bell.socket], [], [], 60)[0]
+        assert select.select(bell.sockets, [], [], 60)[0]
         bell.close()
 
 

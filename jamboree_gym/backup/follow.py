@@ -16,7 +16,7 @@ from jamboree_gym.store.backups.opening import open_backup
 from jamboree_gym.store.backups.protocol import BackupStore
 from jamboree_gym.store.listing_recovery import cover
 from jamboree_gym.store.log import BackupMark
-from jamboree_gym.store.redis.feed import Doorbell
+from jamboree_gym.store.redis.doorbell import Doorbell
 from jamboree_gym.store.redis.store import RedisStore
 from jamboree_gym.store.urls import backup_name, is_folder
 
@@ -142,7 +142,7 @@ class Follower:
 
     def _sleep(self) -> bool:
         """Sleep until something changes, at most until the next round; whether it has changed."""
-        can_sleep = self._doorbell.socket is not None and not self._needs_rounds
+        can_sleep = bool(self._doorbell.sockets) and not self._needs_rounds
         idle_s = max(self.interval_s, IDLE_ROUND_S if can_sleep else SHORTEST_LOOK_S)
         awake_s, self._awake_s = min(idle_s, self._awake_s), AWAKE_S
         has_changed = wait_for_change(self._doorbell, self._stop, awake_s)

@@ -8,7 +8,7 @@ import socket
 import threading
 
 from jamboree_gym.backup.eviction.policy import RetentionPolicy, memory_limit
-from jamboree_gym.store.redis.feed import Doorbell
+from jamboree_gym.store.redis.doorbell import Doorbell
 from jamboree_gym.store.redis.store import RedisStore
 
 __all__ = ["Pressure", "StopSignal", "wait_for_change"]
@@ -60,8 +60,8 @@ def wait_for_change(doorbell: Doorbell, stop: StopSignal, timeout_s: float) -> b
     """Wait until the bell rings, at most so long, or until `stop`; return whether it rang."""
     with selectors.DefaultSelector() as selector:
         selector.register(stop, selectors.EVENT_READ)
-        if doorbell.socket is not None:
-            selector.register(doorbell.socket, selectors.EVENT_READ)
+        for one in doorbell.sockets:
+            selector.register(one, selectors.EVENT_READ)
         return any(key.fileobj is not stop for key, _ in selector.select(timeout_s))
 
 

@@ -158,7 +158,9 @@ class StoreOptions:
     redis_url: Annotated[
         str | None,
         _store_option(
-            "redis://, rediss://, redis+sentinel:// or unix://.", REDIS_URL_VARIABLE, "embedded"
+            "redis://, rediss://, redis+sentinel://, redis+cluster:// or unix://.",
+            REDIS_URL_VARIABLE,
+            "embedded",
         ),
     ] = None
     backup_url: Annotated[

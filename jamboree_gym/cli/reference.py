@@ -205,8 +205,8 @@ def json_fields() -> dict[str, Mapping[str, str]]:
             "servers": "The embedded servers, null for a store that is not embedded: "
             + ", ".join(f"`{one.name}`" for one in fields(ServerStatus))
             + ".",
-            "redis": "Where Redis is: host and port, or socket path; with Sentinels the primary. "
-            "null if the servers do not run.",
+            "redis": "Where Redis is: host and port, or socket path; with Sentinels the primary, "
+            "of a cluster all. null if the servers do not run.",
             "alive": "Runs that are running: `name`, `steps`, `steps_per_s`, `last_step_at`.",
             "steps_per_s": "Of all runs, in the last minute.",
             "backup": "As in `backup status`; null if the servers do not run.",

@@ -114,9 +114,7 @@ class Connection(HasConnection):
         self.store = self.opened.store = ReadThroughStore(
             self.redis_store, self.opened.backup_to_read, is_own=self._outboxes.__contains__
         )
-        settings = self.redis_store.client.connection_pool.connection_kwargs
-        database = int(settings.get("db") or 0)
-        self._place = Place(self.redis_store.where, database, namespace)
+        self._place = Place(self.redis_store.where, self.redis_store.link.database, namespace)
         self._begin_to_write()
         follow_forks(self)
         _arrivals.add(self._origin, self)

@@ -6,11 +6,14 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, cast
 
+import redis
 from redis.exceptions import RedisError
 
+from jamboree_gym.diagnosis.cluster import check_cluster
 from jamboree_gym.diagnosis.finding import Finding, note, ok, problem
 from jamboree_gym.diagnosis.sentinels import check_sentinels
 from jamboree_gym.errors import JamboreeError
+from jamboree_gym.store.redis.opening.sentinels import address_of
 from jamboree_gym.store.redis.store import RedisStore
 
 __all__ = ["check_redis"]
@@ -25,14 +28,18 @@ _APPEND_ONLY = "CONFIG SET appendonly yes, and the same in redis.conf"
 
 
 def check_redis(store: RedisStore, clock: Callable[[], float]) -> Iterator[Finding]:
-    """Look at a server that answers."""
-    info = cast(Mapping[str, Any], store.run(lambda: cast(Any, store.client.info())))
-    yield _version(store, info)
-    yield from check_sentinels(store, info)
+    """Look at a server that answers; of a cluster at all primaries."""
+    servers = store.run(lambda: [(one, cast(Any, one.info())) for one in store.link.servers()])
+    first = servers[0][1]
+    yield _version(store, first)
+    yield from check_sentinels(store, first)
+    if store.link.is_cluster:
+        yield from check_cluster([(address_of(client), info) for client, info in servers])
     yield _latency(store)
     yield _clock(store, clock)
-    yield from _memory(store, info)
-    yield from _append_only(store, info)
+    yield from _memory(store, first)
+    disks = [_append_only(*one) for one in servers]
+    yield next((one for one in disks if one.level != "ok"), disks[0])
     yield _layout(store)
 
 
@@ -102,25 +109,21 @@ def _memory(store: RedisStore, info: Mapping[str, Any]) -> Iterator[Finding]:
         yield note(check, f"{policy} deletes keys when maxmemory is used up", mend)
 
 
-def _append_only(store: RedisStore, info: Mapping[str, Any]) -> Iterator[Finding]:
+def _append_only(client: redis.Redis, info: Mapping[str, Any]) -> Finding:
     check = "redis disk"
     if not info.get("aof_enabled"):
-        yield problem(check, "no append-only file: a restart of Redis loses data", _APPEND_ONLY)
-        return
+        return problem(check, "no append-only file: a restart of Redis loses data", _APPEND_ONLY)
     if info.get("aof_last_write_status", "ok") != "ok":
-        yield problem(check, "the append-only file cannot be written", "free disk space there")
-        return
+        return problem(check, "the append-only file cannot be written", "free disk space there")
     try:
-        found = cast(Mapping[str, str], store.client.config_get("appendfsync"))
+        found = cast(Mapping[str, str], client.config_get("appendfsync"))
     except RedisError:  # hosted servers often forbid CONFIG
-        yield ok(check, "append-only file on; appendfsync cannot be asked here")
-        return
+        return ok(check, "append-only file on; appendfsync cannot be asked here")
     fsync = found.get("appendfsync", "")
     if fsync == "no":
         mend = "CONFIG SET appendfsync everysec, and in redis.conf"
-        yield note(check, "appendfsync no: a power cut loses up to half a minute", mend)
-    else:
-        yield ok(check, f"append-only file on, appendfsync {fsync}")
+        return note(check, "appendfsync no: a power cut loses up to half a minute", mend)
+    return ok(check, f"append-only file on, appendfsync {fsync}")
 
 
 def _layout(store: RedisStore) -> Finding:

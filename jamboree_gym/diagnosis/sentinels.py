@@ -17,7 +17,7 @@ ENOUGH_SENTINELS = 3
 
 def check_sentinels(store: RedisStore, info: Mapping[str, Any]) -> Iterator[Finding]:
     """Look at the Sentinels of a store, if it has any; `info` is what its primary says."""
-    pool = store.client.connection_pool
+    pool = None if store.link.is_cluster else store.client.connection_pool
     if isinstance(pool, PrimaryPool):
         yield _primary(store.address(), info)
         yield _sentinels(store.run(pool.reports))

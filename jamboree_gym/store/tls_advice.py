@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["MONGO_WORDS", "REDIS_WORDS", "SENTINEL_WORDS", "TlsWords", "tls_advice"]
+__all__ = [
+    "CLUSTER_WORDS",
+    "MONGO_WORDS",
+    "REDIS_WORDS",
+    "SENTINEL_WORDS",
+    "TlsWords",
+    "tls_advice",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +31,9 @@ class TlsWords:
 REDIS_WORDS = TlsWords("rediss://", "redis://", "ssl_ca_certs", "ssl_certfile, ssl_keyfile")
 SENTINEL_WORDS = TlsWords(
     "rediss+sentinel://", "redis+sentinel://", "ssl_ca_certs", "ssl_certfile, ssl_keyfile"
+)
+CLUSTER_WORDS = TlsWords(
+    "rediss+cluster://", "redis+cluster://", "ssl_ca_certs", "ssl_certfile, ssl_keyfile"
 )
 MONGO_WORDS = TlsWords("tls=true", "tls=false", "tlsCAFile", "tlsCertificateKeyFile")
 

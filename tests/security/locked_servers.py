@@ -72,7 +72,7 @@ class Ports(NamedTuple):
 
 @contextmanager
 def redis7_with_tls(
-    directory: Path, certificates: Certificates, certificate: str, *, demands: bool
+    directory: Path, certificates: Certificates, certificate: str, *more: str, demands: bool
 ) -> Iterator[Ports]:
     """A Redis 7 that speaks TLS itself.
 
@@ -80,6 +80,7 @@ def redis7_with_tls(
         directory: Where its files go.
         certificates: What there is.
         certificate: Which one it shows.
+        more: More options.
         demands: Whether a client has to show one that our authority has signed.
     """
     ports = Ports(free_port(), free_port())
@@ -88,7 +89,7 @@ def redis7_with_tls(
     options += ["--tls-auth-clients", "yes" if demands else "no"]
     for option, name in files.items():
         options += [f"--tls-{option}-file", certificates.path(name)]
-    server = start_redis(REDIS_PROGRAMS["redis7"](), directory, *options)
+    server = start_redis(REDIS_PROGRAMS["redis7"](), directory, *options, *more)
     try:
         yield ports
     finally:

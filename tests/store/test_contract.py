@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Server
+from cluster_servers import Cluster
+from conftest import Server, redis7_program
 from contract import Backend, StoreContract
 from sentinel_servers import Watched
 
@@ -60,6 +61,31 @@ class TestRedisBySentinels(StoreContract):
     def backend(self, watched: Watched, namespace: str) -> Iterator[Backend]:
         store = RedisStore.from_url(watched.url(), Keyspace(namespace))
         yield Backend(store, lose=lambda: empty(store))
+        store.close()
+
+
+class TestRedisCluster(StoreContract):
+    @pytest.fixture
+    def backend(self, cluster: Cluster, namespace: str) -> Iterator[Backend]:
+        store = RedisStore.from_url(cluster.url(), Keyspace(namespace))
+        yield Backend(store, lose=lambda: empty(store), examples=100)
+        store.close()
+
+
+@pytest.fixture(scope="module")
+def cluster_of_redis7(short_directory: Path) -> Iterator[Cluster]:
+    started = Cluster(short_directory / "cluster-of-redis7", program=redis7_program())
+    yield started
+    started.stop()
+
+
+@pytest.mark.long
+@pytest.mark.redis7
+class TestRedisClusterOfRedis7(StoreContract):
+    @pytest.fixture
+    def backend(self, cluster_of_redis7: Cluster, namespace: str) -> Iterator[Backend]:
+        store = RedisStore.from_url(cluster_of_redis7.url(), Keyspace(namespace))
+        yield Backend(store, lose=lambda: empty(store), examples=100)
         store.close()
 
 

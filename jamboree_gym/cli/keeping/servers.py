@@ -70,7 +70,7 @@ def down(
 def status(store: StoreOptions, json: JsonOption = False) -> None:
     """Show which runs are alive, how far the backup is, and which servers run. Starts nothing.
 
-    With Sentinels, it says which server is the primary now.
+    With Sentinels or a cluster, it says which servers are the primaries now.
 
     Example: jamboree-gym status
     """
@@ -78,11 +78,12 @@ def status(store: StoreOptions, json: JsonOption = False) -> None:
     runs: Sequence[RunSummary] = ()
     backup: BackupStatus | None = None
     redis: str | None = None
-    where = ""
+    where, role = "", "primary"
     if servers is None or servers.running:
         with store.open() as jam:
             runs, backup = _alive(jam), jam.backup.status()
             redis, where = jam._connection.redis_store.address(), jam._connection.store.where
+            role = "primaries" if jam._connection.redis_store.link.is_cluster else role
     if json:
         print_json(
             {
@@ -101,7 +102,7 @@ def status(store: StoreOptions, json: JsonOption = False) -> None:
             print_text(f"  {run}")
         print_lines(str(backup))
     if servers is None:
-        print_text(f"redis: {redis}" + (f", the primary of {where}" if where != redis else ""))
+        print_text(f"redis: {redis}" + (f", the {role} of {where}" if where != redis else ""))
     else:
         print_lines("\n".join(_lines(servers)))
 

@@ -21,7 +21,7 @@ __all__ = ["Outcome", "migrate"]
 def migrate(store: RedisStore, backup: BackupStore | None) -> Outcome:
     """Migrate a namespace. Nobody may write meanwhile; if it is interrupted, start it again.
 
-    A backup in a folder is never of an older format.
+    A backup in a folder is never of an older format, nor is what lies in a cluster.
 
     Returns:
         The logs that were changed, and what is damaged: that is left as it is.
@@ -31,13 +31,17 @@ def migrate(store: RedisStore, backup: BackupStore | None) -> Outcome:
     """
     outcome = Outcome()
     mongo = backup if isinstance(backup, MongoStore) else None
-    buckets.migrate_redis(store, outcome)
+    is_new = store.link.is_cluster
+    if not is_new:
+        buckets.migrate_redis(store, outcome)
     if mongo is not None:
         heads.migrate_mongo(mongo, outcome)
-    heads.migrate_redis(store, mongo, outcome)
+    if not is_new:
+        heads.migrate_redis(store, mongo, outcome)
     if mongo is not None:
         rows.migrate_mongo(store, mongo, outcome)
-    rows.migrate_redis(store, mongo, outcome)
+    if not is_new:
+        rows.migrate_redis(store, mongo, outcome)
     if mongo is not None and not outcome.damaged:
         rows.clear_schemas(store, mongo)
     return outcome

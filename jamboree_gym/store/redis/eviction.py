@@ -15,13 +15,12 @@ from jamboree_gym.store.log import BackupIdentity, IndexEntry
 from jamboree_gym.store.redis import scripts
 from jamboree_gym.store.redis.appender import listing_arguments, newest_in_runs
 from jamboree_gym.store.redis.buckets import BucketPart, as_one_text, new_epoch, part_of
-from jamboree_gym.store.redis.link import AccessRefused, Call, as_text, script_call
+from jamboree_gym.store.redis.link import SCAN_COUNT, AccessRefused, Call, as_text, script_call
 from jamboree_gym.store.redis.reader import LogReader
 from jamboree_gym.store.redis.scripts import BORN
 
 __all__ = ["Candidate", "Evicted", "Eviction", "Memory", "Restorer"]
 
-SCAN_COUNT = 1000
 LOGS_AT_ONCE = 500
 NEVER_STANDS = "?"  # nothing can be put back: this user may not write
 _ENDLESS = 1e300  # Lua need not read `inf` from text
@@ -65,10 +64,15 @@ class Eviction(BucketPart):
     """What of the namespace takes up the server's memory, and what of it may go."""
 
     def memory(self) -> Memory:
-        """How much memory the server uses, for all that it holds, and how much it may."""
-        found = cast(Any, self._link.run(lambda: self._link.client.info("memory")))
-        limit, policy = found.get("maxmemory", 0), found.get("maxmemory_policy", "noeviction")
-        return Memory(found["used_memory"], limit or None, policy)
+        """How much memory the server uses, for all that it holds, and how much it may.
+
+        Of a cluster it is the primary that has the smallest share of its memory left.
+        """
+
+        def found() -> list[Memory]:
+            return [_memory(cast(Any, one.info("memory"))) for one in self._link.servers()]
+
+        return max(self._link.run(found), key=_used_share)
 
     # -- the policy -------------------------------------------------------------------------
 
@@ -91,7 +95,7 @@ class Eviction(BucketPart):
         """Heads of all logs, some hundred at a time. Damaged ones are left out."""
         reader, space = LogReader(self._link, self._buckets), self._keyspace
         for pattern in space.log_patterns():
-            for keys in self._pages("SCAN", pattern):
+            for keys in self._link.scan(pattern):
                 found = reader.heads([space.out_of_bucket(as_text(key)) for key in keys])
                 yield {key: head for key, head in found.items() if isinstance(head, Head)}
 
@@ -170,7 +174,7 @@ class Eviction(BucketPart):
         Yields their ids, and how many bytes their summaries take up, roughly.
         """
         for bucket in self._buckets.all:
-            for pairs in self._pages("HSCAN", bucket.summaries(run)):
+            for pairs in self._pages_of_hash(bucket.summaries(run)):
                 sizes = {
                     as_text(name): len(name) + len(summary) + _ENTRY_BYTES
                     for name, summary in zip(pairs[::2], pairs[1::2], strict=True)
@@ -193,19 +197,25 @@ class Eviction(BucketPart):
 
     # -- round trips ------------------------------------------------------------------------
 
-    def _pages(self, command: str, of: str) -> Iterator[list[bytes]]:
-        """What `SCAN` finds by a pattern, or `HSCAN` in a hash."""
-        cursor, count = b"0", ("COUNT", str(SCAN_COUNT))
+    def _pages_of_hash(self, of: str) -> Iterator[list[bytes]]:
+        """Names and contents of a hash, some hundred at a time."""
+        cursor = b"0"
         while True:
-            if command == "SCAN":
-                call: Call = ("SCAN", cursor, "MATCH", of, *count)
-            else:
-                call = ("HSCAN", of, cursor, *count)
+            call = ("HSCAN", of, cursor, "COUNT", str(SCAN_COUNT))
             cursor, found = self._link.checked(self._link.send([call])[0], key=of)
             if found:
                 yield found
             if cursor in (b"0", 0):
                 return
+
+
+def _memory(info: Mapping[str, Any]) -> Memory:
+    limit, policy = info.get("maxmemory", 0), info.get("maxmemory_policy", "noeviction")
+    return Memory(info["used_memory"], limit or None, policy)
+
+
+def _used_share(memory: Memory) -> tuple[float, int]:
+    return memory.used_bytes / (memory.max_bytes or math.inf), memory.used_bytes
 
 
 class Restorer(BucketPart):

@@ -1,4 +1,4 @@
-"""Word of what has changed: the feed for followers, and a bell for the backup.
+"""Word of what has changed: the feed for followers.
 
 The feed is a capped stream in each bucket, to which the script `APPEND` adds an entry for each
 change. It is there only while somebody follows: who does, makes it, and keeps it from expiring.
@@ -7,14 +7,9 @@ Writers deliver promptly as long as it is there, and at leisure else.
 
 from __future__ import annotations
 
-import logging
-import socket
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
-
-from redis.exceptions import NoPermissionError, RedisError, ResponseError
 
 from jamboree_gym.keys import BucketKeys
 from jamboree_gym.store.log import LogSlice
@@ -22,13 +17,11 @@ from jamboree_gym.store.redis import scripts
 from jamboree_gym.store.redis.buckets import BucketPart, Buckets, as_one_text, part_of
 from jamboree_gym.store.redis.link import Call, RedisLink, as_text, script_call
 
-__all__ = ["Doorbell", "Feed", "GrownEpisodes", "PolledLog"]
+__all__ = ["Feed", "GrownEpisodes", "PolledLog"]
 
 ENTRIES_AT_ONCE = scripts.FEED_ENTRIES // 10
 LIFETIME_S = 60
 RENEW_S = LIFETIME_S / 3
-
-log = logging.getLogger(__name__)
 
 
 class GrownEpisodes(NamedTuple):
@@ -170,60 +163,3 @@ def _position(places: Iterable[tuple[BucketKeys, bytes]]) -> str:
 def _order(entry: tuple[bytes, Any]) -> tuple[int, ...]:
     """Entries of all feeds by age."""
     return tuple(map(int, entry[0].split(b"-")))
-
-
-class Doorbell:
-    """A connection to which Redis says once that a key was changed, expired, or flushed.
-
-    Redis calls that client tracking. Some servers and users cannot have it; the bell then never
-    rings, and who waits for it has to look from time to time.
-
-    Args:
-        link: Says how to connect; the bell opens a separate connection.
-        find_keys: Gives the keys in question.
-    """
-
-    def __init__(self, link: RedisLink, find_keys: Callable[[], Sequence[str]]) -> None:
-        self._link = link
-        self._find_keys = find_keys
-        self._connection: Any = None
-        self._is_refused = False
-
-    @property
-    def socket(self) -> socket.socket | None:
-        """It is readable once the bell has rung, or its connection broke; None if not armed."""
-        found = getattr(self._connection, "_sock", None)
-        return found if isinstance(found, socket.socket) else None
-
-    def arm(self) -> None:
-        """Listen from now on; what rang before does not count any more."""
-        self.close()
-        if self._is_refused:
-            return
-        keys = self._find_keys()
-        pool = self._link.client.connection_pool
-        self._connection = pool.connection_class(**{**pool.connection_kwargs, "protocol": 3})
-        try:
-            self._connection.connect()
-            self._ask("CLIENT", "TRACKING", "ON")
-            # From this on Redis knows what we want to hear of. One command: what rings while others
-            # are still answered would be lost.
-            self._ask("EXISTS", *keys)
-        except (NoPermissionError, ResponseError) as error:
-            log.debug("Redis at %s does not track keys: %s", self._link.where, error)
-            self._is_refused = True
-            self.close()
-        except (RedisError, OSError) as error:
-            log.debug("no bell at Redis at %s: %s", self._link.where, error)
-            self.close()
-
-    def close(self) -> None:
-        """Listen no longer."""
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            with suppress(RedisError, OSError):
-                connection.disconnect()
-
-    def _ask(self, *call: str) -> None:
-        self._connection.send_command(*call)
-        self._connection.read_response()

@@ -1,9 +1,13 @@
-"""Round trips to one Redis server: repeated once after a lost connection, errors translated."""
+"""Round trips to one Redis server: repeated once after a lost connection, errors translated.
+
+`cluster.link` is the same for a cluster.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any, TypeVar
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
+from typing import Any, ClassVar, TypeVar, cast
 
 import redis
 from hiredis import pack_command
@@ -38,13 +42,16 @@ __all__ = [
     "AccessRefused",
     "Call",
     "RedisLink",
+    "answer_of",
     "as_named",
     "as_pairs",
     "as_text",
     "script_call",
+    "without_numbers",
 ]
 
 _T = TypeVar("_T")
+SCAN_COUNT = 1000
 _NUMBERS = frozenset({bool, int, float})
 # Errors that concern the one key they answer. Whatever else Redis refuses, it refuses to all.
 _ERRORS_OF_ONE_KEY = ("WRONGTYPE", "JAMBOREEFORMAT", "user_script:")
@@ -72,30 +79,59 @@ class RedisLink:
         revive: Called once after a lost connection, before the one retry.
 
     Attributes:
-        where: Host and port, or socket path, or service and Sentinels; never a user or a password.
+        where: Host and port, or socket path, or service and Sentinels, or the nodes of a cluster
+            that the URL names; never a user or a password.
         losses: How many connections have been lost: what was known of the server may be untrue.
+        is_cluster: Whether several servers hold a part each.
     """
 
+    is_cluster: ClassVar[bool] = False
+
     def __init__(self, client: redis.Redis, *, revive: Callable[[], None] | None = None) -> None:
-        self.client = client
+        self._client = client
         self.where = _where(client)
         self.losses = 0
         self._has_answered = False
         self._is_tls = issubclass(client.connection_pool.connection_class, redis.SSLConnection)
-        self._has_sentinels = isinstance(client.connection_pool, PrimaryPool)
+        self._may_move = isinstance(client.connection_pool, PrimaryPool)
+        self._words = SENTINEL_WORDS if self._may_move else REDIS_WORDS
         self._revive = revive
         self._is_closed = False
         self._idle: list[Any] = []  # append and pop are atomic
 
+    @property
+    def client(self) -> redis.Redis:
+        """The redis-py client; that of a cluster is a `RedisCluster`, with the same methods."""
+        return self._client
+
+    @property
+    def database(self) -> int:
+        """The number of the database."""
+        return int(self._client.connection_pool.connection_kwargs.get("db") or 0)
+
     def address(self) -> str:
         """Where the server is that answers now: with Sentinels the primary, else as `where`."""
-        return self.run(lambda: address_of(self.client))
+        return self.run(lambda: address_of(self._client))
+
+    def servers(self) -> Sequence[redis.Redis]:
+        """A client for each server that holds a part: here one, of a cluster each primary.
+
+        To be called by what `run` does, as a cluster may have to be asked for them.
+        """
+        return (self._client,)
+
+    def watched_by_server(self, keys: Sequence[str]) -> Sequence[tuple[Any, list[list[str]]]]:
+        """The connection pool of each server that holds some of these keys, and which these are.
+
+        They are given in groups of which one command may name all.
+        """
+        return [(self._client.connection_pool, [list(keys)])]
 
     def close(self) -> None:
         """Close all connections, also those that another thread reads from. Twice is quiet."""
         self._is_closed = True
         self._idle.clear()
-        self.client.close()
+        self._client.close()
 
     def after_fork_in_child(self) -> None:
         """Leave the connections to the parent process; the client's pool does so by itself."""
@@ -118,8 +154,23 @@ class RedisLink:
 
     def keys(self, pattern: str) -> list[str]:
         """Keys that match a pattern, in no order."""
-        found = self.run(lambda: list(self.client.scan_iter(match=pattern, count=1000)))
-        return [as_text(key) for key in found]
+
+        def found() -> set[bytes]:
+            pages = (one.scan_iter(match=pattern, count=SCAN_COUNT) for one in self.servers())
+            return {key for keys in pages for key in keys}
+
+        return list(map(as_text, self.run(found)))
+
+    def scan(self, pattern: str) -> Iterator[list[bytes]]:
+        """Keys that match a pattern, some hundred at a time; some may be there twice."""
+        for server in self.run(self.servers):
+            cursor, is_first = 0, True
+            while cursor or is_first:
+                ask = partial(server.scan, cursor, match=pattern, count=SCAN_COUNT)
+                cursor, found = cast(Any, self.run(ask))
+                is_first = False
+                if found:
+                    yield found
 
     def pipeline(self, calls: Callable[[], Sequence[Call]], *, again: bool = True) -> list[Any]:
         """Send calls in one round trip; raises what the server refuses for all keys alike.
@@ -151,12 +202,12 @@ class RedisLink:
 
     def _send(self, calls: Sequence[Call], *, check: bool = False) -> list[Any]:
         """One round trip, without a pipeline object's overhead."""
-        packed = b"".join([pack_command(_without_numbers(call)) for call in calls])
+        packed = b"".join([pack_command(without_numbers(call)) for call in calls])
         connection = self._connection(check)
         try:
             # One send, past redis-py, whose pieces of 6 kB would be a system call each.
             connection.send_packed_command([packed])
-            answers = [_answer(connection) for _ in calls]
+            answers = [answer_of(connection) for _ in calls]
         except BaseException:
             self._drop(connection)  # half-read answers must never meet the next caller
             raise
@@ -169,7 +220,7 @@ class RedisLink:
             if not (check and _has_ended(connection)):
                 return connection
             self._drop(connection)
-        return self.client.connection_pool.get_connection()
+        return self._client.connection_pool.get_connection()
 
     def _idle_connection(self) -> Any:
         # No generator: Python swallows a Ctrl-C that comes while it closes one.
@@ -180,7 +231,7 @@ class RedisLink:
 
     def _drop(self, connection: Any) -> None:
         connection.disconnect()
-        self.client.connection_pool.release(connection)
+        self._client.connection_pool.release(connection)
 
     def run(self, action: Callable[[], _T], *, again: bool = True) -> _T:
         """Do it; after a lost connection once more; translate what still fails.
@@ -205,7 +256,7 @@ class RedisLink:
                     self._revive()
                 return action()
             except TimeoutError:
-                if self._has_sentinels:  # another server may take its place
+                if self._may_move:  # another server may take its place
                     self.forget_connections()
                 raise
         except Exception as error:
@@ -223,7 +274,7 @@ class RedisLink:
         self.losses += 1
         while (connection := self._idle_connection()) is not None:
             self._drop(connection)
-        self.client.connection_pool.disconnect(inuse_connections=False)
+        self._client.connection_pool.disconnect(inuse_connections=False)
 
     def checked(self, answer: Any, *, key: str) -> Any:
         """One answer of `pipeline`; raises it if it is an error."""
@@ -262,8 +313,7 @@ class RedisLink:
 
     def _advised(self, text: str) -> str:
         """The reason, and what to do if it is TLS. Of a server that has answered it is not."""
-        words = SENTINEL_WORDS if self._has_sentinels else REDIS_WORDS
-        advice = tls_advice(text, words, is_tls=self._is_tls)
+        advice = tls_advice(text, self._words, is_tls=self._is_tls)
         return text if self._has_answered or not advice else f"{text.rstrip('.')}; {advice}"
 
 
@@ -289,7 +339,7 @@ def script_call(script: Script, keys: Sequence[str], arguments: Sequence[Any]) -
     return ("EVALSHA", script.sha, str(len(keys)), *keys, *arguments)
 
 
-def _without_numbers(call: Call) -> Call:
+def without_numbers(call: Call) -> Call:
     """A call of strings and bytes only.
 
     hiredis 3.5 turns a number into text in C, where a Ctrl-C can come in; it does not look, and the
@@ -300,7 +350,8 @@ def _without_numbers(call: Call) -> Call:
     return call
 
 
-def _answer(connection: Any) -> Any:
+def answer_of(connection: Any) -> Any:
+    """The next answer; an error of the server stands in its place."""
     try:
         return connection.read_response()
     except ResponseError as error:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar, cast
 
+import redis
+
 from jamboree_gym.encoding.batch_format import Batch, Head, decode_batch
 from jamboree_gym.keys import Keyspace
 from jamboree_gym.store.log import Append, Asked, IndexEntry, LogSlice
@@ -13,11 +15,13 @@ from jamboree_gym.store.redis import scripts
 from jamboree_gym.store.redis.appender import LogAppender
 from jamboree_gym.store.redis.backup_state import Acknowledgements, BackupState, Deletions
 from jamboree_gym.store.redis.buckets import Buckets
+from jamboree_gym.store.redis.cluster.link import ClusterLink
 from jamboree_gym.store.redis.eviction import Eviction, Restorer
 from jamboree_gym.store.redis.feed import Feed
 from jamboree_gym.store.redis.link import RedisLink
 from jamboree_gym.store.redis.listings import Listings
 from jamboree_gym.store.redis.opening.client import client_from_url
+from jamboree_gym.store.redis.opening.cluster import is_of_cluster, nodes_from_url
 from jamboree_gym.store.redis.opening.server_check import check_server
 from jamboree_gym.store.redis.plain_keys import Blobs, Leases
 from jamboree_gym.store.redis.reader import LogReader
@@ -31,7 +35,6 @@ class RedisStore(LogAppender, LogStore):
     """The logs of one namespace on one server, and what belongs to them.
 
     Attributes:
-        client: The redis-py client of the link.
         buckets: Under which keys Redis has the logs.
         reader: Reads logs undecoded, or many at a time, as Redis itself holds them.
         listings: Summaries of episodes by run.
@@ -52,7 +55,6 @@ class RedisStore(LogAppender, LogStore):
         self.blobs = Blobs(link, keyspace)
         self.buckets = Buckets(link, keyspace)
         super().__init__(link, self.buckets, self.blobs, can_ask=False)
-        self.client = link.client
         self.keyspace = keyspace
         self.link = link
         self.reader = LogReader(link, self.buckets)
@@ -69,7 +71,7 @@ class RedisStore(LogAppender, LogStore):
     def from_url(
         cls, url: str, keyspace: Keyspace, *, revive: Callable[[], None] | None = None
     ) -> RedisStore:
-        """Open a separate store by URL: `redis://`, `rediss://`, `unix://` or by Sentinels.
+        """Open a separate store by URL: of one server, by Sentinels, or of a cluster.
 
         `revive` is called once after a lost connection, before the one retry: embedded servers come
         back this way.
@@ -77,17 +79,24 @@ class RedisStore(LogAppender, LogStore):
         Raises:
             InvalidUrl: Another scheme, or a malformed address.
         """
+        if is_of_cluster(url):
+            return cls(ClusterLink(nodes_from_url(url)), keyspace)
         return cls(RedisLink(client_from_url(url), revive=revive), keyspace)
 
     # -- the server -------------------------------------------------------------------------
 
     @property
+    def client(self) -> redis.Redis:
+        """The redis-py client of the link."""
+        return self.link.client
+
+    @property
     def where(self) -> str:
-        """Host and port, or socket path, or service and Sentinels; never a user or a password."""
+        """What `RedisLink.where` says; never a user or a password."""
         return self.link.where
 
     def address(self) -> str:
-        """Where the server is that answers now: with Sentinels the primary, else as `where`."""
+        """Where the server is that answers now, or the primaries of a cluster."""
         return self.link.address()
 
     def check(self, *, fsync: bool = False) -> None:
@@ -99,8 +108,8 @@ class RedisStore(LogAppender, LogStore):
         return self.link.run(action)
 
     def time(self) -> float:
-        """The server's clock, epoch seconds."""
-        seconds, microseconds = self.link.run(lambda: cast(Any, self.client.time()))
+        """The server's clock, epoch seconds; of a cluster that of one server."""
+        seconds, microseconds = self.link.run(lambda: cast(Any, self.link.servers()[0].time()))
         return float(seconds + microseconds / 1e6)
 
     def close(self) -> None:

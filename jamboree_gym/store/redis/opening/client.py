@@ -23,17 +23,16 @@ def client_from_url(url: str) -> redis.Redis:
     Raises:
         InvalidUrl: Another scheme than `redis`, `rediss`, `unix`, `redis+sentinel` or
             `rediss+sentinel`, or a malformed address. The message repeats nothing of the URL but
-            its scheme, as a password may be anywhere in it.
+            its scheme, as a password may be anywhere in it. For clusters see `cluster`.
     """
     scheme, found, _ = str(url).partition("://")
     if scheme in SENTINEL_SCHEMES:
         return client_by_sentinels(url)
     if not found or scheme not in _SCHEMES:
         shown = f"scheme {scheme!r}" if found else "no scheme"
-        more = ": clusters are not supported yet" if scheme.endswith("cluster") else ""
         raise InvalidUrl(
-            f"redis_url has {shown}{more}; use redis://host:port/0, rediss:// (TLS), "
-            "redis+sentinel://host:port/service or unix:///path/to.sock"
+            f"redis_url has {shown}; use redis://host:port/0, rediss:// (TLS), "
+            "redis+sentinel://host:port/service, redis+cluster://host:port or unix:///path/to.sock"
         )
     if is_readable(url):
         try:

@@ -10,10 +10,10 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
 import redis
-from redis.connection import SSLConnection, parse_url
+from redis.connection import SSLConnection
 from redis.exceptions import AuthenticationError, ConnectionError, RedisError
 from redis.sentinel import (
     MasterNotFoundError,
@@ -23,7 +23,12 @@ from redis.sentinel import (
 )
 
 from jamboree_gym.errors import InvalidUrl
-from jamboree_gym.store.redis.opening.options import is_readable, unreadable_url, usual_options
+from jamboree_gym.store.redis.opening.options import (
+    addresses_in,
+    options_in,
+    unreadable_url,
+    usual_options,
+)
 from jamboree_gym.store.urls import is_cut_short
 
 __all__ = [
@@ -133,18 +138,8 @@ def client_by_sentinels(url: str) -> redis.Redis:
 
 
 def _client(url: re.Match[str]) -> redis.Redis:
-    hosts = [_host_and_port(one) for one in url["hosts"].split(",")]
-    # redis-py reads the rest as it reads the URL of one server.
-    login, database, query = url["login"] or "", url["database"] or "", url["query"] or ""
-    plain = f"{url['scheme']}://{login}redis/{database}{query}"
-    if not is_readable(plain):
-        raise ValueError
-    options = cast("dict[str, Any]", parse_url(plain))  # type: ignore[no-untyped-call]
-    for name in ("host", "port"):
-        options.pop(name, None)
-    has_tls = options.pop("connection_class", None) is not None
-    if has_tls:  # redis-py checks the host's name by itself since version 6
-        options.setdefault("ssl_check_hostname", options.get("ssl_cert_reqs") != "none")
+    hosts = addresses_in(url["hosts"], SENTINEL_PORT)
+    options, has_tls = options_in(url)
     sentinels = _Sentinels(hosts, _options_of_sentinels(options, has_tls=has_tls))
     pool = PrimaryPool(  # type: ignore[no-untyped-call]
         unquote(url["service"]),
@@ -156,13 +151,6 @@ def _client(url: re.Match[str]) -> redis.Redis:
     # Refuses options, and connects to nothing; kept as in `client.py`.
     vars(client)["never_used"] = pool.connection_class(**pool.connection_kwargs)
     return client
-
-
-def _host_and_port(text: str) -> tuple[str, int]:
-    parts = urlsplit(f"//{text}")
-    if not parts.hostname:
-        raise ValueError
-    return unquote(parts.hostname), parts.port or SENTINEL_PORT
 
 
 def _options_of_sentinels(options: dict[str, Any], *, has_tls: bool) -> dict[str, Any]:
