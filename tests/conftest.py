@@ -8,6 +8,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -44,6 +45,25 @@ IN_AN_ENVIRONMENT_OF_ITS_OWN = {
 collect_ignore = [
     tests for library, tests in IN_AN_ENVIRONMENT_OF_ITS_OWN.items() if not find_spec(library)
 ]
+
+ROOMY_BYTES = 4 << 30  # a run of the tests needs a tenth of it
+
+
+def quick_disk() -> Path:
+    """Where temporary files are: in memory, if there is room, and programs there may be started.
+
+    A backup waits for the disk at each write, some ten thousand times in a run of the tests. What
+    the processes read and write, also after they were killed, is the same.
+    """
+    with suppress(OSError):
+        found = os.statvfs("/dev/shm")
+        has_room = found.f_bavail * found.f_frsize >= ROOMY_BYTES
+        if has_room and not found.f_flag & os.ST_NOEXEC and os.access("/dev/shm", os.W_OK):
+            return Path("/dev/shm")
+    return Path("/tmp")
+
+
+os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(quick_disk()))  # `tmp_path` is below it
 
 START_TIMEOUT_S = 60.0  # of a machine that is very busy; ends at once where the server does
 
@@ -187,9 +207,10 @@ def working_directory(
     os.chdir(tmp_path_factory.mktemp("cwd"))
     provenance._git_commit.cache_clear()  # a module that records while it is imported has asked it
     os.environ["SB3_LOGDIR"] = str(tmp_path_factory.mktemp("sb3"))
-    os.environ["TMPDIR"] = str(short_directory)
+    os.environ["TMPDIR"] = tempfile.tempdir = str(short_directory)
     os.environ["XDG_DATA_HOME"] = str(short_directory / "data")  # journals, where no home is given
     yield
+    tempfile.tempdir = None
     os.chdir(before)
 
 
@@ -209,7 +230,7 @@ def free_port() -> int:
 @pytest.fixture(scope="session")
 def short_directory(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A directory whose path is short enough for unix sockets, and that other users may enter."""
-    directory = Path(f"/tmp/jg-{uuid.uuid4().hex[:10]}")
+    directory = quick_disk() / f"jg-{uuid.uuid4().hex[:10]}"
     directory.mkdir(mode=0o755)
     yield directory
     shutil.rmtree(directory, ignore_errors=True)
@@ -280,12 +301,12 @@ def durable_valkey(start_own_redis: StartRedis) -> Server:
 
 
 @pytest.fixture(scope="session")
-def mongo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+def mongo(short_directory: Path) -> Iterator[Server]:
     """The MongoDB wire server that most tests share."""
     port = free_port()
-    data = tmp_path_factory.mktemp("mongo")
     command = [sys.executable, "-m", "secantus", "--port", str(port)]
-    command += ["--storage-path", str(data), "--cache-size", "128M", "--enable-test-commands"]
+    command += ["--storage-path", str(short_directory / "mongo"), "--cache-size", "128M"]
+    command += ["--enable-test-commands"]
     server = Server(f"mongodb://127.0.0.1:{port}", command, mongo_answers).start()
     yield server
     server.kill()  # told to end, it takes two seconds
@@ -304,11 +325,11 @@ def mongo_line(mongo: Server) -> Iterator[Any]:
 
 
 @pytest.fixture
-def own_mongo(tmp_path: Path) -> Iterator[Server]:
+def own_mongo(short_directory: Path) -> Iterator[Server]:
     """A MongoDB wire server of the test's own, to kill."""
     port = free_port()
     command = [sys.executable, "-m", "secantus", "--port", str(port)]
-    command += ["--storage-path", str(tmp_path / "mongo"), "--cache-size", "64M"]
+    command += ["--storage-path", str(short_directory / f"mongo-{port}"), "--cache-size", "64M"]
     server = Server(f"mongodb://127.0.0.1:{port}", command, mongo_answers).start()
     yield server
     server.kill()  # told to end, it takes two seconds
