@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import random
 import shutil
 import socket
 import subprocess
 import sys
-import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -30,6 +30,7 @@ from jamboree_gym import Jamboree
 from jamboree_gym.connection import connection
 from jamboree_gym.delivery import pacing, writer
 from jamboree_gym.environment import provenance, references
+from jamboree_gym.replay.verification import workers
 
 sys.path.append(str(Path(__file__).parent / "faults"))  # for `proxy`
 pytest_plugins = ["left_out", "slices", "page_tabs"]
@@ -207,10 +208,9 @@ def working_directory(
     os.chdir(tmp_path_factory.mktemp("cwd"))
     provenance._git_commit.cache_clear()  # a module that records while it is imported has asked it
     os.environ["SB3_LOGDIR"] = str(tmp_path_factory.mktemp("sb3"))
-    os.environ["TMPDIR"] = tempfile.tempdir = str(short_directory)
+    os.environ["TMPDIR"] = str(short_directory)
     os.environ["XDG_DATA_HOME"] = str(short_directory / "data")  # journals, where no home is given
     yield
-    tempfile.tempdir = None
     os.chdir(before)
 
 
@@ -259,6 +259,17 @@ StartRedis = Callable[..., Server]
 def nothing_used(monkeypatch: pytest.MonkeyPatch) -> None:
     """As where no environment was made before: workers import the modules of all that were used."""
     monkeypatch.setattr(references, "_USED", {})
+
+
+@pytest.fixture
+def warm_workers(nothing_used: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Workers of `verify` are forked from a process that has imported the package.
+
+    `cli/test_verify.py` has some that begin as usual.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([workers.__name__, "replayed_envs"])
+    monkeypatch.setattr(workers, "_CONTEXT", context)
 
 
 @pytest.fixture

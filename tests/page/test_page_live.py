@@ -64,6 +64,7 @@ def test_runs_and_episodes_grow_without_a_reload(
         tab.page.locator(".title .state.abandoned").wait_for()
 
 
+@pytest.mark.long  # the test above follows in one tab, test_page_browser.py sets a flag
 @pytest.mark.usefixtures("prompt_writer")
 def test_two_tabs_follow_the_same_run(
     open_tab: OpenTab, open_jamboree: Callable[..., Jamboree], as_processes: None

@@ -278,7 +278,7 @@ def test_a_make_that_fails_says_what_is_wrong(priced: Any) -> None:
         list(replay_steps(priced, render=True, make=make_priced))
 
 
-@pytest.mark.usefixtures("nothing_used")
+@pytest.mark.usefixtures("warm_workers")
 def test_processes_make_it_too(priced: Any) -> None:
     assert verify([priced, priced], workers=2, env_kwargs={"client": None})
 
