@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import os
 import random
@@ -19,7 +20,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-import hypothesis
+import hypothesis.strategies
 import pytest
 import redis
 from lengths import IS_LONG
@@ -97,6 +98,21 @@ def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
     if isinstance(val, (str, bytes)) and len(val) > LONGEST_PARAMETER:
         return f"{argname} of {len(val)} from {val[:10]!a}"
     return None
+
+
+@hypothesis.given(hypothesis.strategies.none())
+def draw_an_example(_: None) -> None:
+    """With its first example, Hypothesis asks the collector what holds its generators."""
+
+
+def pytest_collection_finish() -> None:
+    """What the collection made stays: the collector looks at it no more.
+
+    Thousands of tests are a million objects, and each full collection would visit them.
+    """
+    draw_an_example()
+    gc.collect()
+    gc.freeze()
 
 
 @dataclass
