@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import multiprocessing
 import os
 import random
 import shutil
@@ -18,7 +20,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-import hypothesis
+import hypothesis.strategies
 import pytest
 import redis
 from lengths import IS_LONG
@@ -29,6 +31,7 @@ from jamboree_gym import Jamboree
 from jamboree_gym.connection import connection
 from jamboree_gym.delivery import pacing, writer
 from jamboree_gym.environment import provenance, references
+from jamboree_gym.replay.verification import workers
 
 sys.path.append(str(Path(__file__).parent / "faults"))  # for `proxy`
 pytest_plugins = ["left_out", "slices", "page_tabs"]
@@ -44,6 +47,25 @@ IN_AN_ENVIRONMENT_OF_ITS_OWN = {
 collect_ignore = [
     tests for library, tests in IN_AN_ENVIRONMENT_OF_ITS_OWN.items() if not find_spec(library)
 ]
+
+ROOMY_BYTES = 4 << 30  # a run of the tests needs a tenth of it
+
+
+def quick_disk() -> Path:
+    """Where temporary files are: in memory, if there is room, and programs there may be started.
+
+    A backup waits for the disk at each write, some ten thousand times in a run of the tests. What
+    the processes read and write, also after they were killed, is the same.
+    """
+    with suppress(OSError):
+        found = os.statvfs("/dev/shm")
+        has_room = found.f_bavail * found.f_frsize >= ROOMY_BYTES
+        if has_room and not found.f_flag & os.ST_NOEXEC and os.access("/dev/shm", os.W_OK):
+            return Path("/dev/shm")
+    return Path("/tmp")
+
+
+os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(quick_disk()))  # `tmp_path` is below it
 
 START_TIMEOUT_S = 60.0  # of a machine that is very busy; ends at once where the server does
 
@@ -76,6 +98,21 @@ def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
     if isinstance(val, (str, bytes)) and len(val) > LONGEST_PARAMETER:
         return f"{argname} of {len(val)} from {val[:10]!a}"
     return None
+
+
+@hypothesis.given(hypothesis.strategies.none())
+def draw_an_example(_: None) -> None:
+    """With its first example, Hypothesis asks the collector what holds its generators."""
+
+
+def pytest_collection_finish() -> None:
+    """What the collection made stays: the collector looks at it no more.
+
+    Thousands of tests are a million objects, and each full collection would visit them.
+    """
+    draw_an_example()
+    gc.collect()
+    gc.freeze()
 
 
 @dataclass
@@ -209,7 +246,7 @@ def free_port() -> int:
 @pytest.fixture(scope="session")
 def short_directory(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A directory whose path is short enough for unix sockets, and that other users may enter."""
-    directory = Path(f"/tmp/jg-{uuid.uuid4().hex[:10]}")
+    directory = quick_disk() / f"jg-{uuid.uuid4().hex[:10]}"
     directory.mkdir(mode=0o755)
     yield directory
     shutil.rmtree(directory, ignore_errors=True)
@@ -248,6 +285,17 @@ StartRedis = Callable[..., Server]
 def nothing_used(monkeypatch: pytest.MonkeyPatch) -> None:
     """As where no environment was made before: workers import the modules of all that were used."""
     monkeypatch.setattr(references, "_USED", {})
+
+
+@pytest.fixture
+def warm_workers(nothing_used: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Workers of `verify` are forked from a process that has imported the package.
+
+    `cli/test_verify.py` has some that begin as usual.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([workers.__name__, "replayed_envs"])
+    monkeypatch.setattr(workers, "_CONTEXT", context)
 
 
 @pytest.fixture
@@ -290,12 +338,12 @@ def durable_valkey(start_own_redis: StartRedis) -> Server:
 
 
 @pytest.fixture(scope="session")
-def mongo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+def mongo(short_directory: Path) -> Iterator[Server]:
     """The MongoDB wire server that most tests share."""
     port = free_port()
-    data = tmp_path_factory.mktemp("mongo")
     command = [sys.executable, "-m", "secantus", "--port", str(port)]
-    command += ["--storage-path", str(data), "--cache-size", "128M", "--enable-test-commands"]
+    command += ["--storage-path", str(short_directory / "mongo"), "--cache-size", "128M"]
+    command += ["--enable-test-commands"]
     server = Server(f"mongodb://127.0.0.1:{port}", command, mongo_answers).start()
     yield server
     server.kill()  # told to end, it takes two seconds
@@ -314,11 +362,11 @@ def mongo_line(mongo: Server) -> Iterator[Any]:
 
 
 @pytest.fixture
-def own_mongo(tmp_path: Path) -> Iterator[Server]:
+def own_mongo(short_directory: Path) -> Iterator[Server]:
     """A MongoDB wire server of the test's own, to kill."""
     port = free_port()
     command = [sys.executable, "-m", "secantus", "--port", str(port)]
-    command += ["--storage-path", str(tmp_path / "mongo"), "--cache-size", "64M"]
+    command += ["--storage-path", str(short_directory / f"mongo-{port}"), "--cache-size", "64M"]
     server = Server(f"mongodb://127.0.0.1:{port}", command, mongo_answers).start()
     yield server
     server.kill()  # told to end, it takes two seconds

@@ -58,9 +58,13 @@ def read_line(process: subprocess.Popen[str]) -> str:
 
 
 def wait_until(condition: Callable[[], object], *, timeout_s: float = WAIT_TIMEOUT_S) -> None:
-    """Return once the condition holds."""
-    deadline = time.monotonic() + timeout_s
+    """Return once the condition holds.
+
+    Who has waited for long looks less often: most of the time, he waits for a processor.
+    """
+    began = time.monotonic()
     while not condition():
-        if time.monotonic() > deadline:
+        waited_s = time.monotonic() - began
+        if waited_s > timeout_s:
             raise TimeoutError(f"{condition} did not come true in {timeout_s} s")
-        time.sleep(0.001)
+        time.sleep(min(max(waited_s / 20, 0.001), 0.01))

@@ -67,7 +67,14 @@ def call_until_admitted(call: Callable[[], object]) -> None:
     wait_until(is_admitted)
 
 
-@pytest.mark.parametrize("length", [MANY, 5], ids=["one episode", "episodes of 5 steps"])
+@pytest.mark.parametrize(
+    "length",
+    [
+        pytest.param(MANY, id="one episode"),
+        # What a reset does, and how many calls return, the tests below show for short ones.
+        pytest.param(5, id="episodes of 5 steps", marks=pytest.mark.long),
+    ],
+)
 def test_a_step_that_finds_no_room_raises_before_the_environment_moves(
     durable_valkey: Server,
     open_jamboree: OpenJamboree,

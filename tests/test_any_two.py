@@ -308,7 +308,7 @@ def pairs(first: Act, *, is_thorough: bool) -> Iterator[tuple[Act, Iterable[int]
     seconds = [*ACTS, World.kill]
     if first in OF_ONE_ENVIRONMENT:
         seconds = [one for one in seconds if one not in OF_ONE_ENVIRONMENT]
-    for second in seconds if is_thorough else rng.sample(seconds, 3):
+    for second in seconds if is_thorough else rng.sample(seconds, 2):
         yield second, range(rng.randrange(3), 1000, 3) if is_thorough else [rng.randrange(8)]
 
 

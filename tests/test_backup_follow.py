@@ -14,11 +14,12 @@ from contextlib import closing, contextmanager
 
 import pytest
 from backed_up import Load, check_that_all_is_kept_once, follower_of, is_complete, pending
-from conftest import Server, StartFollower
+from conftest import FOLLOW, Server, StartFollower
 from hasty_follower import hasty_follower
 from processes import NoteHandler, wait_until
 from recorded_envs import ACTION, CountingEnv, play
 from stored import at
+from warm import run_warm
 
 from jamboree_gym import Jamboree
 from jamboree_gym.backup import Backup, follow, waiting
@@ -420,9 +421,8 @@ def test_without_follow_it_copies_once(jam: Jamboree) -> None:
         "--mongo-url",
         str(jam._connection.backup_url),
     ]
-    command = [sys.executable, "-m", "jamboree_gym.backup", *urls]
-    command += ["--namespace", jam._connection.keyspace.namespace]
-    ended = subprocess.run(command, capture_output=True, text=True, check=True)
+    ended = run_warm(FOLLOW, *urls, "--namespace", jam._connection.keyspace.namespace)
+    assert (ended.returncode, ended.stderr) == (0, "")
     assert ended.stdout == f"{jam._connection.keyspace.namespace}: 1 records copied\n"
 
 

@@ -270,8 +270,8 @@ def interrupt(*_: object, **__: object) -> None:
 @pytest.mark.parametrize(
     ("is_done", "every"),
     [
-        pytest.param(True, 2, id="the answer of some calls is lost"),
-        pytest.param(False, 4, id="before some calls"),
+        pytest.param(True, 4, id="the answer of some calls is lost"),
+        pytest.param(False, 5, id="before some calls"),
         pytest.param(True, 1, id="the answer of any call is lost", marks=pytest.mark.long),
         pytest.param(False, 1, id="before any call", marks=pytest.mark.long),
     ],

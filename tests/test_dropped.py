@@ -6,7 +6,7 @@ import gc
 import os
 import threading
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 
 import psutil
@@ -25,12 +25,10 @@ OpenJamboree = Callable[..., Jamboree]
 
 
 @pytest.fixture(autouse=True, scope="module")
-def quick_collector() -> Iterator[None]:
+def quick_collector() -> None:
     """What is there before these tests is not looked at again by each `gc.collect()` in them."""
     gc.collect()
     gc.freeze()
-    yield
-    gc.unfreeze()
 
 
 def descriptors() -> int:

@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 from backed_up import follower_of, is_complete
 from conftest import Server, StartFollower
-from processes import NoteHandler, run_python, wait_until
+from processes import NoteHandler, wait_until
 from recorded_envs import ACTION, CountingEnv, play
 from stored import at
+from warm import run_warm
 
 from jamboree_gym import Jamboree
 from jamboree_gym.backup.follow import Follower
@@ -186,7 +187,7 @@ from jamboree_gym import Jamboree
 jam = Jamboree(sys.argv[1], backup=sys.argv[2], namespace=sys.argv[3])
 NoteHandler(jam, "n").save({"n": 1})
 """
-    done = run_python(script, valkey.url, folder.as_uri(), namespace)
+    done = run_warm(script, valkey.url, folder.as_uri(), namespace)
     assert done.returncode == 0, done.stderr
     assert is_complete(open_jamboree(backup=folder.as_uri()))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
@@ -46,15 +47,18 @@ IMMUTABLE: Final = "private, max-age=31536000, immutable"
 Answer = Callable[[Request], Any]
 
 
-def build_page(jam: Jamboree, rules: AccessRules, *, allow_actions: bool = False) -> Starlette:
+def build_page(
+    jam: Jamboree, rules: AccessRules, closing: asyncio.Event, *, allow_actions: bool = False
+) -> Starlette:
     """The page of a store.
 
     Args:
         jam: The store.
         rules: Who may ask.
+        closing: Set when the server stops: answers that go on end then.
         allow_actions: Whether the page may change something: flags.
     """
-    page = _Page(jam, allow_actions=allow_actions)
+    page = _Page(jam, closing, allow_actions=allow_actions)
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
@@ -70,8 +74,9 @@ def build_page(jam: Jamboree, rules: AccessRules, *, allow_actions: bool = False
 
 
 class _Page:
-    def __init__(self, jam: Jamboree, *, allow_actions: bool) -> None:
+    def __init__(self, jam: Jamboree, closing: asyncio.Event, *, allow_actions: bool) -> None:
         self._jam = jam
+        self._closing = closing
         self._answers = Answers(jam)
         self._allow_actions = allow_actions
         self.simulations = Simulations()
@@ -168,7 +173,7 @@ class _Page:
     def _changes(self, asked: Request) -> Response:
         look = self._look(asked)
         headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-        stream = events(look, _said)
+        stream = events(look, _said, self._closing)
         return StreamingResponse(stream, media_type="text/event-stream", headers=headers)
 
     def _look(self, asked: Request) -> Callable[[], Mapping[str, Any]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import suppress
 from typing import Any, Final
 
 from starlette.concurrency import run_in_threadpool
@@ -22,18 +23,19 @@ Look = Callable[[], Mapping[str, Any]]
 
 
 async def events(
-    look: Look, told: Callable[[JamboreeError], Mapping[str, Any]]
+    look: Look, told: Callable[[JamboreeError], Mapping[str, Any]], closing: asyncio.Event
 ) -> AsyncIterator[bytes]:
     """Events for one tab: `change` with the parts that are new, `away` while the store is away.
 
     Args:
         look: Reads what is shown; runs in a thread.
         told: What is said of an error.
+        closing: Set when the server stops: then they end.
     """
     shown: dict[str, bytes] = {}
     is_away, quiet_s = False, 0.0
     yield b"retry: 1000\n\n"
-    while True:
+    while not closing.is_set():
         pause_s = PAUSE_S
         try:
             found = await run_in_threadpool(look)
@@ -59,7 +61,8 @@ async def events(
         if quiet_s >= BEAT_S:
             yield b": still here\n\n"
             quiet_s = 0.0
-        await asyncio.sleep(pause_s)
+        with suppress(TimeoutError):
+            await asyncio.wait_for(closing.wait(), pause_s)
 
 
 def _event(name: str, content: bytes) -> bytes:

@@ -28,10 +28,19 @@ class CuttingServer(uvicorn.Server):
 
     uvicorn forgets those of answers that do not end in time: their sockets would stay open until
     the garbage collector finds them, and it would warn of each.
+
+    Args:
+        config: Of uvicorn.
+        closing: Set when it ends, for answers that go on: each open tab has one.
     """
+
+    def __init__(self, config: uvicorn.Config, closing: asyncio.Event) -> None:
+        super().__init__(config)
+        self._closing = closing
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """End, as uvicorn does, and cut who still listens."""
+        self._closing.set()
         await super().shutdown(sockets)
         for connection in list(self.server_state.connections):
             if (transport := getattr(connection, "transport", None)) is not None:
@@ -75,18 +84,17 @@ class PageServer:
         self._socket = _bound(host, port)
         self._token = rules.token
         self._host, self._port = host, int(self._socket.getsockname()[1])
-        app = build_page(jam, rules, allow_actions=allow_actions)
-        self._server = CuttingServer(
-            uvicorn.Config(
-                app,
-                log_level="warning",
-                access_log=False,
-                server_header=False,
-                lifespan="on",
-                timeout_graceful_shutdown=1,
-                ws="none",
-            )
+        closing = asyncio.Event()
+        config = uvicorn.Config(
+            build_page(jam, rules, closing, allow_actions=allow_actions),
+            log_level="warning",
+            access_log=False,
+            server_header=False,
+            lifespan="on",
+            timeout_graceful_shutdown=1,
+            ws="none",
         )
+        self._server = CuttingServer(config, closing)
         self._thread: threading.Thread | None = None
 
     @property

@@ -65,6 +65,7 @@ def forget_what_was_made(store: Store, command: str) -> None:
         assert store.run("rm", "--run", run, "--yes").exit_code == 0
 
 
+@pytest.mark.usefixtures("warm_workers")
 def test_every_example_in_the_help_works(
     store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import redis
+from conftest import quick_disk
 from pymongo import MongoClient
 from recorded_store import WARM_PROGRAM
 from typer.testing import CliRunner
@@ -28,7 +29,7 @@ PLAIN = {"COLUMNS": "120", "NO_COLOR": "1"}
 
 @contextmanager
 def new_home() -> Iterator[Path]:
-    with tempfile.TemporaryDirectory(prefix="jg-") as parent:
+    with tempfile.TemporaryDirectory(prefix="jg-", dir=quick_disk()) as parent:
         home = Path(parent) / "home"
         yield home
         stop_servers(home)

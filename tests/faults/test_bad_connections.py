@@ -132,6 +132,7 @@ def outage(loop: Loop, caplog: pytest.LogCaptureFixture, said: str) -> Iterator[
     assert len(warnings(caplog)) == 1
 
 
+@pytest.mark.long  # beside a slow line, and a black hole whose answers come late
 def test_answers_that_come_late_lose_nothing(
     patient_loop: Loop, proxy: Proxy, reader: Jamboree, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -160,6 +161,7 @@ def test_a_slow_line_loses_nothing(
     assert not warnings(caplog)
 
 
+@pytest.mark.long  # for the client, the same as the black hole below
 def test_a_line_too_slow_for_an_answer_in_time_loses_nothing(
     loop: Loop, proxy: Proxy, reader: Jamboree, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -200,6 +202,7 @@ def test_a_connection_cut_at_each_try_is_an_outage_and_loses_nothing(
     loop.check(reader)
 
 
+@pytest.mark.long  # a black hole is this in both directions
 def test_a_line_on_which_no_more_answers_come_is_given_up_and_loses_nothing(
     loop: Loop, proxy: Proxy, reader: Jamboree, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from conftest import Server
 from full_disk import fill, free, redis_of_its_own
+from lengths import quick_and_long
 from nested import is_same
 from recorded_envs import ACTION, CountingEnv, play
 from typer.testing import CliRunner, Result
@@ -94,7 +95,11 @@ def free_the_disk(faulty: Faulty) -> None:
 
 @pytest.mark.parametrize(
     ("harm", "mend"),
-    [(kill, start_again), (take_memory, give_memory), (fill_the_disk, free_the_disk)],
+    quick_and_long(
+        [(kill, start_again), (take_memory, give_memory), (fill_the_disk, free_the_disk)],
+        # With its memory full, a server refuses writes as with a full disk.
+        quick=[(kill, start_again), (fill_the_disk, free_the_disk)],
+    ),
 )
 def test_an_import_that_the_store_stops_is_exit_code_3_and_the_next_has_all(
     faulty: Faulty,

@@ -39,7 +39,8 @@ model = case.model(jam.record(case.make_venv(), run=sys.argv[3]))
 often = {"checkpoint_every_s": 0.1} if case.name == "PPO" else {"checkpoint_every": 100}
 model.learn(10**6, callback=JamboreeCallback(jam, **often), log_interval=1)
 """
-KILLED = ["PPO", "DQN"]
+# That PPO goes on where it was, tests below show without a process of its own.
+KILLED = [pytest.param("PPO", marks=pytest.mark.long), "DQN"]
 MORE = 128
 START_TIMEOUT_S = 120.0
 
@@ -66,36 +67,32 @@ def wait_for_checkpoints(jam: Jamboree, name: str) -> None:
     wait_until(lambda: run.checkpoints()[1:] and run.metrics().num_rows, timeout_s=START_TIMEOUT_S)
 
 
-@pytest.fixture(scope="module")
-def killed(module_jam: Jamboree) -> Jamboree:
-    """Where a PPO and a DQN were trained, each in a process that was killed at a random moment."""
-    trainers = {name: start(module_jam, name) for name in KILLED}
+def train_and_kill(jam: Jamboree, name: str) -> None:
+    """Train in a process that is killed at a random moment."""
+    trainer = start(jam, name)
     try:
-        for name in KILLED:
-            wait_for_checkpoints(module_jam, name)
+        wait_for_checkpoints(jam, name)
         time.sleep(random.random())
     finally:
-        for process in trainers.values():
-            process.kill()
-            process.communicate()
-    return module_jam
+        trainer.kill()
+        trainer.communicate()
 
 
 @pytest.fixture(scope="module", params=KILLED)
-def resumed(request: pytest.FixtureRequest, killed: Jamboree) -> Any:
+def resumed(request: pytest.FixtureRequest, module_jam: Jamboree) -> Any:
     """Name, the checkpoint that it went on from, its model, and what it was when it had begun."""
     from jamboree_gym.integrations.sb3 import JamboreeCallback
 
-    case, run = CASES[request.param], killed.run(request.param)
+    train_and_kill(module_jam, request.param)
+    case, run = CASES[request.param], module_jam.run(request.param)
     checkpoint = run.checkpoint()
-    killed.redis.delete(
-        killed._connection.keyspace.lease(run.history[0].writer)
-    )  # it would expire by itself
+    lease = module_jam._connection.keyspace.lease(run.history[0].writer)
+    module_jam.redis.delete(lease)  # it would expire by itself
     assert run.history[0].how == "interrupted"
-    model = run.resume(case.algorithm, killed.record(case.make_venv(), run=case.name))
+    model = run.resume(case.algorithm, module_jam.record(case.make_venv(), run=case.name))
     began = {"timesteps": model.num_timesteps, "weights": weights(model), "seed": model.seed}
     began["buffer"] = model.replay_buffer.size() if case.name == "DQN" else 0
-    callback = JamboreeCallback(killed, checkpoint_every=100, keep_checkpoints=None)
+    callback = JamboreeCallback(module_jam, checkpoint_every=100, keep_checkpoints=None)
     model.learn(MORE, reset_num_timesteps=False, callback=callback, log_interval=1)
     return case, run, checkpoint, model, began
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
+from conftest import Server
 from served_page import Asker
 
 import jamboree_gym.page
@@ -22,13 +24,21 @@ from jamboree_gym.page.serving import PageServer
 STATIC = Path(jamboree_gym.page.__file__).parent / "static"
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
+def jam(valkey: Server) -> Iterator[Jamboree]:
+    """An empty store; nobody writes to it."""
+    namespace = f"test-{uuid.uuid4().hex[:12]}"
+    with Jamboree(valkey.url, namespace=namespace, backup=False) as opened:
+        yield opened
+
+
+@pytest.fixture(scope="module")
 def ask(jam: Jamboree) -> Iterator[Asker]:
     with PageServer(jam, port=0, allow_actions=True).start() as page:
         yield Asker(page)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def ask_with_token(jam: Jamboree) -> Iterator[Asker]:
     with PageServer(jam, port=0, needs_token=True).start() as page:
         yield Asker(page)

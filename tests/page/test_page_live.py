@@ -75,6 +75,7 @@ def test_runs_and_episodes_grow_without_a_reload(
         tab.page.locator(".title .state.abandoned").wait_for()
 
 
+@pytest.mark.long  # the test above follows in one tab, test_page_browser.py sets a flag
 @pytest.mark.usefixtures("prompt_writer")
 def test_two_tabs_follow_the_same_run(
     open_tab: OpenTab, open_jamboree: Callable[..., Jamboree], as_processes: None
@@ -219,6 +220,7 @@ SCRUB = """async (moves) => {
   return waits.sort((a, b) => a - b);
 }"""
 LENGTH = 10_000
+MOST_MS = 250  # on a busy machine; 35 on a quiet one
 
 
 class LongEnv(gym.Env):
@@ -251,14 +253,16 @@ def test_a_move_through_10_000_steps_is_painted_at_once_and_asks_nothing(
         tab.sees("1 of 1")  # the last that it asks for by itself
         asked: list[str] = []
         tab.page.on("request", lambda request: asked.append(request.url))
-        # The best of three: a machine that pauses once is no slow page.
-        waits = min((tab.page.evaluate(SCRUB, 50) for _ in range(3)), key=lambda one: one[47])
+        for _ in range(3):  # a machine that pauses once is no slow page
+            waits = tab.page.evaluate(SCRUB, 50)
+            p95 = waits[47]
+            if p95 <= MOST_MS:
+                break
         # The words of a step are asked for when the cursor rests.
         during = [url for url in asked if "/api/" in url and "/api/rows" not in url]
-        p95 = waits[47]
         print(f"a move: median {waits[25]:.1f} ms, 95 % within {p95:.1f} ms")
         assert not during
-        assert p95 <= 250  # on a busy machine; 35 ms on a quiet one
+        assert p95 <= MOST_MS
 
 
 LOAD = """async ([id, most]) => {

@@ -19,10 +19,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from lengths import examples
 from odd_values import Cell, Point
-from processes import run_python
 from recorded_envs import CountingEnv
 from replayed_envs import record, registered
 from test_values import PATIENT, fingerprint, text, values
+from warm import run_warm
 
 from jamboree_gym import Jamboree
 from jamboree_gym.arrays.kinds.stand_ins import is_alike
@@ -278,7 +278,7 @@ def test_a_make_that_fails_says_what_is_wrong(priced: Any) -> None:
         list(replay_steps(priced, render=True, make=make_priced))
 
 
-@pytest.mark.usefixtures("nothing_used")
+@pytest.mark.usefixtures("warm_workers")
 def test_processes_make_it_too(priced: Any) -> None:
     assert verify([priced, priced], workers=2, env_kwargs={"client": None})
 
@@ -319,7 +319,7 @@ print(resolved(arguments_from_json(content), "Env-v0"))
 
 
 def test_an_argument_of_a_class_that_is_not_loaded_says_what_to_import() -> None:
-    done = run_python(LATE, json.dumps(stored({"config": [Cell(1)]})))
+    done = run_warm(LATE, json.dumps(stored({"config": [Cell(1)]})))
 
     assert done.stderr == ""
     assert "argument config is of the class 'odd_values:Cell', which is not loaded" in done.stdout

@@ -38,7 +38,7 @@ ENVS = {
 
 
 @pytest.fixture(autouse=True)
-def envs(nothing_used: None) -> Iterator[None]:
+def envs(warm_workers: None) -> Iterator[None]:
     with registered(**ENVS):
         yield
 

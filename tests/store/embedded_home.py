@@ -16,6 +16,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from conftest import quick_disk
 from filelock import FileLock
 
 import jamboree_gym
@@ -57,7 +58,7 @@ def new_home() -> Iterator[Path]:
 
     Not below pytest's own directory: that one is private already, and too deep for some sockets.
     """
-    parent = Path(tempfile.mkdtemp(prefix="jg-"))
+    parent = Path(tempfile.mkdtemp(prefix="jg-", dir=quick_disk()))
     parent.chmod(0o755)
     home = parent / "home"
     try:

@@ -8,10 +8,13 @@ from functools import partial
 import pymongo
 import pytest
 from conftest import Server
+from proxy import Proxy, direct
 from pymongo import MongoClient, ReadPreference
 from stable_api import REPLICA_SET, Commands, faults_of
 
+from jamboree_gym.errors import StoreUnavailable
 from jamboree_gym.keys import digest
+from jamboree_gym.store.mongo import client as mongo_client
 from jamboree_gym.store.mongo.client import client_from_url
 from jamboree_gym.store.mongo.link import MongoLink
 from jamboree_gym.store.mongo.store import MongoStore
@@ -37,6 +40,21 @@ def test_no_url_weakens_what_is_written_and_read(url: str) -> None:
         assert collection.read_concern.document == {"level": "majority"}
         assert collection.read_preference == ReadPreference.PRIMARY
     link.close()
+
+
+def test_closing_does_not_wait_for_a_server_that_is_away(
+    mongo_line: Proxy, namespace: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mongo_client, "CONNECT_TIMEOUT_S", 600.0)  # longer than a test may take
+    store = MongoStore.from_url(direct(mongo_line), namespace)
+    client = store.database.client
+    with client.start_session() as session:  # one more than the request below gives up
+        client.admin.command("ping", session=session)
+        store.setting("any")
+    mongo_line.lose_server()
+    with pymongo.timeout(0.1), pytest.raises(StoreUnavailable):
+        store.setting("any")
+    store.close()
 
 
 def test_a_client_retries() -> None:

@@ -15,7 +15,7 @@ import pytest
 from conftest import Server
 from gymnasium import spaces
 from gymnasium.utils.env_checker import check_env
-from processes import run_python, wait_until
+from processes import wait_until
 from recorded_envs import (
     ACTION,
     ActionChangingEnv,
@@ -27,6 +27,7 @@ from recorded_envs import (
     play,
 )
 from stored import at
+from warm import run_warm
 
 from jamboree_gym import EpisodeHandler, Jamboree
 from jamboree_gym.errors import (
@@ -734,7 +735,7 @@ def test_a_factory_can_be_sent_to_another_process(
     cloudpickle.register_pickle_by_value(__import__(__name__))
     factory = cloudpickle.dumps(partial(make_recorded, valkey.url, namespace))
 
-    done = run_python(WORKER, factory.hex())
+    done = run_warm(WORKER, factory.hex())
 
     assert done.returncode == 0, done.stderr
     assert jam.episodes(run="worker").last().summary.seed == 5
