@@ -84,8 +84,9 @@ class LogCopier:
         if epoch != self._epoch:
             self._epoch, self._blobs = epoch, set()
         self._look_for_late_copies()
-        delete_again(self._store, self._backup)
         finish_deletions(self._store, self._backup)
+        if delete_again(self._store, self._backup):
+            finish_deletions(self._store, self._backup)
         return has_replaced
 
     def _look_for_late_copies(self) -> None:

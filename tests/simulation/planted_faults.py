@@ -89,7 +89,7 @@ FAULTS = (
     PlantedFault(
         "a reader restores what is noted as deleted",
         "store/read_through.py",
-        "elif not is_deleted(key, stored.head.born, deleted):",
+        "elif key not in deleted:",
         "elif stored is not None:",
     ),
     PlantedFault(

@@ -217,6 +217,15 @@ class BackupContract:
         assert found is not None
         assert found[1] == [batch(0, 5), batch(5, 5)]
 
+    def test_other_bytes_in_a_batch_that_was_added_later_are_noticed(
+        self, store: BackupStore
+    ) -> None:
+        insert(store, {KEY: new_log(batch(0, 5))})
+        grow(store, KEY, 5, batch(5, 5), revision=2)
+        other = new_log(batch(0, 5), batch(5, 5, fill=2), revision=2)
+        inserted = insert(store, {KEY: other})
+        assert {*inserted.refused, *inserted.of_other_length} == {KEY}
+
     def test_another_log_of_the_same_key_is_refused(self, store: BackupStore) -> None:
         insert(store, {KEY: new_log(batch(0, 5))})
         other = new_log(batch(0, 5, born=BORN + 1))

@@ -64,7 +64,8 @@ class Inserted(NamedTuple):
     """What of new logs was there already; these are not changed.
 
     `refused` are logs of which the backup holds something else, each with the difference;
-    `of_other_length` are those of which it holds fewer records, or more: they must be compared.
+    `of_other_length` are those of which it holds fewer records, or more, or some that are stored
+    apart: they must be compared.
     """
 
     refused: dict[str, str]

@@ -31,6 +31,7 @@ __all__ = ["LogWriter"]
 MAX_INSERT_BYTES = 8 * 2**20
 MAX_DOCUMENTS = 10_000
 DELETED_AT_ONCE = 200
+_IN_CHUNKS = "some batches have to be compared one by one"
 
 
 class _Inserter(LogInserter):
@@ -85,9 +86,11 @@ class LogWriter:
             stored = self.link.find(self.link.logs, present, {"count": 1})
             counts = {one["_id"]: count_of(one) for one in stored}
             for key in present:
-                if counts.get(key, logs[key].head.count) != logs[key].head.count:
+                is_as_long = counts.get(key, logs[key].head.count) == logs[key].head.count
+                difference = self._merge(key, logs[key]) if is_as_long else _IN_CHUNKS
+                if difference == _IN_CHUNKS:
                     inserted.of_other_length.add(key)
-                elif (difference := self._merge(key, logs[key])) is not None:
+                elif difference is not None:
                     inserted.refused[key] = difference
         return inserted
 
@@ -161,6 +164,8 @@ class LogWriter:
                 return ANOTHER_LOG, True
             return None, self.link.insert_new(self.link.logs, [log_document(key, log)]) == []
         difference = _first_difference(key, log, stored)
+        if difference is None and len(stored.batches) < len(log.batches):
+            difference = _IN_CHUNKS
         is_done = difference is not None or stored.head.revision >= log.head.revision
         return difference, is_done
 
