@@ -582,3 +582,30 @@ def test_a_record_in_the_place_of_a_lost_one_is_compared_if_nothing_counts_as_co
         assert [note["n"] for note in notes.many(9)] == [1, 2, 3]
         assert jam.backup.verify()
         empty(jam)
+
+
+@pytest.mark.parametrize("pops", [1, 3])
+@pytest.mark.parametrize("is_saved_to", [False, True], ids=["popped again", "saved to"])
+def test_what_comes_after_a_failover_that_has_lost_pops_is_copied(
+    jam: Jamboree, pops: int, is_saved_to: bool
+) -> None:
+    """The backup has a revision of the log that Redis has lost."""
+    notes = NoteHandler(jam, "notes")
+    notes.save_many([{"n": n} for n in range(4)])
+    jam.backup.flush()
+    fail_over = loses_what_follows(jam)
+    for n in range(pops):
+        assert [note["n"] for note in notes.pop(1)] == [n]
+    jam.backup.flush()
+    fail_over()
+    if is_saved_to:
+        notes.save({"n": 4})
+        left = [0, 1, 2, 3, 4]
+    else:
+        assert [note["n"] for note in notes.pop(2)] == [0, 1]
+        left = [2, 3]
+    jam.backup.flush()
+    for _ in range(2):
+        assert [note["n"] for note in notes.many(9)] == left
+        assert jam.backup.verify()
+        empty(jam)

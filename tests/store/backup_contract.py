@@ -194,12 +194,13 @@ class BackupContract:
         log = new_log(batch(0, 5))
         insert(store, {KEY: log})
         newer = replace(log, head=head(5, revision=7, note=b"newer"))
-        for one in (newer, log):
-            assert insert(store, {KEY: one}) == ({}, set())
+        for one, to_compare in ((newer, set()), (newer, set()), (log, {KEY})):
+            assert insert(store, {KEY: one}) == ({}, to_compare)
             found = store.logs([KEY])[KEY]
             assert isinstance(found, StoredLog)
             assert (found.head.revision, found.head.note) == (7, b"newer")
-        assert store.put_heads({KEY: GrownLog(head(5, revision=3), 5)}) == {}
+        assert store.put_heads({KEY: GrownLog(head(5, revision=3), 5)}) == {KEY: None}
+        assert store.put_heads({KEY: GrownLog(newer.head, 5)}) == {}
         assert store.put_heads({KEY: GrownLog(head(5, revision=8), 5)}) == {}
         (listed,) = (one[KEY] for one in store.heads() if one)
         assert isinstance(listed, Head)

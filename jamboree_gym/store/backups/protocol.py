@@ -60,7 +60,7 @@ class BackupStore(Protocol):
         Returns:
             Logs whose heads were not stored. The value is the difference if the backup holds
             another log of the same name. It is None if the backup holds more records than `since`,
-            so that they must be compared.
+            or another head that is not older, so that they must be compared.
         """
 
     def put_blobs(self, blobs: Mapping[str, bytes]) -> None:

@@ -21,6 +21,7 @@ from jamboree_gym.store.backups.records import (
     NewLog,
     StoredBatch,
     StoredLog,
+    is_other_head,
 )
 from jamboree_gym.store.folder.index import FolderIndex, IndexedLog, Place, Span
 from jamboree_gym.store.folder.nearby import namespaces_in
@@ -99,12 +100,12 @@ class FolderStore(BackupStore):
             inserted.refused[key] = ANOTHER_LOG
         elif found is not None and found[1].count != log.head.count:
             inserted.of_other_length.add(key)
-        else:
-            difference = self._add_batches(index, key, born, log.batches)
-            if difference is not None:
-                inserted.refused[key] = difference
-            elif found is None or found[1].revision < log.head.revision:
-                self._add_head(key, log.head, log.run)
+        elif (difference := self._add_batches(index, key, born, log.batches)) is not None:
+            inserted.refused[key] = difference
+        elif found is not None and self._is_other_head(key, *found, log.head):
+            inserted.of_other_length.add(key)
+        elif found is None or found[1].revision < log.head.revision:
+            self._add_head(key, log.head, log.run)
 
     def _add_batches(
         self, index: FolderIndex, key: str, born: float, blobs: Iterable[bytes]
@@ -150,9 +151,18 @@ class FolderStore(BackupStore):
                     unsettled[key] = ANOTHER_LOG
                 elif found is not None and found[1].count > log.since:
                     unsettled[key] = None
-                elif found is None or found[1].revision < log.head.revision:
+                elif found is None or log.may_replace(found[1].revision):
                     self._add_head(key, log.head, log.run)
+                elif self._is_other_head(key, *found, log.head):
+                    unsettled[key] = None
         return unsettled
+
+    def _is_other_head(self, key: str, born: float, log: IndexedLog, head: Head) -> bool:
+        """Whether another head is there that is not older; a damaged one counts as the same."""
+        if log.revision < head.revision:
+            return False
+        stored = or_error(partial(self._head, key, born, log))
+        return isinstance(stored, Head) and is_other_head(stored, head)
 
     def put_blobs(self, blobs: Mapping[str, bytes]) -> None:
         """As `BackupStore.put_blobs`."""

@@ -10,7 +10,14 @@ from typing import Any
 from jamboree_gym.encoding.batch_format import decode_batch
 from jamboree_gym.errors import DecodeError
 from jamboree_gym.store.backups.protocol import LogInserter
-from jamboree_gym.store.backups.records import ANOTHER_LOG, GrownLog, Inserted, NewLog, StoredLog
+from jamboree_gym.store.backups.records import (
+    ANOTHER_LOG,
+    GrownLog,
+    Inserted,
+    NewLog,
+    StoredLog,
+    is_other_head,
+)
 from jamboree_gym.store.log import identity, or_error
 from jamboree_gym.store.mongo.bundles import Bundles, Bundling
 from jamboree_gym.store.mongo.documents import (
@@ -31,7 +38,7 @@ __all__ = ["LogWriter"]
 MAX_INSERT_BYTES = 8 * 2**20
 MAX_DOCUMENTS = 10_000
 DELETED_AT_ONCE = 200
-_IN_CHUNKS = "some batches have to be compared one by one"
+_TO_COMPARE = "MongoDB has batches apart from the log's document, or a newer head"
 
 
 class _Inserter(LogInserter):
@@ -87,8 +94,8 @@ class LogWriter:
             counts = {one["_id"]: count_of(one) for one in stored}
             for key in present:
                 is_as_long = counts.get(key, logs[key].head.count) == logs[key].head.count
-                difference = self._merge(key, logs[key]) if is_as_long else _IN_CHUNKS
-                if difference == _IN_CHUNKS:
+                difference = self._merge(key, logs[key]) if is_as_long else _TO_COMPARE
+                if difference == _TO_COMPARE:
                     inserted.of_other_length.add(key)
                 elif difference is not None:
                     inserted.refused[key] = difference
@@ -112,7 +119,8 @@ class LogWriter:
         for found in self.bundles.find(present) if present else ():
             log = logs[found.key]
             if found.born == log.head.born and isinstance(found.log, StoredLog):
-                if found.log.head.count != log.head.count:
+                there = found.log.head
+                if there.count != log.head.count or is_other_head(there, log.head):
                     inserted.of_other_length.add(found.key)
                 elif (difference := _first_difference(found.key, log, found.log)) is not None:
                     inserted.refused[found.key] = difference
@@ -164,8 +172,10 @@ class LogWriter:
                 return ANOTHER_LOG, True
             return None, self.link.insert_new(self.link.logs, [log_document(key, log)]) == []
         difference = _first_difference(key, log, stored)
-        if difference is None and len(stored.batches) < len(log.batches):
-            difference = _IN_CHUNKS
+        if difference is None and (
+            len(stored.batches) < len(log.batches) or is_other_head(stored.head, log.head)
+        ):
+            difference = _TO_COMPARE
         is_done = difference is not None or stored.head.revision >= log.head.revision
         return difference, is_done
 
@@ -199,8 +209,8 @@ class LogWriter:
 
         Returns:
             Logs whose heads were not stored. The value is the difference if MongoDB holds another
-            log of the same name. It is None if MongoDB holds more batches than expected, so that
-            they must be compared.
+            log of the same name. It is None if MongoDB holds more batches than expected, or another
+            head that is not older, so that they must be compared.
         """
         unsettled = self._give_documents(logs)
         logs = {key: log for key, log in logs.items() if key not in unsettled}
@@ -214,7 +224,7 @@ class LogWriter:
                 unsettled[key] = str(stored)
             elif stored.head.born != log.head.born:
                 unsettled[key] = ANOTHER_LOG
-            elif stored.head.count > log.since:
+            elif stored.head.count > log.since or is_other_head(stored.head, log.head):
                 unsettled[key] = None
         return unsettled
 
@@ -308,12 +318,13 @@ def _first_difference(key: str, log: NewLog, stored: StoredLog) -> str | None:
 
 def _update_of(key: str, log: GrownLog) -> tuple[dict[str, Any], dict[str, Any]]:
     """The document to update, and its new fields."""
-    expected = {
+    expected: dict[str, Any] = {
         "_id": key,
         "born": log.head.born,
-        "revision": {"$lt": log.head.revision},
         "count": {"$lte": log.since},
     }
+    older = {"$lt": log.head.revision}
+    expected["revision"] = older if log.instead_of < 0 else log.instead_of
     return expected, {"$set": {"run": log.run, **slot_field(key), **head_fields(log.head)}}
 
 
