@@ -284,6 +284,16 @@ class BackupContract:
         assert found is not None
         assert found[1] == [batch(0, 5), batch(5, 5)]
 
+    def test_of_batches_with_other_bytes_none_is_left(self, store: BackupStore) -> None:
+        insert(store, {KEY: new_log(batch(0, 2))})
+        grow(store, KEY, 2, batch(2, 2), revision=2)
+        late = [batch(2, 1, fill=9), batch(3, 2, fill=9)]
+        refused = store.insert_batches((KEY, BORN, one) for one in late)
+        assert refused == {KEY: "other bytes at index 2"}
+        assert store.batch_at(KEY, BORN, 3) == (2, 4, BORN + 2, BORN + 3)
+        later = [one.start for one in store.batches_from(KEY, BORN, 0, 99)]
+        assert later in ([0, 2], [2])
+
     def test_a_batch_of_many_megabytes_comes_back(self, store: BackupStore) -> None:
         log = new_log(batch(0, 1, size=13 << 20))  # MongoDB takes no more than 16 in one document
         assert store.insert_batches([(KEY, BORN, log.batches[0])]) == {}

@@ -51,7 +51,8 @@ class BackupStore(Protocol):
         """Store further batches of logs, given with their log and its birth.
 
         Returns:
-            Logs with other bytes in the backup, each with the first such index.
+            Logs with other bytes in the backup, each with the first such index. None of these
+            batches of them stays.
         """
 
     def put_heads(self, logs: Mapping[str, GrownLog]) -> dict[str, str | None]:

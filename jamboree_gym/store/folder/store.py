@@ -131,12 +131,15 @@ class FolderStore(BackupStore):
     def insert_batches(self, batches: Iterable[tuple[str, float, bytes]]) -> dict[str, str]:
         """As `BackupStore.insert_batches`."""
         refused: dict[str, str] = {}
+        by_log = dict[tuple[str, float], list[bytes]]()
+        for key, born, blob in batches:
+            by_log.setdefault((key, born), []).append(blob)
         with self._state.writing() as index:
-            for key, born, blob in batches:
+            for (key, born), blobs in by_log.items():
                 if (key, born) not in index.deleted:
-                    difference = self._add_batches(index, key, born, [blob])
+                    difference = self._add_batches(index, key, born, blobs)
                     if difference is not None:
-                        refused.setdefault(key, difference)
+                        refused[key] = difference
         return refused
 
     def put_heads(self, logs: Mapping[str, GrownLog]) -> dict[str, str | None]:

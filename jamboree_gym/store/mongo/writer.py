@@ -188,20 +188,25 @@ class LogWriter:
         A batch that is already there stays, if it is the same.
 
         Returns:
-            Logs with other bytes in MongoDB, each with the first such index.
+            Logs with other bytes in MongoDB, each with the first such index. None of these batches
+            of them stays.
 
         Raises:
             StoreUnavailable: MongoDB does not answer; insert again.
         """
         self.link.index_chunks()
         refused: dict[str, str] = {}
+        inserted: list[tuple[str, str]] = []
         parts = (part for batch in batches for part in chunk_documents(*batch))
         for documents in _by_size(parts):
             taken = {one["_id"]: one for one in self.link.insert_new(self.link.chunks, documents)}
+            inserted += [(one["key"], one["_id"]) for one in documents if one["_id"] not in taken]
             for stored in self.link.find(self.link.chunks, list(taken), {"crc": 1}):
                 ours = taken[stored["_id"]]
                 if stored["crc"] != ours["crc"]:
                     refused.setdefault(ours["key"], f"other bytes at index {ours['start']}")
+        if refused:  # what was read of these logs is not true any more
+            self._delete_chunks([id for key, id in inserted if key in refused])
         return refused
 
     def put_heads(self, logs: Mapping[str, GrownLog]) -> dict[str, str | None]:
@@ -290,10 +295,13 @@ class LogWriter:
         )
         wanted = {identity(*log) for log in logs}
         ids = [id for id in found if log_of_chunk(id) in wanted]
+        self._delete_chunks(ids)
+        return len(ids)
+
+    def _delete_chunks(self, ids: Sequence[str]) -> None:
         for first in range(0, len(ids), MAX_DOCUMENTS):
             part = ids[first : first + MAX_DOCUMENTS]
             self.link.run(partial(self.link.chunks.delete_many, {"_id": {"$in": part}}))
-        return len(ids)
 
     def _clear_if_deleted(self, key: str, born: float) -> bool:
         """Remove the remains of a log if it was deleted; return whether it was."""
