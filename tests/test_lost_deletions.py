@@ -609,3 +609,28 @@ def test_what_comes_after_a_failover_that_has_lost_pops_is_copied(
         assert [note["n"] for note in notes.many(9)] == left
         assert jam.backup.verify()
         empty(jam)
+
+
+@pytest.mark.parametrize("lost", [[4], [4, 5]], ids=["one was lost", "two were lost"])
+@pytest.mark.parametrize("more", [[], [6]], ids=["popped", "saved to"])
+def test_what_was_popped_after_a_failover_has_lost_records_does_not_come_back(
+    jam: Jamboree, lost: list[int], more: list[int]
+) -> None:
+    notes = NoteHandler(jam, "notes")
+    notes.save_many([{"n": n} for n in (1, 2, 3)])
+    jam.backup.flush()
+    fail_over = loses_what_follows(jam)
+    for n in lost:
+        notes.save({"n": n})
+        jam.flush()
+    jam.backup.flush()
+    fail_over()
+    assert [note["n"] for note in notes.pop(2)] == [1, 2]
+    for n in more:
+        notes.save({"n": n})
+    jam.backup.restore()
+    for _ in range(2):
+        jam.backup.flush()
+        assert [note["n"] for note in notes.many(9)] == [3, *lost, *more]
+        assert jam.backup.verify()
+        empty(jam)
