@@ -118,6 +118,7 @@ class Ledger:
         self.were_popped: set[str] = set()
         self.may_be_twice: set[Name] = set()
         self._numbers: dict[tuple[str, str], int] = {}
+        self._evicted_back: set[str] = set()  # came back without a record: all were evicted
 
     def violated(self, what: str) -> None:
         """A promise was broken."""
@@ -152,6 +153,8 @@ class Ledger:
 
         An episode whose deletion was carried out in the backup is back until the next copy.
         """
+        deleted = {log for (log, *_), note in self.notes.items() if note.is_deleted}
+        self._evicted_back |= {log for log in deleted if found.notes.get(log) == []}
         for name in found.names:
             if name in self.notes and self.notes[name].is_deleted:
                 self.notes[name].is_deleted = False
@@ -214,7 +217,7 @@ class Ledger:
         names = [(log, one["by"], one["n"]) for one in read]
         indices = [one["index"] for one in read]
         # A log that has come back lacks the records that its deletion has taken from the backup.
-        may_begin_later = log in self.were_popped or log in self.came_back()
+        may_begin_later = log in self.were_popped | self.came_back() | self._evicted_back
         first = indices[0] if indices and may_begin_later else 0
         if indices != list(range(first, first + len(read))):
             self.violated(f"{when}: the indices of {log!r} are {indices}")
