@@ -634,3 +634,19 @@ def test_what_was_popped_after_a_failover_has_lost_records_does_not_come_back(
         assert [note["n"] for note in notes.many(9)] == [3, *lost, *more]
         assert jam.backup.verify()
         empty(jam)
+
+
+def test_a_writer_asks_the_backup_again_for_an_episode_that_a_failover_has_taken_from_redis(
+    jam: Jamboree,
+) -> None:
+    record(jam)
+    empty(jam)
+    env = jam.record(CountingEnv(length=3), run="a")
+    jam._connection.redis_store.epoch()
+    fail_over = loses_what_follows(jam)
+    env.reset()
+    jam.backup.flush()
+    fail_over()
+    env.close()
+    jam.flush()
+    assert jam.episode(env.episode_id).status == "abandoned"

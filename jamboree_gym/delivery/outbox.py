@@ -214,6 +214,8 @@ class Outbox(ABC):
             stored += batch.count
         self._batches, self._stored_count = self._batches[done:], stored
         self._unanswered = None
+        if result.stored:  # a failover may lose the log, in the same epoch: then ask again
+            self._asked_in = ""
         self.answers += 1
         if result.is_deleted or done < self._sent:
             self._continue_at(result)
