@@ -274,6 +274,7 @@ def test_what_was_dropped_from_a_listing_is_read_from_mongodb(jam: Jamboree) -> 
     ids.append(record(jam))
 
     assert jam.episodes().ids() == ids
+    assert jam._connection.store.listings.ids([run]) == set(ids)
     assert len(listed(jam, run)) == 3
     jam.episode(ids[0]).delete()
     assert jam.episodes().ids() == ids[1:]

@@ -63,7 +63,7 @@ def test_each_return_and_each_reward_is_shown(jam: Jamboree, tab: Tab) -> None:
     expect(here.get_by_role("row").filter(has_text="reward 0")).to_contain_text("2")
     expect(here.get_by_role("row").filter(has_text="reward 1")).to_contain_text(f"{MINUS}1")
     transitions = tab.page.get_by_role("region", name="Transitions")
-    expect(transitions.get_by_text("r1", exact=True)).to_be_visible()
+    expect(transitions.get_by_text("reward_1", exact=True)).to_be_visible()
 
 
 def test_the_episode_of_one_agent_leads_to_all_of_them(jam: Jamboree, tab: Tab) -> None:
