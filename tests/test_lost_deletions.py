@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -13,9 +14,9 @@ from recorded_envs import ACTION, CountingEnv, play
 from test_importing import bring, new_episode
 
 from jamboree_gym import Jamboree
-from jamboree_gym.encoding.batch_format import CODEC_STEPS
+from jamboree_gym.encoding.batch_format import CODEC_STEPS, Head
 from jamboree_gym.store import restore
-from jamboree_gym.store.log import Append, AppendResult, identity
+from jamboree_gym.store.log import Acknowledged, Append, AppendResult, identity
 from jamboree_gym.store.lost_deletions import carry_out
 from jamboree_gym.store.redis.scripts import BORN
 
@@ -187,16 +188,16 @@ def test_a_restore_does_not_bring_back_what_is_deleted_meanwhile(
     store, key = jam._connection.redis_store, notes._settled_key()
     noted, deleted = store.deletions, []
 
-    def newest(keys: Sequence[str]) -> Mapping[str, float]:
+    def waiting(keys: Sequence[str]) -> set[str]:
         """Then somebody deletes the log, and is killed before the backup knows it."""
-        found = type(noted).newest(noted, keys)
+        found = type(noted).waiting(noted, keys)
         if not deleted:
             head = store.head(key)
             assert head is not None
             deleted.append(store.delete(key, born=head.born))
         return found
 
-    monkeypatch.setattr(noted, "newest", newest)
+    monkeypatch.setattr(noted, "waiting", waiting)
     jam.backup.restore()
     assert deleted
     assert store.head(key) is None
@@ -231,15 +232,26 @@ def test_records_that_were_popped_are_not_moved_behind_those_of_the_backup(
     assert [note["n"] for note in notes.pop(9)] == [1, *[2, 3, 4][popped:], 5]
 
 
-@pytest.mark.parametrize("is_told", [False, True], ids=["waits", "at once"])
+@pytest.mark.parametrize(
+    ("is_told", "clock"),
+    [(False, time.time), (True, time.time), (False, lambda: 5.0)],
+    ids=["waits", "at once", "of records that had waited"],
+)
 def test_a_deletion_covers_what_the_backup_has_from_before_redis_was_emptied(
-    jam: Jamboree, valkey: Server, namespace: str, is_told: bool
+    jam: Jamboree,
+    valkey: Server,
+    namespace: str,
+    monkeypatch: pytest.MonkeyPatch,
+    is_told: bool,
+    clock: Callable[[], float],
 ) -> None:
     notes = NoteHandler(jam, "notes")
     notes.save({"n": 1})
     jam.backup.flush()
     empty(jam)
-    with Jamboree(valkey.url, namespace=namespace, backup=False) as without_backup:
+    monkeypatch.delenv("JAMBOREE_BACKUP_URL", raising=False)
+    monkeypatch.delenv("JAMBOREE_MONGO_URL", raising=False)
+    with Jamboree(valkey.url, namespace=namespace, backup=False, clock=clock) as without_backup:
         begun_again = NoteHandler(without_backup, "notes")
         begun_again.save({"n": 2})
         without_backup.flush()
@@ -418,3 +430,207 @@ def test_tombstones_are_not_looked_for_if_nothing_was_lost(
     monkeypatch.setattr(type(backup), "deletions", lambda _: asked.append(1) or iter(()))
     jam.backup.flush()
     assert not asked
+
+
+def before_the_backup_knows(
+    jam: Jamboree, monkeypatch: pytest.MonkeyPatch, do: Callable[[], object]
+) -> None:
+    """Has something happen when a log is deleted in Redis, and not in the backup yet."""
+    backup = jam._connection.backup_store
+    put_setting = backup.put_setting
+
+    def first(name: str, content: bytes) -> None:
+        if name == "deletions":
+            monkeypatch.setattr(backup, "put_setting", put_setting)
+            do()
+        put_setting(name, content)
+
+    monkeypatch.setattr(backup, "put_setting", first)
+
+
+def test_records_that_are_read_in_an_emptied_redis_during_their_deletion_do_not_stay(
+    jam: Jamboree, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    notes = NoteHandler(jam, "notes")
+    notes.save({"n": 1})
+    jam.backup.flush()
+
+    def are_read() -> None:
+        empty(jam)
+        assert [note["n"] for note in notes.many(9)] == [1]
+
+    before_the_backup_knows(jam, monkeypatch, are_read)
+    notes.delete()
+    assert notes.many(9) == []
+    notes.save({"n": 2})
+    for _ in range(2):
+        jam.backup.flush()
+        assert [note["n"] for note in notes.many(9)] == [2]
+        assert jam.backup.verify()
+        empty(jam)
+
+
+def test_an_episode_that_a_failover_brings_back_during_its_deletion_does_not_stay(
+    jam: Jamboree, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    episode, other = record(jam), record(jam)
+    before_the_backup_knows(jam, monkeypatch, loses_what_follows(jam))
+    jam.episode(episode).delete()
+    assert jam.episodes().ids() == [other]
+    jam.backup.flush()
+    assert jam.episodes().ids() == [other]
+    assert jam.backup.verify()
+
+
+def test_a_copy_that_carries_out_a_deletion_notices_that_a_failover_has_lost_it(
+    jam: Jamboree, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    episode, notes = record(jam), NoteHandler(jam, "notes")
+    notes.save({"n": 1})
+    jam.backup.flush()
+    store, keys = jam._connection.redis_store, jam._connection.keyspace
+    before_the_backup_knows(jam, monkeypatch, loses_what_follows(jam))
+    for key in (keys.episode(episode), notes._settled_key()):  # and the deleter is killed
+        head = store.head(key)
+        assert head is not None
+        store.delete(key, entry=restore.entry_of(store, key, head), born=head.born)
+    jam.backup.flush()
+    assert jam.episodes().ids() == []
+    assert jam.backup.verify()
+    empty(jam)
+    assert [note["n"] for note in notes.many(9)] == [1]  # others may have saved to it since
+
+
+def test_nobody_puts_a_log_back_who_asked_the_backup_before_it_knew_of_a_lost_deletion(
+    jam: Jamboree,
+) -> None:
+    notes = NoteHandler(jam, "notes")
+    notes.save({"n": 1})
+    jam.backup.flush()
+    store, backup = jam._connection.redis_store, jam._connection.backup_store
+    key = notes._settled_key()
+    head = store.head(key)
+    assert head is not None
+    _, *batches = store.reader.whole([key])[0]
+    empty(jam)
+    standing = store.restorer.standing([key])
+    carry_out(store, backup, [(key, head.born)])
+    assert not store.restorer.restore(
+        key, head, batches, None, standing=standing, backup=backup.identity()
+    )
+    assert store.head(key) is None
+
+
+def test_only_the_log_that_has_come_back_is_deleted_again(jam: Jamboree) -> None:
+    notes = NoteHandler(jam, "notes")
+    notes.save({"n": 1})
+    jam.flush()
+    store, key = jam._connection.redis_store, notes._settled_key()
+    head = store.head(key)
+    assert head is not None
+    assert store.deletions.delete(key, born=head.born - 1.0, only_this=True) is None
+    assert [note["n"] for note in notes.many(9)] == [1]
+    assert store.deletions.noted() == set()
+    assert store.deletions.delete(key, born=head.born, only_this=True) == head.born
+    assert store.head(key) is None
+
+
+@pytest.mark.parametrize("more", [[], [4]], ids=["nothing more", "more"])
+def test_a_record_in_the_place_of_one_that_a_failover_has_lost_does_not_count_as_copied(
+    jam: Jamboree, monkeypatch: pytest.MonkeyPatch, more: list[int]
+) -> None:
+    notes = NoteHandler(jam, "notes")
+    notes.save({"n": 1})
+    jam.backup.flush()
+    fail_over = loses_what_follows(jam)
+    notes.save({"n": 2})
+    jam.flush()
+    acknowledgements = jam._connection.redis_store.acknowledgements
+    acknowledge = acknowledgements.acknowledge
+
+    def late(heads: Mapping[str, Head], *, epoch: str) -> Acknowledged:
+        monkeypatch.setattr(acknowledgements, "acknowledge", acknowledge)
+        fail_over()
+        for n in (3, *more):
+            notes.save({"n": n})
+            jam.flush()
+        return acknowledge(heads, epoch=epoch)
+
+    monkeypatch.setattr(acknowledgements, "acknowledge", late)
+    for _ in range(2):
+        jam.backup.flush()
+    for _ in range(2):
+        assert [note["n"] for note in notes.many(9)] == [1, 2, 3, *more]
+        assert jam.backup.verify()
+        empty(jam)
+
+
+def test_a_record_in_the_place_of_a_lost_one_is_compared_if_nothing_counts_as_copied(
+    jam: Jamboree,
+) -> None:
+    notes = NoteHandler(jam, "notes")
+    notes.save({"n": 1})
+    jam.flush()
+    fail_over = loses_what_follows(jam)
+    jam.backup.flush()
+    notes.save({"n": 2})
+    jam.backup.flush()
+    fail_over()
+    notes.save({"n": 3})
+    for _ in range(2):
+        jam.backup.flush()
+        assert [note["n"] for note in notes.many(9)] == [1, 2, 3]
+        assert jam.backup.verify()
+        empty(jam)
+
+
+@pytest.mark.parametrize("pops", [1, 3])
+@pytest.mark.parametrize("is_saved_to", [False, True], ids=["popped again", "saved to"])
+def test_what_comes_after_a_failover_that_has_lost_pops_is_copied(
+    jam: Jamboree, pops: int, is_saved_to: bool
+) -> None:
+    """The backup has a revision of the log that Redis has lost."""
+    notes = NoteHandler(jam, "notes")
+    notes.save_many([{"n": n} for n in range(4)])
+    jam.backup.flush()
+    fail_over = loses_what_follows(jam)
+    for n in range(pops):
+        assert [note["n"] for note in notes.pop(1)] == [n]
+    jam.backup.flush()
+    fail_over()
+    if is_saved_to:
+        notes.save({"n": 4})
+        left = [0, 1, 2, 3, 4]
+    else:
+        assert [note["n"] for note in notes.pop(2)] == [0, 1]
+        left = [2, 3]
+    jam.backup.flush()
+    for _ in range(2):
+        assert [note["n"] for note in notes.many(9)] == left
+        assert jam.backup.verify()
+        empty(jam)
+
+
+@pytest.mark.parametrize("lost", [[4], [4, 5]], ids=["one was lost", "two were lost"])
+@pytest.mark.parametrize("more", [[], [6]], ids=["popped", "saved to"])
+def test_what_was_popped_after_a_failover_has_lost_records_does_not_come_back(
+    jam: Jamboree, lost: list[int], more: list[int]
+) -> None:
+    notes = NoteHandler(jam, "notes")
+    notes.save_many([{"n": n} for n in (1, 2, 3)])
+    jam.backup.flush()
+    fail_over = loses_what_follows(jam)
+    for n in lost:
+        notes.save({"n": n})
+        jam.flush()
+    jam.backup.flush()
+    fail_over()
+    assert [note["n"] for note in notes.pop(2)] == [1, 2]
+    for n in more:
+        notes.save({"n": n})
+    jam.backup.restore()
+    for _ in range(2):
+        jam.backup.flush()
+        assert [note["n"] for note in notes.many(9)] == [3, *lost, *more]
+        assert jam.backup.verify()
+        empty(jam)

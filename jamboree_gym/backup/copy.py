@@ -25,6 +25,7 @@ from jamboree_gym.store.backups.records import (
     GrownLog,
     NewLog,
     StoredLog,
+    is_other_head,
 )
 from jamboree_gym.store.listing_recovery import uncover
 from jamboree_gym.store.lost_deletions import carry_out, delete_again
@@ -84,8 +85,9 @@ class LogCopier:
         if epoch != self._epoch:
             self._epoch, self._blobs = epoch, set()
         self._look_for_late_copies()
-        delete_again(self._store, self._backup)
         finish_deletions(self._store, self._backup)
+        if delete_again(self._store, self._backup):
+            finish_deletions(self._store, self._backup)
         return has_replaced
 
     def _look_for_late_copies(self) -> None:
@@ -343,19 +345,34 @@ class LogCopier:
     def _put_heads(self, logs: Mapping[str, GrownLog], *, acked: int | None = None) -> None:
         unsettled = self._backup.put_heads(logs)
         found = {key: what or self._settle(key, logs[key]) for key, what in unsettled.items()}
-        refused = {key: what for key, what in found.items() if what is not None}
+        refused = {key: what for key, what in found.items() if what}
         self._refuse(refused)
-        heads = {key: log.head for key, log in logs.items() if key not in refused}
+        heads = {key: log.head for key, log in logs.items() if found.get(key) is None}
         for key, head in heads.items():
             self.copied += head.count - (logs[key].since if acked is None else acked)
         self._acknowledge(heads)
 
     def _settle(self, key: str, log: GrownLog) -> str | None:
-        """Compare the unexpected batches in the backup; keep the head if all are equal."""
+        """Compare the unexpected batches in the backup; keep the head if all are equal.
+
+        If the backup has a head that is not older, Redis has lost that one, or somebody else was
+        faster: then Redis has another one by now, too. Returns the difference; "" if this head is
+        not stored, and must not be acknowledged.
+        """
         difference = self._difference(key, log.since)
         if difference is not None:
             return difference
-        return self._backup.put_heads({key: replace(log, since=log.head.count)}).get(key)
+        log = replace(log, since=log.head.count)
+        unsettled = self._backup.put_heads({key: log})
+        if unsettled.get(key, "") is not None:
+            return unsettled.get(key)
+        now, kept = self._store.head(key), self._backup.logs([key]).get(key)
+        if now is None or not isinstance(kept, StoredLog) or kept.head.count > log.head.count:
+            return ""
+        if now.revision != log.head.revision or is_other_head(now, log.head):
+            return ""
+        log = replace(log, instead_of=kept.head.revision)
+        return "" if key in self._backup.put_heads({key: log}) else None
 
     def _difference(self, key: str, since: int) -> str | None:
         """Describe how batches in the backup differ from those in Redis; None if they are equal."""

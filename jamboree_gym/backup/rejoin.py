@@ -40,7 +40,8 @@ def rejoin(store: RedisStore, backup: BackupStore, key: str, *, epoch: str) -> b
 
     The records get new indices. They keep their times if these are later than those before them.
     Records that were moved before, and that a failover of Redis has moved back, are not moved
-    again. `epoch` is the one in which the difference was found.
+    again. What Redis has lost of the log is in the backup only, then. `epoch` is the one in which
+    the difference was found.
 
     Returns:
         Whether the records were moved. They are not moved if the log is an episode, if both sides
@@ -60,14 +61,17 @@ def rejoin(store: RedisStore, backup: BackupStore, key: str, *, epoch: str) -> b
         return False
     ours = _batches_only_in_redis(store, backup, key, head, kept)
     is_nothing_left = are_popped and head.first == head.count
-    if not (ours or is_nothing_left) or sum(len(one.blob) for one in ours) > MAX_MOVED_BYTES:
+    if (
+        not (ours or is_nothing_left or _has_popped_since(head, kept.head))
+        or sum(len(one.blob) for one in ours) > MAX_MOVED_BYTES
+    ):
         return False
     new = [_without_popped(one, head.first) for one in _without_moved(backup, key, kept, ours)]
     moved = list(_renumbered(kept.head, new))
     count = kept.head.count + sum(batch.count for batch in new)
     joined = Head(
         codec=CODEC_RECORDS,
-        first=kept.head.first,
+        first=max(head.first, kept.head.first) if head.born == kept.head.born else kept.head.first,
         held=kept.head.count,
         newest=kept.head.count,
         count=count,
@@ -80,6 +84,12 @@ def rejoin(store: RedisStore, backup: BackupStore, key: str, *, epoch: str) -> b
     return store.restorer.replace(
         key, joined, [blob for blob, _ in moved], instead_of=raw, epoch=epoch
     )
+
+
+def _has_popped_since(head: Head, kept: Head) -> bool:
+    """Whether a failover of Redis has lost records of a log, and others were popped since."""
+    is_shorter = head.born == kept.born and head.count < kept.count
+    return is_shorter and (head.first > kept.first or head.revision >= kept.revision)
 
 
 def _batches_only_in_redis(

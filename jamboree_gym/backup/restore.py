@@ -11,7 +11,6 @@ from jamboree_gym.errors import DecodeError, EpisodeNotFound, JamboreeError
 from jamboree_gym.store.backups.protocol import BackupStore
 from jamboree_gym.store.backups.reader import StoredBatches, stored_logs
 from jamboree_gym.store.backups.records import StoredLog
-from jamboree_gym.store.log import is_deleted
 from jamboree_gym.store.redis.store import RedisStore
 from jamboree_gym.store.restore import entry_of, put_back, refill
 from jamboree_gym.store.urls import backup_name
@@ -57,9 +56,9 @@ class BackupRestorer:
 
     def _kept(self, keys: Sequence[str]) -> Iterator[tuple[str, Kept | DecodeError | None]]:
         """What the backup holds of some logs, without those whose deletion Redis has noted."""
-        deleted = self._store.deletions.newest(keys)
+        deleted = self._store.deletions.waiting(keys)
         for key, kept in stored_logs(self._backup, keys):
-            is_gone = isinstance(kept, tuple) and is_deleted(key, kept[0].born, deleted)
+            is_gone = isinstance(kept, tuple) and key in deleted
             yield key, None if is_gone else kept
 
     def _restore(self, key: str, kept: Kept | DecodeError | None, standing: str) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import islice
 from typing import NamedTuple
 
@@ -12,7 +13,14 @@ from jamboree_gym.errors import BackupMismatch, DecodeError, InvalidArgument, Ja
 from jamboree_gym.keys import Keyspace
 from jamboree_gym.store.backups.protocol import BackupStore
 from jamboree_gym.store.backups.reader import checked_chain, stored_logs
-from jamboree_gym.store.backups.records import ANOTHER_LOG, MAX_INLINE_BYTES, GrownLog, NewLog
+from jamboree_gym.store.backups.records import (
+    ANOTHER_LOG,
+    MAX_INLINE_BYTES,
+    GrownLog,
+    NewLog,
+    StoredLog,
+    is_other_head,
+)
 from jamboree_gym.store.urls import backup_name
 
 __all__ = ["BackupTransfer"]
@@ -140,7 +148,15 @@ class BackupTransfer:
                 raise self._mismatch(log.key, refused[log.key])
 
     def _put_head(self, log: _Read, run: str | None) -> None:
-        refused = self._target.put_heads({log.key: GrownLog(log.head, log.head.count, run)})
+        grown = GrownLog(log.head, log.head.count, run)
+        refused = self._target.put_heads({log.key: grown})
+        there = self._target.logs([log.key]).get(log.key) if refused else None
+        if isinstance(there, StoredLog) and is_other_head(there.head, log.head):
+            if there.head.count == log.head.count:
+                return  # the target is ahead
+            # The target has a state that Redis has lost, and the source never had.
+            grown = replace(grown, instead_of=there.head.revision)
+            refused = self._target.put_heads({log.key: grown})
         if refused:
             raise self._mismatch(log.key, refused[log.key] or "more records")
 

@@ -37,7 +37,7 @@ def delete_log(opened: Opened, key: str, entry: IndexEntry | None) -> None:
             opened.writer.forget(outbox)
             opened.outboxes.forget(key)
     if has_backup and born is not None:
-        _delete_from_backup(opened, key, born)
+        _delete_from_backup(opened, key, entry, born)
     if isinstance(outbox, RecordOutbox):
         outbox.start_over()  # other handlers of this log still use it
 
@@ -53,8 +53,11 @@ def _birth(opened: Opened, key: str, *, has_backup: bool) -> float | None:
     return opened.opened_backup().birth(key) if has_backup else None
 
 
-def _delete_from_backup(opened: Opened, key: str, born: float) -> None:
+def _delete_from_backup(opened: Opened, key: str, entry: IndexEntry | None, born: float) -> None:
+    """Delete a log from the backup; and from Redis once more, if it has got it back meanwhile."""
+    store = opened.store.redis
     try:
-        carry_out(opened.store.redis, opened.opened_backup(), [(key, born)])
+        while not carry_out(store, opened.opened_backup(), [(key, born)]):
+            store.deletions.delete(key, entry=entry, born=born, only_this=True)
     except (EmbeddedServerError, StoreFull, StoreUnavailable) as error:
         log.warning("%s; what was deleted is deleted there by the next backup.flush()", error)

@@ -16,7 +16,7 @@ from jamboree_gym.encoding.summary_codec import decode_summary
 from jamboree_gym.errors import DecodeError, StoreFull
 from jamboree_gym.store.backups.protocol import BackupStore
 from jamboree_gym.store.backups.reader import stored_logs
-from jamboree_gym.store.log import IndexEntry, is_deleted, or_error
+from jamboree_gym.store.log import IndexEntry, or_error
 from jamboree_gym.store.redis.link import AccessRefused
 from jamboree_gym.store.redis.store import RedisStore
 from jamboree_gym.store.restore import entry_of, put_back, run_entry
@@ -88,7 +88,7 @@ def _recover(store: RedisStore, backup: BackupStore) -> str:
 
 def _list_all(store: RedisStore, backup: BackupStore) -> tuple[int, bool]:
     """Number of episodes that were not listed before, and whether nothing was deleted meanwhile."""
-    standing, deleted = store.restorer.standing(), store.deletions.newest()
+    standing, deleted = store.restorer.standing(), store.deletions.waiting()
     identity = backup.identity()
     listed = 0
     by_run = attrgetter("run")
@@ -140,7 +140,7 @@ def _put_back(store: RedisStore, backup: BackupStore, keys: Sequence[str], stand
 
 def stored_summaries(store: RedisStore, backup: BackupStore, run: str) -> dict[str, bytes]:
     """Summaries of a run from the backup, by episode id."""
-    deleted = store.deletions.newest()
+    deleted = store.deletions.waiting()
     return {
         entry.name: entry.summary
         for some in backup.heads(run)
@@ -148,12 +148,10 @@ def stored_summaries(store: RedisStore, backup: BackupStore, run: str) -> dict[s
     }
 
 
-def _readable(heads: Mapping[str, Head | DecodeError], deleted: Mapping[str, float]) -> Heads:
+def _readable(heads: Mapping[str, Head | DecodeError], deleted: set[str]) -> Heads:
     """The heads that are neither damaged (`verify` reports those) nor deleted."""
     return {
-        key: head
-        for key, head in heads.items()
-        if isinstance(head, Head) and not is_deleted(key, head.born, deleted)
+        key: head for key, head in heads.items() if isinstance(head, Head) and key not in deleted
     }
 
 

@@ -28,7 +28,6 @@ __all__ = [
     "BackupIdentity",
     "birth_of",
     "identity",
-    "is_deleted",
     "key_of",
     "log_of_identity",
     "or_error",
@@ -55,15 +54,6 @@ def log_of_identity(identity: str) -> tuple[str, float]:
         return key, float(_BORN.unpack(bytes.fromhex(born))[0])
     except (ValueError, struct.error) as error:
         raise DecodeError(f"{identity!r} names no log, it is damaged") from error
-
-
-def is_deleted(key: str, born: float, deletions: Mapping[str, float]) -> bool:
-    """Whether a log was deleted, given the newest birth of each key that was deleted.
-
-    A deletion covers the older births of its key, too: those that the backup holds from before
-    Redis was emptied.
-    """
-    return born <= deletions.get(key, -math.inf)
 
 
 def or_error(decode: Callable[[], _T]) -> _T | DecodeError:

@@ -18,7 +18,6 @@ from itertools import islice
 
 from jamboree_gym.encoding.batch_format import Head
 from jamboree_gym.store.backups.protocol import BackupStore
-from jamboree_gym.store.log import is_deleted
 from jamboree_gym.store.redis.store import RedisStore
 from jamboree_gym.store.restore import entry_of
 
@@ -30,46 +29,52 @@ LOGS_AT_ONCE = 500
 _MARK = "deletions"  # a setting of the backup
 
 
-def carry_out(store: RedisStore, backup: BackupStore, logs: Sequence[tuple[str, float]]) -> None:
+def carry_out(store: RedisStore, backup: BackupStore, logs: Sequence[tuple[str, float]]) -> bool:
     """Delete from the backup what was deleted in Redis, given with the births.
 
     What the backup holds of a log of records from before Redis was emptied is deleted, too.
+
+    Returns:
+        False if Redis had lost one of these deletions before the backup knew of it, and has the log
+        again. If it is not deleted again now, the next copy sees it.
     """
     if not logs:
-        return
+        return True
     before = _mark(backup)
     epoch = _first_epoch(before) if before else store.epoch()
     now = f"{secrets.token_hex(8)} {epoch}"
     backup.put_setting(_MARK, now.encode())
-    backup.delete([*logs, *_older(store, backup, logs)])
+    backup.delete([*logs, *_others(store, backup, logs)])
     identity = backup.identity()
-    for key, born in logs:
-        store.deletions.forget(key, born, backup=identity)
-    store.backup_state.note_deletions(before, now)
+    are_back = [store.deletions.forget(key, born, backup=identity) for key, born in logs]
+    if not any(are_back):
+        store.backup_state.note_deletions(before, now)
+    return not any(are_back)
 
 
-def _older(
+def _others(
     store: RedisStore, backup: BackupStore, logs: Sequence[tuple[str, float]]
 ) -> list[tuple[str, float]]:
-    """Older logs of the same keys in the backup; episodes have none.
+    """Other logs of the same keys that the backup holds and Redis does not; episodes have none.
 
-    If a clock was put back, a log that was begun after the deletion seems older. It is in Redis, or
-    the deletion has been carried out before, as each copy does first.
+    They are from before Redis was emptied, also if they seem newer: clocks differ, and records may
+    have waited for long. What was begun after the deletion is in Redis, or the deletion has been
+    carried out before, as each copy does first.
     """
-    newest = dict(sorted(one for one in logs if not store.keyspace.is_episode(one[0])))
-    births = {key: backup.birth(key) for key in newest}
-    older = {
+    keys = {key for key, _ in logs if not store.keyspace.is_episode(key)}
+    births = {(key, backup.birth(key)) for key in keys}
+    others = {
         key: born
-        for key, born in births.items()
-        if born is not None and -math.inf < born < newest[key]
+        for key, born in births
+        if born is not None and born > -math.inf and (key, born) not in logs
     }
-    if not older:
+    if not others:
         return []
-    waiting, heads = store.deletions.newest(older), store.reader.heads(sorted(older))
+    waiting, heads = store.deletions.waiting(others), store.reader.heads(sorted(others))
     return [
         (key, born)
-        for key, born in older.items()
-        if is_deleted(key, newest[key], waiting) and getattr(heads.get(key), "born", None) != born
+        for key, born in sorted(others.items())
+        if key in waiting and getattr(heads.get(key), "born", None) != born
     ]
 
 
@@ -92,7 +97,8 @@ def delete_again(store: RedisStore, backup: BackupStore) -> int:
             if not (isinstance(head, Head) and (key, head.born) in some):
                 continue
             if store.keyspace.is_episode(key) and (was_not_emptied or head.acked > 0):
-                store.delete(key, entry=entry_of(store, key, head), born=head.born)
+                entry = entry_of(store, key, head)
+                store.deletions.delete(key, entry=entry, born=head.born, only_this=True)
                 log.warning("%s was deleted, and Redis had it again: it is deleted again", key)
                 count += 1
             else:

@@ -26,7 +26,7 @@ from jamboree_gym.store.backups.questions import BackupQuestions
 from jamboree_gym.store.backups.reader import StoredBatches, batches_of, is_lacking
 from jamboree_gym.store.backups.records import StoredLog
 from jamboree_gym.store.listing_recovery import is_covered
-from jamboree_gym.store.log import Append, Asked, IndexEntry, LogSlice, birth_of, is_deleted
+from jamboree_gym.store.log import Append, Asked, IndexEntry, LogSlice, birth_of
 from jamboree_gym.store.protocol import LogStore
 from jamboree_gym.store.read_through_parts import ReadThroughBlobs, ReadThroughListings
 from jamboree_gym.store.redis.appender import LastAppend, LogAppender
@@ -247,12 +247,12 @@ class ReadThroughStore(LogAppender, LogStore):
         for first in range(0, len(keys), LOGS_AT_ONCE):
             some = keys[first : first + LOGS_AT_ONCE]
             standing = self.redis.restorer.standing(some)
-            deleted = self.redis.deletions.newest(some)
+            deleted = self.redis.deletions.waiting(some)
             for key, stored in backup.logs(some).items():
                 if isinstance(stored, DecodeError):
                     if len(keys) == 1:
                         raise stored
-                elif not is_deleted(key, stored.head.born, deleted):
+                elif key not in deleted:
                     found[key] = stored
                     self._put_back_one(backup, key, stored, standing, is_alone=len(keys) == 1)
         return found

@@ -22,6 +22,7 @@ from jamboree_gym.store.log import identity
 __all__ = ["Episode", "Found", "Ledger", "Note", "deleted_in_mongo", "in_mongo", "in_redis"]
 
 DELETION_LOST = "its deletion was lost"
+UNKNOWN_TO_JOURNAL = "it was deleted or taken off, and its journal may not know"
 Name = tuple[str, str, int]
 """A note: the log, who wrote it, its number."""
 
@@ -117,6 +118,7 @@ class Ledger:
         self.were_popped: set[str] = set()
         self.may_be_twice: set[Name] = set()
         self._numbers: dict[tuple[str, str], int] = {}
+        self._evicted_back: set[str] = set()  # came back without a record: all were evicted
 
     def violated(self, what: str) -> None:
         """A promise was broken."""
@@ -151,6 +153,8 @@ class Ledger:
 
         An episode whose deletion was carried out in the backup is back until the next copy.
         """
+        deleted = {log for (log, *_), note in self.notes.items() if note.is_deleted}
+        self._evicted_back |= {log for log in deleted if found.notes.get(log) == []}
         for name in found.names:
             if name in self.notes and self.notes[name].is_deleted:
                 self.notes[name].is_deleted = False
@@ -186,7 +190,7 @@ class Ledger:
         for name in self.deleted_notes():
             if name[1] in journals_of:
                 self.notes[name].is_deleted = False
-                self.notes[name].may_be_lost = "it was deleted, and its journal may not know"
+                self.notes[name].may_be_lost = UNKNOWN_TO_JOURNAL
 
     def process_ends(self, by: str, stored: set[Name]) -> None:
         """A process is dead: what was neither in its journal nor stored is gone."""
@@ -213,7 +217,7 @@ class Ledger:
         names = [(log, one["by"], one["n"]) for one in read]
         indices = [one["index"] for one in read]
         # A log that has come back lacks the records that its deletion has taken from the backup.
-        may_begin_later = log in self.were_popped or log in self.came_back()
+        may_begin_later = log in self.were_popped | self.came_back() | self._evicted_back
         first = indices[0] if indices and may_begin_later else 0
         if indices != list(range(first, first + len(read))):
             self.violated(f"{when}: the indices of {log!r} are {indices}")
@@ -233,8 +237,10 @@ class Ledger:
                 self.violated(f"{when}: nobody has saved note {_words(name)}")
             elif name in deleted and self.notes[name].is_deleted:
                 self.violated(f"{when}: note {_words(name)} was deleted, and is back")
-            is_back = name in self.notes and self.notes[name].may_be_lost == DELETION_LOST
-            if newest.get(name[1], 0) > name[2] and not is_back:  # that one is put at the end
+            why = self.notes[name].may_be_lost if name in self.notes else ""
+            is_back = why in (DELETION_LOST, UNKNOWN_TO_JOURNAL)  # that one is put at the end
+            is_back |= name in self.popped and name[1] in self.unsynced
+            if newest.get(name[1], 0) > name[2] and not is_back:
                 self.violated(f"{when}: note {_words(name)} comes after {newest[name[1]]}")
             newest[name[1]] = name[2]
         for name in sorted(required - seen):
@@ -248,6 +254,8 @@ class Ledger:
             is_again = name in self.popped and not may_be_again and name[1] not in self.unsynced
             if note is None or (is_again and not note.may_be_lost):
                 self.violated(f"note {_words(name)} is taken, and nobody has saved it, or again")
+            elif name[1] in self.unsynced:
+                note.may_be_lost = UNKNOWN_TO_JOURNAL
             else:
                 note.is_deleted = True
             self.popped.add(name)

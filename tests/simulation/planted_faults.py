@@ -77,7 +77,7 @@ FAULTS = (
     PlantedFault(
         "a deletion is forgotten before MongoDB has done it",
         "store/lost_deletions.py",
-        "    backup.delete([*logs, *_older(store, backup, logs)])\n",
+        "    backup.delete([*logs, *_others(store, backup, logs)])\n",
         "    backup.clear_deleted(logs)\n",
     ),
     PlantedFault(
@@ -89,7 +89,7 @@ FAULTS = (
     PlantedFault(
         "a reader restores what is noted as deleted",
         "store/read_through.py",
-        "elif not is_deleted(key, stored.head.born, deleted):",
+        "elif key not in deleted:",
         "elif stored is not None:",
     ),
     PlantedFault(
@@ -215,8 +215,8 @@ FAULTS = (
     PlantedFault(
         "what Redis lost during a copy is not given back to it",
         "store/redis/lua/acknowledge.lua",
-        "elseif head.count < count or head.revision < revision then",
-        "elseif head.count < count and head.revision < revision then",
+        "elseif head.count < count or head.revision < revision\n",
+        "elseif head.count < count and head.revision < revision\n",
     ),
     PlantedFault(
         "a log that shrank is replaced although somebody has added to it",

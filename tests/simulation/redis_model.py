@@ -10,7 +10,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from copy import copy
-from functools import cache
 from typing import Any, ClassVar, Protocol
 
 import hiredis
@@ -23,6 +22,9 @@ __all__ = ["Calls", "RedisModel", "Wire", "client_of"]
 Calls = Sequence[Args]
 MAX_LOSS_S = 1.0  # appendfsync everysec
 SNAPSHOT_EVERY_S = 0.2
+# Copied for each client. It is made here, as redis-py draws a name for it: of the first seed of a
+# process, all that is drawn later would be another.
+_CLIENT = redis.Redis(connection_pool=redis.ConnectionPool(protocol=2))
 
 
 class Wire(Protocol):
@@ -215,14 +217,9 @@ def client_of(model: RedisModel, wire: Wire | None = None) -> redis.Redis:
         port=6379,
         protocol=2,
     )
-    client = copy(_client())  # to make one takes as long as ten commands
+    client = copy(_CLIENT)  # to make one takes as long as ten commands
     client.connection_pool = pool
     return client
-
-
-@cache
-def _client() -> redis.Redis:
-    return redis.Redis(connection_pool=redis.ConnectionPool(protocol=2))
 
 
 def now() -> float:

@@ -841,8 +841,8 @@ class _Simulation:
         self.has_failed_over |= bool(loses)
         self._changed(lambda: loses and self.world.redis.fail_over(number % 10 / 10), "power cut")
         redis, mongo = self.stored_in_redis(), self.stored_in_mongo()
-        self.ledger.meet_power_cut(self.world.torn)
         self.ledger.lose(set(self.ledger.notes) - redis.names - mongo.names, (), "power cut")
+        self.ledger.meet_power_cut(self.world.torn)
         for id, episode in self.ledger.episodes.items():
             rows = max(redis.episodes.get(id, 0), mongo.episodes.get(id, 0))
             statuses = {redis.statuses.get(id), mongo.statuses.get(id)}

@@ -194,12 +194,13 @@ class BackupContract:
         log = new_log(batch(0, 5))
         insert(store, {KEY: log})
         newer = replace(log, head=head(5, revision=7, note=b"newer"))
-        for one in (newer, log):
-            assert insert(store, {KEY: one}) == ({}, set())
+        for one, to_compare in ((newer, set()), (newer, set()), (log, {KEY})):
+            assert insert(store, {KEY: one}) == ({}, to_compare)
             found = store.logs([KEY])[KEY]
             assert isinstance(found, StoredLog)
             assert (found.head.revision, found.head.note) == (7, b"newer")
-        assert store.put_heads({KEY: GrownLog(head(5, revision=3), 5)}) == {}
+        assert store.put_heads({KEY: GrownLog(head(5, revision=3), 5)}) == {KEY: None}
+        assert store.put_heads({KEY: GrownLog(newer.head, 5)}) == {}
         assert store.put_heads({KEY: GrownLog(head(5, revision=8), 5)}) == {}
         (listed,) = (one[KEY] for one in store.heads() if one)
         assert isinstance(listed, Head)
@@ -216,6 +217,15 @@ class BackupContract:
         found = content(store, KEY)
         assert found is not None
         assert found[1] == [batch(0, 5), batch(5, 5)]
+
+    def test_other_bytes_in_a_batch_that_was_added_later_are_noticed(
+        self, store: BackupStore
+    ) -> None:
+        insert(store, {KEY: new_log(batch(0, 5))})
+        grow(store, KEY, 5, batch(5, 5), revision=2)
+        other = new_log(batch(0, 5), batch(5, 5, fill=2), revision=2)
+        inserted = insert(store, {KEY: other})
+        assert {*inserted.refused, *inserted.of_other_length} == {KEY}
 
     def test_another_log_of_the_same_key_is_refused(self, store: BackupStore) -> None:
         insert(store, {KEY: new_log(batch(0, 5))})
@@ -273,6 +283,16 @@ class BackupContract:
         found = content(store, KEY)
         assert found is not None
         assert found[1] == [batch(0, 5), batch(5, 5)]
+
+    def test_of_batches_with_other_bytes_none_is_left(self, store: BackupStore) -> None:
+        insert(store, {KEY: new_log(batch(0, 2))})
+        grow(store, KEY, 2, batch(2, 2), revision=2)
+        late = [batch(2, 1, fill=9), batch(3, 2, fill=9)]
+        refused = store.insert_batches((KEY, BORN, one) for one in late)
+        assert refused == {KEY: "other bytes at index 2"}
+        assert store.batch_at(KEY, BORN, 3) == (2, 4, BORN + 2, BORN + 3)
+        later = [one.start for one in store.batches_from(KEY, BORN, 0, 99)]
+        assert later in ([0, 2], [2])
 
     def test_a_batch_of_many_megabytes_comes_back(self, store: BackupStore) -> None:
         log = new_log(batch(0, 1, size=13 << 20))  # MongoDB takes no more than 16 in one document

@@ -51,7 +51,8 @@ class BackupStore(Protocol):
         """Store further batches of logs, given with their log and its birth.
 
         Returns:
-            Logs with other bytes in the backup, each with the first such index.
+            Logs with other bytes in the backup, each with the first such index. None of these
+            batches of them stays.
         """
 
     def put_heads(self, logs: Mapping[str, GrownLog]) -> dict[str, str | None]:
@@ -60,7 +61,7 @@ class BackupStore(Protocol):
         Returns:
             Logs whose heads were not stored. The value is the difference if the backup holds
             another log of the same name. It is None if the backup holds more records than `since`,
-            so that they must be compared.
+            or another head that is not older, so that they must be compared.
         """
 
     def put_blobs(self, blobs: Mapping[str, bytes]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import NamedTuple
 
 from jamboree_gym.encoding.batch_format import Head
@@ -16,6 +17,7 @@ __all__ = [
     "NewLog",
     "StoredBatch",
     "StoredLog",
+    "is_other_head",
 ]
 
 ANOTHER_LOG = "another log of the same name"
@@ -34,11 +36,19 @@ class NewLog:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class GrownLog:
-    """A log to which records from `since` on have been added; only episodes have a run."""
+    """A log to which records from `since` on have been added; only episodes have a run.
+
+    A head of the revision `instead_of` may be replaced, also if that is newer.
+    """
 
     head: Head
     since: int
     run: str | None = None
+    instead_of: int = -1
+
+    def may_replace(self, revision: int) -> bool:
+        """Whether this head takes the place of one of a revision."""
+        return revision < self.head.revision if self.instead_of < 0 else revision == self.instead_of
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -64,8 +74,18 @@ class Inserted(NamedTuple):
     """What of new logs was there already; these are not changed.
 
     `refused` are logs of which the backup holds something else, each with the difference;
-    `of_other_length` are those of which it holds fewer records, or more: they must be compared.
+    `of_other_length` are those of which it holds fewer records, or more, or some that are stored
+    apart, or a newer head: they must be compared.
     """
 
     refused: dict[str, str]
     of_other_length: set[str]
+
+
+def is_other_head(stored: Head, head: Head) -> bool:
+    """Whether the backup has a head that is not older, and says something else of the log.
+
+    A failover has lost that one in Redis, or somebody else was faster.
+    """
+    content = attrgetter("born", "first", "count", "t_last", "note")
+    return stored.revision >= head.revision and bool(content(stored) != content(head))

@@ -21,6 +21,7 @@ from jamboree_gym.store.backups.records import (
     NewLog,
     StoredBatch,
     StoredLog,
+    is_other_head,
 )
 from jamboree_gym.store.folder.index import FolderIndex, IndexedLog, Place, Span
 from jamboree_gym.store.folder.nearby import namespaces_in
@@ -99,12 +100,12 @@ class FolderStore(BackupStore):
             inserted.refused[key] = ANOTHER_LOG
         elif found is not None and found[1].count != log.head.count:
             inserted.of_other_length.add(key)
-        else:
-            difference = self._add_batches(index, key, born, log.batches)
-            if difference is not None:
-                inserted.refused[key] = difference
-            elif found is None or found[1].revision < log.head.revision:
-                self._add_head(key, log.head, log.run)
+        elif (difference := self._add_batches(index, key, born, log.batches)) is not None:
+            inserted.refused[key] = difference
+        elif found is not None and self._is_other_head(key, *found, log.head):
+            inserted.of_other_length.add(key)
+        elif found is None or found[1].revision < log.head.revision:
+            self._add_head(key, log.head, log.run)
 
     def _add_batches(
         self, index: FolderIndex, key: str, born: float, blobs: Iterable[bytes]
@@ -130,12 +131,15 @@ class FolderStore(BackupStore):
     def insert_batches(self, batches: Iterable[tuple[str, float, bytes]]) -> dict[str, str]:
         """As `BackupStore.insert_batches`."""
         refused: dict[str, str] = {}
+        by_log = dict[tuple[str, float], list[bytes]]()
+        for key, born, blob in batches:
+            by_log.setdefault((key, born), []).append(blob)
         with self._state.writing() as index:
-            for key, born, blob in batches:
+            for (key, born), blobs in by_log.items():
                 if (key, born) not in index.deleted:
-                    difference = self._add_batches(index, key, born, [blob])
+                    difference = self._add_batches(index, key, born, blobs)
                     if difference is not None:
-                        refused.setdefault(key, difference)
+                        refused[key] = difference
         return refused
 
     def put_heads(self, logs: Mapping[str, GrownLog]) -> dict[str, str | None]:
@@ -150,9 +154,18 @@ class FolderStore(BackupStore):
                     unsettled[key] = ANOTHER_LOG
                 elif found is not None and found[1].count > log.since:
                     unsettled[key] = None
-                elif found is None or found[1].revision < log.head.revision:
+                elif found is None or log.may_replace(found[1].revision):
                     self._add_head(key, log.head, log.run)
+                elif self._is_other_head(key, *found, log.head):
+                    unsettled[key] = None
         return unsettled
+
+    def _is_other_head(self, key: str, born: float, log: IndexedLog, head: Head) -> bool:
+        """Whether another head is there that is not older; a damaged one counts as the same."""
+        if log.revision < head.revision:
+            return False
+        stored = or_error(partial(self._head, key, born, log))
+        return isinstance(stored, Head) and is_other_head(stored, head)
 
     def put_blobs(self, blobs: Mapping[str, bytes]) -> None:
         """As `BackupStore.put_blobs`."""

@@ -10,7 +10,14 @@ from typing import Any
 from jamboree_gym.encoding.batch_format import decode_batch
 from jamboree_gym.errors import DecodeError
 from jamboree_gym.store.backups.protocol import LogInserter
-from jamboree_gym.store.backups.records import ANOTHER_LOG, GrownLog, Inserted, NewLog, StoredLog
+from jamboree_gym.store.backups.records import (
+    ANOTHER_LOG,
+    GrownLog,
+    Inserted,
+    NewLog,
+    StoredLog,
+    is_other_head,
+)
 from jamboree_gym.store.log import identity, or_error
 from jamboree_gym.store.mongo.bundles import Bundles, Bundling
 from jamboree_gym.store.mongo.documents import (
@@ -31,6 +38,7 @@ __all__ = ["LogWriter"]
 MAX_INSERT_BYTES = 8 * 2**20
 MAX_DOCUMENTS = 10_000
 DELETED_AT_ONCE = 200
+_TO_COMPARE = "MongoDB has batches apart from the log's document, or a newer head"
 
 
 class _Inserter(LogInserter):
@@ -85,9 +93,11 @@ class LogWriter:
             stored = self.link.find(self.link.logs, present, {"count": 1})
             counts = {one["_id"]: count_of(one) for one in stored}
             for key in present:
-                if counts.get(key, logs[key].head.count) != logs[key].head.count:
+                is_as_long = counts.get(key, logs[key].head.count) == logs[key].head.count
+                difference = self._merge(key, logs[key]) if is_as_long else _TO_COMPARE
+                if difference == _TO_COMPARE:
                     inserted.of_other_length.add(key)
-                elif (difference := self._merge(key, logs[key])) is not None:
+                elif difference is not None:
                     inserted.refused[key] = difference
         return inserted
 
@@ -109,7 +119,8 @@ class LogWriter:
         for found in self.bundles.find(present) if present else ():
             log = logs[found.key]
             if found.born == log.head.born and isinstance(found.log, StoredLog):
-                if found.log.head.count != log.head.count:
+                there = found.log.head
+                if there.count != log.head.count or is_other_head(there, log.head):
                     inserted.of_other_length.add(found.key)
                 elif (difference := _first_difference(found.key, log, found.log)) is not None:
                     inserted.refused[found.key] = difference
@@ -161,6 +172,10 @@ class LogWriter:
                 return ANOTHER_LOG, True
             return None, self.link.insert_new(self.link.logs, [log_document(key, log)]) == []
         difference = _first_difference(key, log, stored)
+        if difference is None and (
+            len(stored.batches) < len(log.batches) or is_other_head(stored.head, log.head)
+        ):
+            difference = _TO_COMPARE
         is_done = difference is not None or stored.head.revision >= log.head.revision
         return difference, is_done
 
@@ -173,20 +188,25 @@ class LogWriter:
         A batch that is already there stays, if it is the same.
 
         Returns:
-            Logs with other bytes in MongoDB, each with the first such index.
+            Logs with other bytes in MongoDB, each with the first such index. None of these batches
+            of them stays.
 
         Raises:
             StoreUnavailable: MongoDB does not answer; insert again.
         """
         self.link.index_chunks()
         refused: dict[str, str] = {}
+        inserted: list[tuple[str, str]] = []
         parts = (part for batch in batches for part in chunk_documents(*batch))
         for documents in _by_size(parts):
             taken = {one["_id"]: one for one in self.link.insert_new(self.link.chunks, documents)}
+            inserted += [(one["key"], one["_id"]) for one in documents if one["_id"] not in taken]
             for stored in self.link.find(self.link.chunks, list(taken), {"crc": 1}):
                 ours = taken[stored["_id"]]
                 if stored["crc"] != ours["crc"]:
                     refused.setdefault(ours["key"], f"other bytes at index {ours['start']}")
+        if refused:  # what was read of these logs is not true any more
+            self._delete_chunks([id for key, id in inserted if key in refused])
         return refused
 
     def put_heads(self, logs: Mapping[str, GrownLog]) -> dict[str, str | None]:
@@ -194,8 +214,8 @@ class LogWriter:
 
         Returns:
             Logs whose heads were not stored. The value is the difference if MongoDB holds another
-            log of the same name. It is None if MongoDB holds more batches than expected, so that
-            they must be compared.
+            log of the same name. It is None if MongoDB holds more batches than expected, or another
+            head that is not older, so that they must be compared.
         """
         unsettled = self._give_documents(logs)
         logs = {key: log for key, log in logs.items() if key not in unsettled}
@@ -209,7 +229,7 @@ class LogWriter:
                 unsettled[key] = str(stored)
             elif stored.head.born != log.head.born:
                 unsettled[key] = ANOTHER_LOG
-            elif stored.head.count > log.since:
+            elif stored.head.count > log.since or is_other_head(stored.head, log.head):
                 unsettled[key] = None
         return unsettled
 
@@ -275,10 +295,13 @@ class LogWriter:
         )
         wanted = {identity(*log) for log in logs}
         ids = [id for id in found if log_of_chunk(id) in wanted]
+        self._delete_chunks(ids)
+        return len(ids)
+
+    def _delete_chunks(self, ids: Sequence[str]) -> None:
         for first in range(0, len(ids), MAX_DOCUMENTS):
             part = ids[first : first + MAX_DOCUMENTS]
             self.link.run(partial(self.link.chunks.delete_many, {"_id": {"$in": part}}))
-        return len(ids)
 
     def _clear_if_deleted(self, key: str, born: float) -> bool:
         """Remove the remains of a log if it was deleted; return whether it was."""
@@ -303,12 +326,13 @@ def _first_difference(key: str, log: NewLog, stored: StoredLog) -> str | None:
 
 def _update_of(key: str, log: GrownLog) -> tuple[dict[str, Any], dict[str, Any]]:
     """The document to update, and its new fields."""
-    expected = {
+    expected: dict[str, Any] = {
         "_id": key,
         "born": log.head.born,
-        "revision": {"$lt": log.head.revision},
         "count": {"$lte": log.since},
     }
+    older = {"$lt": log.head.revision}
+    expected["revision"] = older if log.instead_of < 0 else log.instead_of
     return expected, {"$set": {"run": log.run, **slot_field(key), **head_fields(log.head)}}
 
 

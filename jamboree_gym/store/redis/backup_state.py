@@ -151,7 +151,7 @@ class Acknowledgements(BucketPart):
             arguments: list[Any] = [part_of(epoch, bucket)]
             for log in logs:
                 head = heads[log]
-                arguments += (head.count, head.revision, BORN.pack(head.born))
+                arguments += (head.count, head.revision, *map(BORN.pack, (head.born, head.t_last)))
             keys = (bucket.unbacked, bucket.epoch, *self._logs(bucket, logs))
             return script_call(scripts.ACKNOWLEDGE, keys, arguments)
 
@@ -208,11 +208,17 @@ class Deletions(BucketPart):
     """Deletes logs, and remembers each deletion until the backup has forgotten the log."""
 
     def delete(
-        self, key: str, *, entry: IndexEntry | None = None, born: float | None = None
+        self,
+        key: str,
+        *,
+        entry: IndexEntry | None = None,
+        born: float | None = None,
+        only_this: bool = False,
     ) -> float | None:
         """Delete a log and its listing, and note that the backup has to forget it, too.
 
-        Arguments and result are those of `LogStore.delete`.
+        With `only_this`, a log of another birth stays. The other arguments and the result are those
+        of `LogStore.delete`.
         """
         of_run = self._keyspace.run_of(key) or ""
         run, name = (entry.run, entry.name) if entry else (of_run, "")
@@ -223,7 +229,8 @@ class Deletions(BucketPart):
             *(bucket.runs, bucket.coverage, *self._logs_of_run(run, bucket)),
         )
         given = b"" if born is None else BORN.pack(born)
-        answer = self._link.script(scripts.DELETE, keys, (name, given, run))
+        arguments = (name, given, run, "1" if only_this else "")
+        answer = self._link.script(scripts.DELETE, keys, arguments)
         return None if answer is None else float(BORN.unpack(answer)[0])
 
     def noted(self, keys: Iterable[str] | None = None) -> set[tuple[str, float]]:
@@ -239,16 +246,25 @@ class Deletions(BucketPart):
             for one, born in as_named(deleted).items()
         }
 
-    def newest(self, keys: Iterable[str] | None = None) -> dict[str, float]:
-        """The newest birth of each log of `noted`, for `is_deleted`."""
-        return dict(sorted(self.noted(keys)))
+    def waiting(self, keys: Iterable[str] | None = None) -> set[str]:
+        """Keys of `noted`: what the backup holds under these is deleted, unless Redis has it.
 
-    def forget(self, key: str, born: float, *, backup: BackupIdentity) -> None:
-        """This backup has forgotten a log; those that were the backup before may come back."""
+        That may be another log than the one that was deleted in Redis: Redis was emptied, and the
+        log was begun again there.
+        """
+        return {key for key, _ in self.noted(keys)}
+
+    def forget(self, key: str, born: float, *, backup: BackupIdentity) -> bool:
+        """This backup has forgotten a log; those that were the backup before may come back.
+
+        Returns whether Redis has the log again.
+        """
         bucket = self._buckets.of(key)
         stored = identity(self._keyspace.in_bucket(key, bucket), born)
-        keys = (bucket.deleted, bucket.backup, bucket.carried_out)
-        self._link.script(scripts.FORGET_DELETION, keys, (stored, BORN.pack(born), backup.id))
+        kept = bucket.deleted, bucket.backup, bucket.carried_out, bucket.deletions
+        keys = (*kept, *self._logs(bucket, [key]))
+        arguments = (stored, BORN.pack(born), backup.id)
+        return bool(self._link.script(scripts.FORGET_DELETION, keys, arguments))
 
     def assign_new_birth(
         self, key: str, head: Head, *, epoch: str, without_evicted: bool = False

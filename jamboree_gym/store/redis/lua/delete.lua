@@ -7,11 +7,15 @@
 --
 -- KEYS: log, unbacked, summaries, deleted, deletions, runs, coverage, then the run's logs of
 --   sessions, metrics and checkpoints that are in this bucket.
--- ARGV: summary field ('' = none), time of birth (8 bytes, '' = as in the log), run ('' = none).
+-- ARGV: summary field ('' = none), time of birth (8 bytes, '' = as in the log), run ('' = none),
+--   '1' where a log of another birth stays.
 -- Answer: the time of birth (8 bytes); nothing where there was no log and no birth was given.
 
 local head, born = read_head(KEYS[1]), ARGV[2]
-if head and not head.err then born = struct.pack('<d', head.born) end
+if head and not head.err then
+  if ARGV[4] == '1' and head.born ~= struct.unpack('<d', born) then return nil end
+  born = struct.pack('<d', head.born)
+end
 if ARGV[1] ~= '' then redis.call('HDEL', KEYS[3], ARGV[1]) end
 redis.call('ZREM', KEYS[2], KEYS[1])
 redis.call('DEL', KEYS[1])

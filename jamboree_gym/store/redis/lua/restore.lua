@@ -9,7 +9,9 @@
 --
 -- A log with that damaged head is replaced if MongoDB has acknowledged all of it, and no batch
 -- reaches beyond what is put back. A log that holds less is replaced if MongoDB holds its newest
--- batch, too: it is the one that is named, or among those that are put back. Batches of a MongoDB that does not acknowledge stay unacknowledged.
+-- batch, too: it is the one that is named, or among those that are put back; and if nothing was
+-- popped here that is put back, else the next copy joins the two. Batches of a MongoDB that does not
+-- acknowledge stay unacknowledged.
 --
 -- A full server refuses this script, replace.lua and refill.lua. The first line sees to that:
 -- without it the first DEL would let all later commands through.
@@ -28,6 +30,7 @@ local head = read_head(KEYS[1])
 if head and head.err then return head end
 if head then
   if head.count > count or head.revision >= revision then return 0 end
+  if head.born == given.born and head.first > given.first then return 0 end
   local newest, is_among = redis.call('LINDEX', KEYS[1], -1), redis.call('LLEN', KEYS[1]) == 1
   for i = 10, #ARGV do is_among = is_among or ARGV[i] == newest end -- 10: the one that is named
   if not is_among and redis.call('ZSCORE', KEYS[5], KEYS[1]) then return 0 end
