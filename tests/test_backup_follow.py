@@ -28,7 +28,7 @@ from jamboree_gym.backup.copy import LogCopier
 from jamboree_gym.backup.waiting import StopSignal
 from jamboree_gym.errors import StoreUnavailable
 from jamboree_gym.store.mongo import client as mongo_client
-from jamboree_gym.store.redis.feed import Doorbell
+from jamboree_gym.store.redis.doorbell import Doorbell
 
 KILLS = int(os.environ.get("JAMBOREE_KILLED_BACKUPS", "2"))
 MONGO_KILLS = int(os.environ.get("JAMBOREE_KILLED_MONGO", "1"))

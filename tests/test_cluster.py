@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import select
 import threading
@@ -376,6 +377,32 @@ def test_a_slot_that_no_server_has_is_told_and_found_again(
     cluster.tell(owner, "ADDSLOTS", slot)
     note.save({"n": 3})
     assert [one["n"] for one in note.many(9)] == [1, 2, 3]
+
+
+def test_the_order_of_servers_names_the_same_place(
+    cluster: Cluster, open_jamboree: OpenJamboree
+) -> None:
+    one = open_jamboree(cluster.url())
+    other = open_jamboree(cluster.url(*reversed(cluster.first)))
+    NoteHandler(one, "n").save({"n": 1})
+    assert NoteHandler(other, "n").count() == 1  # a save of the same process and place is seen
+    assert one._connection._place == other._connection._place
+
+
+def test_a_forked_process_records_by_connections_of_its_own(
+    cluster: Cluster, open_jamboree: OpenJamboree
+) -> None:
+    jam = open_jamboree(cluster.url(), write="sync")
+    notes = NoteHandler(jam, "n")
+    notes.save({"n": 1})
+    if (pid := os.fork()) == 0:  # pragma: no cover - another process
+        try:
+            notes.save({"n": 2})
+        finally:
+            os._exit(0)
+    os.waitpid(pid, 0)
+    notes.save({"n": 3})
+    assert [one["n"] for one in notes.many(9)] == [1, 2, 3]
 
 
 # -- what does not work -----------------------------------------------------------------------

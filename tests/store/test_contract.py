@@ -68,7 +68,7 @@ class TestRedisCluster(StoreContract):
     @pytest.fixture
     def backend(self, cluster: Cluster, namespace: str) -> Iterator[Backend]:
         store = RedisStore.from_url(cluster.url(), Keyspace(namespace))
-        yield Backend(store, lose=lambda: empty(store), examples=100)
+        yield Backend(store, lose=lambda: empty(store), examples=50)
         store.close()
 
 
