@@ -82,6 +82,7 @@ PUBLIC = {
         "JointEpisode",
         "JointFork",
         "JointReport",
+        "JointWhatIf",
         "RecordAEC",
         "RecordParallel",
         "ReplayAEC",
@@ -90,6 +91,8 @@ PUBLIC = {
         "fork",
         "joint_episodes",
         "verify",
+        "video",
+        "what_if",
     ],
     "jamboree_gym.replay": [
         "Change",

@@ -9,7 +9,6 @@ Imports: `backup`, `diagnosis`, `environment`, `errors`, `handlers`, `integratio
 
 from __future__ import annotations
 
-import atexit
 import errno
 import gc
 import io
@@ -24,7 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = ["app", "main"]
 
-NOT_COMPLETE, INTERRUPTED = 1, 130
+NOT_COMPLETE, INTERRUPTED, BROKEN_PIPE = 1, 130, 141
 
 
 def build_app() -> typer.Typer:
@@ -63,7 +62,6 @@ def main() -> None:
     """Run the command line; entry point of `jamboree-gym`."""
     # What is loaded stays until the end, where Python would look through all of it for garbage.
     gc.disable()  # a command enables it
-    atexit.register(gc.freeze)
     try:
         _prepare_streams()
         app = build_app()
@@ -75,6 +73,10 @@ def main() -> None:
     except MissingExtra as error:
         print(error, file=sys.stderr)
         sys.exit(2)
+    except SystemExit as end:
+        if end.code == BROKEN_PIPE:  # nobody waits for more: to free what was read takes a while
+            os._exit(BROKEN_PIPE)
+        raise
     except KeyboardInterrupt:  # while modules are loaded: typer hears it later
         os._exit(INTERRUPTED)
     except OSError as error:  # of what typer itself prints: `--help` into a closed stdout
@@ -82,6 +84,8 @@ def main() -> None:
             raise
         print(f"error: the output is not complete: {error.strerror}", file=sys.stderr)
         os._exit(NOT_COMPLETE)
+    finally:
+        gc.freeze()
 
 
 def _prepare_streams() -> None:

@@ -349,9 +349,9 @@ def _exit_codes(no: int, *, options: Sequence[str]) -> Iterator[None]:
     """Show our own errors as a message instead of a traceback, and end with their exit code."""
     try:
         yield
-    except BrokenPipeError:
-        # All that was opened is closed. Python would free what was read, for a tenth of a second.
-        os._exit(BROKEN_PIPE)
+    except BrokenPipeError as error:
+        _hear_no_more()
+        raise typer.Exit(BROKEN_PIPE) from error
     except OSError as error:
         if error.errno not in _NO_OUTPUT:
             raise
