@@ -57,10 +57,10 @@ def processes(home: Path) -> dict[str, psutil.Process]:
     return found
 
 
-def now(found: dict[str, psutil.Process]) -> Spent:
+def now(found: dict[str, psutil.Process], *, in_ticks: bool = False) -> Spent:
     spent = Spent(took_s=time.perf_counter())
     for role, process in found.items():
-        spent.seconds[role] = processor_seconds(process)
+        spent.seconds[role] = ticks_s(process) if in_ticks else processor_seconds(process)
         spent.wakeups[role] = sum(map(voluntary_switches, threads_of(process)))
     return spent
 
@@ -72,8 +72,13 @@ def processor_seconds(process: psutil.Process) -> float:
         counted_ns = [int(file.read_text().split()[0]) for file in files]
     except OSError:
         counted_ns = []
+    return sum(counted_ns) / 1e9 or ticks_s(process)
+
+
+def ticks_s(process: psutil.Process) -> float:
+    """In ticks of 10 ms, those of threads that have ended included: for a minute and longer."""
     times = process.cpu_times()
-    return sum(counted_ns) / 1e9 or times.user + times.system
+    return times.user + times.system
 
 
 def threads_of(process: psutil.Process) -> Iterable[int]:
@@ -166,20 +171,19 @@ def measure(jam, home: Path, env_id: str, rate: float | None, seconds: float) ->
 
 
 def idle(home: Path, seconds: float) -> None:
+    """Wake-ups are those of threads that are there at both ends."""
     found = processes(home)
-
-    def wait() -> int:
-        time.sleep(seconds)
-        return 0
-
-    spent = counted(found, wait)
+    before = now(found, in_ticks=True)
+    time.sleep(seconds)
+    after = now(found, in_ticks=True)
+    took_s = after.took_s - before.took_s
+    shares = {role: (after.seconds[role] - before.seconds[role]) / took_s for role in found}
     parts = ", ".join(
-        f"{role} {100 * spent.seconds[role] / spent.took_s:.2f} % of a core, "
-        f"{spent.wakeups[role] / spent.took_s:.1f} wake-ups/s"
-        for role in found
+        f"{role} {100 * share:.2f} % of a core, "
+        f"{max(0, after.wakeups[role] - before.wakeups[role]) / took_s:.1f} wake-ups/s"
+        for role, share in shares.items()
     )
-    all_of_it = 100 * sum(spent.seconds.values()) / spent.took_s
-    print(f"idle: {all_of_it:.2f} % of a core ({parts})")
+    print(f"idle: {100 * sum(shares.values()):.2f} % of a core ({parts})")
 
 
 def main() -> None:
