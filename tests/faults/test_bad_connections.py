@@ -257,6 +257,7 @@ def test_a_black_hole_is_given_up_and_what_it_took_counts_once(
 
 
 @pytest.mark.timeout(30)
+@pytest.mark.long  # test_writer.py has it of a server that is away
 def test_close_before_a_black_hole_says_what_is_lost_and_ends(proxy: Proxy, namespace: str) -> None:
     jam = Jamboree(impatient(proxy), namespace=namespace)
     loop = Loop(jam)
