@@ -231,6 +231,7 @@ def test_a_line_whose_answers_have_ended_is_opened_anew(
     assert not warnings(caplog)
 
 
+@pytest.mark.long  # the one above ends in the other direction
 def test_a_line_on_which_the_server_hears_nothing_more_is_opened_anew(
     loop: Loop, proxy: Proxy, reader: Jamboree, caplog: pytest.LogCaptureFixture
 ) -> None:
