@@ -34,6 +34,7 @@ from jamboree_gym.environment import provenance, references
 from jamboree_gym.replay.verification import workers
 
 sys.path.append(str(Path(__file__).parent / "faults"))  # for `proxy`
+sys.path.append(str(Path(__file__).parent / "store"))  # for `embedded_home`
 pytest_plugins = ["left_out", "slices", "page_tabs"]
 pytest.register_assert_rewrite("contract", "backup_contract")  # its tests are in no test_ module
 

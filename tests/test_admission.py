@@ -289,6 +289,7 @@ def test_an_environment_can_be_closed_where_no_room_is_left(
     assert caught.value.unsaved == steps + 1
 
 
+@pytest.mark.long  # test_writer.py has it of a handler
 def test_each_outage_is_said_once(
     durable_valkey: Server, open_jamboree: OpenJamboree, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import START_TIMEOUT_S, Server
+from lengths import quick_and_long
 from processes import NoteHandler, read_line, run_python
 from proxy import Proxy, direct
 from pymongo import MongoClient
@@ -530,7 +531,9 @@ def test_a_copy_brings_a_log_up_to_date_of_which_redis_has_lost_the_newest_recor
     assert [note["n"] for note in handler.many(9)] == [0, 1, 2, 3]
 
 
-@pytest.mark.parametrize("harm", HARMS)
+@pytest.mark.parametrize(
+    "harm", quick_and_long(HARMS, quick=[flip_inline_in_mongo, lose_chunk, flip_head])
+)
 def test_a_log_that_is_damaged_in_mongodb_does_not_keep_the_others_back(
     jam: Jamboree, harm: Callable[[Jamboree, str], None]
 ) -> None:
@@ -586,7 +589,9 @@ def test_batches_of_an_interrupted_flush_are_not_restored_without_their_head(
 # -- apart ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("other", ["{}-b", "{}/x", "{}.x", "{}-B", "{} x"])
+@pytest.mark.parametrize(
+    "other", quick_and_long(["{}-b", "{}/x", "{}.x", "{}-B", "{} x"], quick=["{}/x", "{}-B"])
+)
 def test_namespaces_are_kept_apart(
     jam: Jamboree, open_jamboree: OpenJamboree, mongo: Server, namespace: str, other: str
 ) -> None:
@@ -727,7 +732,7 @@ def test_what_a_killed_backup_brings_after_a_deletion_is_not_seen(
     assert [note["n"] for note in handler.many(9)] == [7]
 
 
-@pytest.mark.parametrize("count", [3, 3000])
+@pytest.mark.parametrize("count", quick_and_long([3, 3000], quick=[3]))
 def test_a_log_that_begins_anew_after_its_deletion_is_backed_up(jam: Jamboree, count: int) -> None:
     handler = NoteHandler(jam, "n")
     for first in (0, 10_000):
@@ -802,7 +807,7 @@ def test_other_bytes_of_the_same_episode_are_not_overwritten(jam: Jamboree, step
     assert jam.backup.status().pending_logs == 1
 
 
-@pytest.mark.parametrize("count", [3, 3000])
+@pytest.mark.parametrize("count", quick_and_long([3, 3000], quick=[3]))
 def test_other_records_at_the_same_indices_follow_those_that_mongodb_holds(
     jam: Jamboree, count: int
 ) -> None:
@@ -991,7 +996,8 @@ def expect_all_once(jam: Jamboree, logs: int, records: int) -> None:
 def test_a_flush_that_was_killed_is_completed_by_the_next(
     valkey: Server, mongo: Server, jam: Jamboree, namespace: str, progress: int
 ) -> None:
-    for i in range(100 * (progress + 1)):
+    logs = 100 * progress + 10  # a hundred are copied between two reports
+    for i in range(logs):
         notes(jam, 3, name=f"n{i}")
     jam.flush()
     process = start_warm(FLUSHER, valkey.url, mongo.url, namespace)
@@ -1006,13 +1012,13 @@ def test_a_flush_that_was_killed_is_completed_by_the_next(
 
     jam.backup.flush()
 
-    expect_all_once(jam, 100 * (progress + 1), 3)
+    expect_all_once(jam, logs, 3)
 
 
 def test_two_processes_may_flush_at_once(
     valkey: Server, mongo: Server, jam: Jamboree, namespace: str
 ) -> None:
-    for i in range(200):
+    for i in range(110):
         notes(jam, 3, name=f"n{i}")
     jam.flush()
     processes = [start_warm(FLUSHER, valkey.url, mongo.url, namespace) for _ in range(2)]
@@ -1026,9 +1032,10 @@ def test_two_processes_may_flush_at_once(
 
     assert errors == ["", ""]
     assert [process.returncode for process in processes] == [0, 0]
-    expect_all_once(jam, 200, 3)
+    expect_all_once(jam, 110, 3)
 
 
+@pytest.mark.long  # test_packaging.py has it of the first episodes
 def test_recording_and_reading_load_neither_pandas_nor_before_a_backup_pymongo(
     valkey: Server, namespace: str
 ) -> None:

@@ -16,6 +16,7 @@ import pytest
 from backed_up import Load, check_that_all_is_kept_once, follower_of, is_complete, pending
 from conftest import FOLLOW, Server, StartFollower
 from hasty_follower import hasty_follower
+from lengths import quick_and_long
 from processes import NoteHandler, wait_until
 from recorded_envs import ACTION, CountingEnv, play
 from stored import at
@@ -81,6 +82,7 @@ def test_what_is_deleted_is_deleted_there(jam: Jamboree, start_follower: StartFo
 @pytest.mark.faults
 @pytest.mark.once
 @pytest.mark.timeout(60 + 10 * KILLS)
+@pytest.mark.long  # test_backup.py kills a flush, test_backup_auto.py one that copies
 def test_killed_again_and_again_it_loses_nothing_and_keeps_nothing_twice(
     jam: Jamboree, start_follower: StartFollower
 ) -> None:
@@ -115,7 +117,7 @@ def test_two_at_once_keep_nothing_twice_and_miss_nothing(
 
 
 @pytest.mark.faults
-@pytest.mark.long  # test_backup_auto.py has the same on a thread, test_maxmemory.py with a process
+@pytest.mark.long  # test_maxmemory.py has the same, store/test_embedded_backup.py kills a MongoDB
 @pytest.mark.once
 @pytest.mark.timeout(60 + 30 * MONGO_KILLS)
 def test_without_mongodb_it_waits_says_so_once_and_catches_up(
@@ -235,6 +237,7 @@ def test_after_a_round_without_work_it_lets_the_backup_go_at_once(
     assert waits == [10.0, 50.0, 0.0, 60.0, 0.0]
 
 
+@pytest.mark.long  # the next one waits an hour, too; the first one copies at its end
 def test_many_deliveries_share_a_round_and_stopping_copies_what_waits(
     jam: Jamboree, rounds: list[str]
 ) -> None:
@@ -247,7 +250,7 @@ def test_many_deliveries_share_a_round_and_stopping_copies_what_waits(
     check_that_all_is_kept_once(jam)
 
 
-@pytest.mark.parametrize("has_limit", [False, True])
+@pytest.mark.parametrize("has_limit", quick_and_long([False, True], quick=[True]))
 def test_a_copy_comes_sooner_where_much_waits_or_the_memory_of_redis_fills_up(
     own_valkey: Server,
     open_jamboree: Callable[..., Jamboree],

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from backed_up import check_that_all_is_kept_once
 from conftest import Server
+from lengths import quick_and_long
 from processes import NoteHandler
 from recorded_envs import ACTION, CountingEnv, play
 from stored import at, beside
@@ -270,7 +271,8 @@ def interrupt(*_: object, **__: object) -> None:
 @pytest.mark.parametrize(
     ("is_done", "every"),
     [
-        pytest.param(True, 4, id="the answer of some calls is lost"),
+        # A kill before a call comes to the same as one that takes the answer of the call before it.
+        pytest.param(True, 4, id="the answer of some calls is lost", marks=pytest.mark.long),
         pytest.param(False, 5, id="before some calls"),
         pytest.param(True, 1, id="the answer of any call is lost", marks=pytest.mark.long),
         pytest.param(False, 1, id="before any call", marks=pytest.mark.long),
@@ -412,7 +414,13 @@ def forge_birth(log: dict[str, Any]) -> None:
     log["born"] = "long ago"
 
 
-@pytest.mark.parametrize("harm", [flip_frame, flip_head, lose_frames, forge_count, forge_birth])
+@pytest.mark.parametrize(
+    "harm",
+    quick_and_long(
+        [flip_frame, flip_head, lose_frames, forge_count, forge_birth],
+        quick=[flip_frame, forge_count],
+    ),
+)
 def test_damage_of_an_entry_is_named_and_keeps_no_other_back(
     jam: Jamboree, harm: Callable[[dict[str, Any]], None]
 ) -> None:
@@ -437,7 +445,11 @@ def test_damage_of_an_entry_is_named_and_keeps_no_other_back(
 
 
 @pytest.mark.parametrize(
-    "damage", [{"format": 99}, {"logs": "lost"}, {"logs.6": 3}, {"logs.6.key": 3}, {"slots": []}]
+    "damage",
+    quick_and_long(
+        [{"format": 99}, {"logs": "lost"}, {"logs.6": 3}, {"logs.6.key": 3}, {"slots": []}],
+        quick=[{"format": 99}, {"logs.6.key": 3}],
+    ),
 )
 def test_a_bundle_whose_entries_cannot_be_told_apart_is_named(
     jam: Jamboree, damage: dict[str, Any]

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import redis
 from conftest import Server, StartRedis, free_port
+from lengths import quick_and_long
 from processes import NoteHandler, run_python, wait_until
 from recorded_envs import ACTION, CountingEnv, play
 from warm import run_warm
@@ -236,7 +237,7 @@ def test_fsync_needs_a_server_that_keeps_its_file(
         Jamboree(server.url, write="fsync")
 
 
-@pytest.mark.parametrize("kind", ["valkey9", "redis8"])
+@pytest.mark.parametrize("kind", quick_and_long(["valkey9", "redis8"], quick=["valkey9"]))
 def test_fsync_saves_where_the_server_can(
     start_own_redis: StartRedis, open_jamboree: Callable[..., Jamboree], kind: str
 ) -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from itertools import product
 from typing import Any
 
 import numpy as np
 import pytest
 from conftest import Server
 from gymnasium.vector import SyncVectorEnv
+from lengths import quick_and_long
 from processes import wait_until
 from recorded_envs import ACTION, CountingEnv, play
 
@@ -43,8 +45,10 @@ def check_gone(jam: Jamboree, episode_id: str) -> None:
     assert [key for key in left if episode_id in key] == []
 
 
-@pytest.mark.parametrize("is_stored", [True, False])
-@pytest.mark.parametrize("write", MODES)
+@pytest.mark.parametrize(
+    ("write", "is_stored"),
+    quick_and_long(product(MODES, [True, False]), quick=[("buffered", True), ("sync", False)]),
+)
 def test_a_deletion_ends_the_recording_of_the_episode_and_the_next_reset_begins_another(
     open_jamboree: OpenJamboree, caplog: pytest.LogCaptureFixture, write: str, is_stored: bool
 ) -> None:

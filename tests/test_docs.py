@@ -16,9 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from embedded_home import new_home
 from pages import CommandFailed, begin, run_commands, run_page
-
-from jamboree_gym.servers.embedded import stop_servers
 
 pytestmark = [pytest.mark.once, pytest.mark.timeout(300)]  # a busy machine takes its time
 
@@ -82,24 +81,21 @@ def parameters(pages: list[Path]) -> list[Any]:
 
 
 @contextmanager
-def new_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
-    home = tmp_path_factory.mktemp("home")
-    try:
+def new_environment() -> Iterator[dict[str, str]]:
+    with new_home() as home:  # its servers are killed: told to end, they take seconds
         yield {"JAMBOREE_HOME": str(home), "JAMBOREE_BACKUP": "1"}
-    finally:
-        stop_servers(home)
 
 
 @pytest.fixture(scope="module")
-def environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
-    with new_environment(tmp_path_factory) as variables:
+def environment() -> Iterator[dict[str, str]]:
+    with new_environment() as variables:
         yield variables
 
 
 @pytest.fixture(scope="module")
-def other_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+def other_environment() -> Iterator[dict[str, str]]:
     """Of a second home: some pages find there what they have recorded themselves, once."""
-    with new_environment(tmp_path_factory) as variables:
+    with new_environment() as variables:
         yield variables
 
 

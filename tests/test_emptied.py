@@ -106,9 +106,12 @@ def numbers(jam: Jamboree) -> list[int]:
 # -- what is remembered of a server that was emptied ----------------------------------------------
 
 
-@pytest.mark.parametrize("is_copied", [True, False])
 @pytest.mark.parametrize(
-    "write", quick_and_long(["buffered", "sync", "fsync"], quick=["buffered", "sync"])
+    ("write", "is_copied"),
+    quick_and_long(
+        product(["buffered", "sync", "fsync"], [True, False]),
+        quick=[("buffered", True), ("sync", False)],
+    ),
 )
 def test_what_is_recorded_afterwards_is_whole_and_is_copied(
     open_jam: Open, write: str, is_copied: bool
@@ -132,7 +135,7 @@ def test_what_is_recorded_afterwards_is_whole_and_is_copied(
     assert [len(open_jam().episode(one).data()) for one in later] == [3, 3, 3]
 
 
-@pytest.mark.parametrize("write", ["buffered", "sync"])
+@pytest.mark.parametrize("write", quick_and_long(["buffered", "sync"], quick=["buffered"]))
 def test_an_episode_goes_on_where_redis_lost_its_newest_row_and_mongo_has_it(
     open_jam: Open, write: str
 ) -> None:
@@ -156,7 +159,10 @@ def test_an_episode_goes_on_where_redis_lost_its_newest_row_and_mongo_has_it(
 
 @pytest.mark.parametrize(
     ("write", "is_copied", "num_envs"),  # no vector; a row for all at once
-    [("buffered", True, 0), ("buffered", False, 8), ("sync", True, 8), ("sync", False, 0)],
+    quick_and_long(
+        [("buffered", True, 0), ("buffered", False, 8), ("sync", True, 8), ("sync", False, 0)],
+        quick=[("buffered", False, 8), ("sync", False, 0)],
+    ),
 )
 def test_rows_that_redis_has_lost_are_sent_again(
     open_jam: Open, write: str, is_copied: bool, num_envs: int
@@ -331,7 +337,7 @@ def test_an_episode_that_a_backup_read_before_is_whole_and_goes_on(
     assert copier.backup.verify()
 
 
-@pytest.mark.parametrize("is_new", [True, False])
+@pytest.mark.parametrize("is_new", quick_and_long([True, False], quick=[True]))
 def test_an_episode_that_a_killed_backup_brought_late_is_listed_as_it_is(
     open_jam: Open, in_the_gap: Callable[..., None], is_new: bool
 ) -> None:
@@ -535,7 +541,7 @@ def test_nothing_is_acknowledged_of_which_less_is_there(open_jam: Open) -> None:
 # -- deletions ----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("is_emptied_again", [True, False])
+@pytest.mark.parametrize("is_emptied_again", quick_and_long([True, False], quick=[True]))
 def test_a_reader_that_was_late_does_not_bring_a_deleted_episode_back(
     open_jam: Open,
     in_the_gap: Callable[..., None],

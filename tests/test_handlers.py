@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import Server
+from lengths import quick_and_long
 from processes import NoteHandler, wait_until
 from warm import run_warm, start_warm
 
@@ -106,7 +107,7 @@ def test_nan_and_infinity_are_kept(notes: NoteHandler) -> None:
     assert np.signbit(zero)
 
 
-@pytest.mark.parametrize("mebibytes", [10, 20])
+@pytest.mark.parametrize("mebibytes", quick_and_long([10, 20], quick=[10]))
 def test_a_large_record_is_kept(notes: NoteHandler, mebibytes: int) -> None:
     blob = np.random.default_rng(0).bytes(mebibytes << 20)
     notes.save({"blob": blob})

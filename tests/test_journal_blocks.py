@@ -103,7 +103,12 @@ def files_of(jam: Jamboree, home: Path) -> list[Path]:
 
 @pytest.mark.parametrize("moment", ["before", "after"])
 @pytest.mark.parametrize(
-    "place", [(VectorBlock, "open_spans"), (RowBuffer, "enter_block"), (VectorBlock, "publish")]
+    "place",
+    [
+        pytest.param((VectorBlock, "open_spans"), marks=pytest.mark.long),
+        pytest.param((RowBuffer, "enter_block"), marks=pytest.mark.long),
+        (VectorBlock, "publish"),
+    ],
 )
 def test_of_a_step_that_is_half_written_all_or_nothing_is_found(
     recording: Jamboree,

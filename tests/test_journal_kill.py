@@ -27,6 +27,7 @@ from jamboree_gym.journal.dead import dead_owners
 pytestmark = pytest.mark.faults
 
 OpenJamboree = Callable[..., Jamboree]
+QUICK_KINDS = {"single", "block", "saves"}  # the others write as one of these does
 KILLED = int(os.environ.get("JAMBOREE_KILLED_WRITERS", len(KINDS)))
 
 
@@ -42,7 +43,12 @@ def check(tally: Tally) -> None:
     assert tally.is_right, tally
 
 
-@pytest.mark.parametrize("number", range(KILLED))
+@pytest.mark.parametrize(
+    "number",
+    quick_and_long(
+        range(KILLED), quick=[n for n in range(KILLED) if KINDS[n % len(KINDS)] in QUICK_KINDS]
+    ),
+)
 @pytest.mark.timeout(240)
 def test_a_killed_process_loses_nothing_that_a_call_returned_from(
     valkey: Server, scene: Scene, number: int
@@ -314,7 +320,7 @@ Jamboree(url, namespace=namespace, home=home).close()
 """
 
 
-@pytest.mark.parametrize("is_killed", [False, True])
+@pytest.mark.parametrize("is_killed", quick_and_long([False, True], quick=[True]))
 def test_processes_that_open_the_store_at_once_deliver_once(
     valkey: Server, scene: Scene, tmp_path: Path, open_jamboree: OpenJamboree, is_killed: bool
 ) -> None:

@@ -80,7 +80,11 @@ def test_without_redis_server_its_tests_are_left_out_and_one_line_says_so(
     assert [line for line in ended.stdout.splitlines() if "left out" in line] == [LEFT_OUT]
 
 
-@pytest.mark.parametrize("arguments", [(), ("-n", "2")], ids=["one process", "workers"])
+@pytest.mark.parametrize(
+    "arguments",
+    [(), pytest.param(("-n", "2"), marks=pytest.mark.long)],
+    ids=["one process", "workers"],
+)
 def test_with_redis_server_nothing_is_left_out(run: Run, arguments: tuple[str, ...]) -> None:
     ended = run(*arguments, programs=("redis-server",), ci="true")
     assert ended.returncode == 0, ended.stderr

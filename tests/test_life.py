@@ -421,7 +421,7 @@ print(lost, flush=True)
 """
 
 
-@pytest.mark.parametrize("write", ["buffered", "sync"])
+@pytest.mark.parametrize("write", quick_and_long(["buffered", "sync"], quick=["buffered"]))
 @pytest.mark.faults
 def test_no_ctrl_c_is_swallowed_wherever_in_a_step_it_comes(
     valkey: Server, namespace: str, write: str

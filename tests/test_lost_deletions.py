@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from conftest import Server
+from lengths import quick_and_long
 from msgspec import structs
 from processes import NoteHandler
 from recorded_envs import ACTION, CountingEnv, play
@@ -20,8 +21,11 @@ from jamboree_gym.store.log import Acknowledged, Append, AppendResult, identity
 from jamboree_gym.store.lost_deletions import carry_out
 from jamboree_gym.store.redis.scripts import BORN
 
+# What each kind of backup has to do is in store/backup_contract.py.
+BACKUPS = ["MongoDB", "folder"]
 
-@pytest.fixture(params=["MongoDB", "folder"])
+
+@pytest.fixture(params=quick_and_long(BACKUPS, quick=["folder"]))
 def jam(
     request: pytest.FixtureRequest,
     valkey: Server,
@@ -72,6 +76,7 @@ def empty(jam: Jamboree) -> None:
         jam.redis.delete(key)
 
 
+@pytest.mark.parametrize("jam", BACKUPS, indirect=True)
 def test_an_episode_is_deleted_again(jam: Jamboree) -> None:
     episode, other = record(jam), record(jam)
     fail_over = loses_what_follows(jam)
@@ -152,7 +157,9 @@ def test_of_a_log_of_records_only_what_redis_had_evicted_stays_deleted(jam: Jamb
         empty(jam)
 
 
-@pytest.mark.parametrize("more", [[], [3]], ids=["nothing more", "more"])
+@pytest.mark.parametrize(
+    "more", [pytest.param([], marks=pytest.mark.long), [3]], ids=["nothing more", "more"]
+)
 def test_records_that_were_moved_behind_those_of_the_backup_are_not_moved_again_after_a_failover(
     jam: Jamboree, valkey: Server, namespace: str, monkeypatch: pytest.MonkeyPatch, more: list[int]
 ) -> None:
@@ -209,7 +216,7 @@ def test_a_restore_does_not_bring_back_what_is_deleted_meanwhile(
     assert [note["n"] for note in notes.many(9)] == [2]
 
 
-@pytest.mark.parametrize("popped", [1, 2, 3])
+@pytest.mark.parametrize("popped", quick_and_long([1, 2, 3], quick=[2]))
 def test_records_that_were_popped_are_not_moved_behind_those_of_the_backup(
     jam: Jamboree, valkey: Server, namespace: str, monkeypatch: pytest.MonkeyPatch, popped: int
 ) -> None:
@@ -314,7 +321,9 @@ def test_a_log_that_others_have_begun_since_stays_even_if_their_clock_was_put_ba
     assert [note["n"] for note in notes.many(9)] == [1]
 
 
-@pytest.mark.parametrize("page_bytes", [0, 300, restore.PAGE_BYTES])
+@pytest.mark.parametrize(
+    "page_bytes", quick_and_long([0, 300, restore.PAGE_BYTES], quick=[0, restore.PAGE_BYTES])
+)
 def test_the_next_copy_gives_back_what_a_failover_has_lost_of_a_log(
     valkey: Server,
     mongo: Server,
@@ -584,7 +593,7 @@ def test_a_record_in_the_place_of_a_lost_one_is_compared_if_nothing_counts_as_co
         empty(jam)
 
 
-@pytest.mark.parametrize("pops", [1, 3])
+@pytest.mark.parametrize("pops", quick_and_long([1, 3], quick=[3]))
 @pytest.mark.parametrize("is_saved_to", [False, True], ids=["popped again", "saved to"])
 def test_what_comes_after_a_failover_that_has_lost_pops_is_copied(
     jam: Jamboree, pops: int, is_saved_to: bool
@@ -611,7 +620,11 @@ def test_what_comes_after_a_failover_that_has_lost_pops_is_copied(
         empty(jam)
 
 
-@pytest.mark.parametrize("lost", [[4], [4, 5]], ids=["one was lost", "two were lost"])
+@pytest.mark.parametrize(
+    "lost",
+    [pytest.param([4], marks=pytest.mark.long), [4, 5]],
+    ids=["one was lost", "two were lost"],
+)
 @pytest.mark.parametrize("more", [[], [6]], ids=["popped", "saved to"])
 def test_what_was_popped_after_a_failover_has_lost_records_does_not_come_back(
     jam: Jamboree, lost: list[int], more: list[int]

@@ -73,6 +73,11 @@ def pyproject() -> dict:
 # --- the distributions ----------------------------------------------------------------------------
 
 
+# A phase of CI builds the wheel and installs it. That pyproject.toml names each file, shows the
+# test below in a moment.
+builds = pytest.mark.long
+
+
 @pytest.fixture(scope="module")
 def dist(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The built wheel and sdist, out of a copy: a build leaves files beside its sources."""
@@ -107,6 +112,7 @@ def wheel(dist: Path) -> Iterator[zipfile.ZipFile]:
         yield archive
 
 
+@builds
 def test_the_wheel_holds_every_file_of_both_packages(wheel: zipfile.ZipFile) -> None:
     def files(folder: str, package: str) -> set[str]:
         return {
@@ -122,29 +128,48 @@ def test_the_wheel_holds_every_file_of_both_packages(wheel: zipfile.ZipFile) -> 
 
 
 @pytest.mark.compiled
+@builds
 def test_the_wheel_holds_the_compiled_core(wheel: zipfile.ZipFile) -> None:
     assert [name for name in wheel.namelist() if name.endswith(".so")]
 
 
+@builds
 def test_the_wheel_says_that_it_is_typed(wheel: zipfile.ZipFile) -> None:
     assert "jamboree_gym/py.typed" in wheel.namelist()
 
 
+@builds
 def test_the_wheel_has_the_version_that_the_package_states(wheel: zipfile.ZipFile) -> None:
     name = next(name for name in wheel.namelist() if name.endswith(".dist-info/METADATA"))
     metadata = email.message_from_bytes(wheel.read(name))
     assert metadata["Version"] == jamboree_gym.__version__
 
 
+@builds
 def test_the_wheel_holds_the_license(wheel: zipfile.ZipFile) -> None:
     assert any(name.endswith(".dist-info/licenses/LICENSE") for name in wheel.namelist())
 
 
+@builds
 def test_the_sdist_holds_what_its_tests_need(dist: Path) -> None:
     with tarfile.open(next(dist.glob("*.tar.gz"))) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
     assert {"Makefile", "constraints/lowest.txt", "native/plain_step.c", "setup.py"} <= names
     assert "tests/test_packaging.py" in names
+
+
+def test_every_file_of_both_packages_is_named() -> None:
+    named = pyproject()["tool"]["setuptools"]
+    for package, folder in {"jamboree_gym": "jamboree_gym", "jamboree_envs": "envs"}.items():
+        for path in (ROOT / folder).rglob("*"):
+            if path.is_dir() or path.suffix in (".pyc", ".so"):
+                continue
+            within = path.relative_to(ROOT / folder)
+            patterns = [one.rpartition("/")[2] for one in named["package-data"][package]]
+            if path.suffix == ".py":
+                assert ".".join([package, *within.parent.parts]) in named["packages"], path
+            else:
+                assert any(within.match(one) for one in patterns), path
 
 
 # --- the dependencies -----------------------------------------------------------------------------

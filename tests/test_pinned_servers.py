@@ -80,6 +80,7 @@ def index(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         thread.join()
 
 
+@pytest.mark.long  # CI asks the index itself
 def test_what_is_gone_or_yanked_is_wrong_and_an_index_that_is_away_says_nothing(
     script: ModuleType, index: str
 ) -> None:

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 from conftest import Server
 from gymnasium import spaces
+from lengths import quick_and_long
 from processes import NoteHandler, wait_until
 
 from jamboree_gym import Jamboree
@@ -76,7 +77,9 @@ def save_notes(jam: Jamboree) -> None:
             rng.uniform(size=4)
 
 
-@pytest.mark.parametrize("save", [step_one, step_many, save_notes])
+@pytest.mark.parametrize(
+    "save", quick_and_long([step_one, step_many, save_notes], quick=[step_many])
+)
 def test_the_thread_delivers_while_its_callers_are_busy(
     open_jamboree: OpenJamboree, save: Callable[[Jamboree], None]
 ) -> None:

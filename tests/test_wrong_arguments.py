@@ -38,7 +38,11 @@ MODULES = [
     "jamboree_gym.wrappers",
     "jamboree_gym.wrappers.vector",
 ]
-TORCH_MODULES = ["jamboree_gym.integrations.sb3", "jamboree_gym.integrations.torchrl"]
+TORCH_MODULES = [
+    pytest.param("jamboree_gym.integrations.sb3", marks=pytest.mark.torch),
+    # To import TorchRL takes seconds.
+    pytest.param("jamboree_gym.integrations.torchrl", marks=[pytest.mark.torch, pytest.mark.long]),
+]
 
 VALUES: dict[str, Any] = {
     "none": None,
@@ -190,10 +194,7 @@ def tried() -> Iterator[Counter[str]]:
     print("\n" + ", ".join(f"{number} {what}" for what, number in counted.items()))
 
 
-@pytest.mark.parametrize(
-    "module",
-    [*MODULES, *(pytest.param(module, marks=pytest.mark.torch) for module in TORCH_MODULES)],
-)
+@pytest.mark.parametrize("module", [*MODULES, *TORCH_MODULES])
 def test_a_wrong_type_is_refused_by_the_name_of_the_argument_and_changes_nothing(
     module: str,
     jam: Jamboree,

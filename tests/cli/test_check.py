@@ -49,7 +49,11 @@ def test_a_fault_that_one_process_shows_is_found(fault: str, cause: str, where: 
 @pytest.mark.parametrize(
     ("arguments", "cause"),
     [
-        (["jamboree_envs.faults:jamboree-faults/HashOrder-v0"], "the order of a set"),
+        pytest.param(
+            ["jamboree_envs.faults:jamboree-faults/HashOrder-v0"],
+            "the order of a set",
+            marks=pytest.mark.long,
+        ),
         (
             ["jamboree-faults/EnvironmentVariable-v0", "--import", "jamboree_envs.faults"],
             "an environment variable",

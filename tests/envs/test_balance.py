@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from gymnasium.error import InvalidAction
 from gymnasium.utils.env_checker import check_env
+from lengths import quick_and_long
 
 import jamboree_envs
 from jamboree_envs.balance import (
@@ -231,7 +232,7 @@ def test_optimal_return_is_attained_and_not_exceeded_by_the_optimal_policy(
     assert standard_error < 0.5
 
 
-@pytest.mark.parametrize("limit", [24, 30])
+@pytest.mark.parametrize("limit", quick_and_long([24, 30], quick=[24]))
 @pytest.mark.parametrize("horizon", [1, 10, 100])
 def test_no_rule_without_memory_beats_the_optimum(horizon: int, limit: int) -> None:
     rng = np.random.default_rng(0)

@@ -231,6 +231,7 @@ def test_a_line_whose_answers_have_ended_is_opened_anew(
     assert not warnings(caplog)
 
 
+@pytest.mark.long  # the one above ends in the other direction
 def test_a_line_on_which_the_server_hears_nothing_more_is_opened_anew(
     loop: Loop, proxy: Proxy, reader: Jamboree, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -257,6 +258,7 @@ def test_a_black_hole_is_given_up_and_what_it_took_counts_once(
 
 
 @pytest.mark.timeout(30)
+@pytest.mark.long  # test_writer.py has it of a server that is away
 def test_close_before_a_black_hole_says_what_is_lost_and_ends(proxy: Proxy, namespace: str) -> None:
     jam = Jamboree(impatient(proxy), namespace=namespace)
     loop = Loop(jam)

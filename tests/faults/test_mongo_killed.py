@@ -23,7 +23,11 @@ from stored import at, batches_of_all
 from jamboree_gym import Jamboree
 from jamboree_gym.errors import StoreUnavailable
 
-pytestmark = [pytest.mark.faults, pytest.mark.once]
+pytestmark = [
+    pytest.mark.faults,
+    pytest.mark.long,  # store/test_embedded_backup.py kills one, test_backup.py loses one
+    pytest.mark.once,
+]
 
 KILLS = int(os.environ.get("JAMBOREE_KILLED_MONGO", "2"))
 EPISODE_STEPS = 20

@@ -17,6 +17,7 @@ import gymnasium as gym
 import pytest
 from conftest import Server
 from decoders import mutate_batch, seal_batch
+from lengths import quick_and_long
 from mutations import mutate_bytes, mutate_json, mutate_msgpack
 from processes import NoteHandler
 from recorded_envs import CountingEnv, RenderingEnv, play
@@ -257,7 +258,7 @@ WRITTEN_OVER: dict[str, Callable[[Any, BucketKeys, str], Any]] = {
 
 
 @pytest.mark.parametrize("what", WRITTEN_OVER)
-@pytest.mark.parametrize("is_backed_up", [False, True])
+@pytest.mark.parametrize("is_backed_up", quick_and_long([False, True], quick=[True]))
 def test_what_is_no_text_where_names_and_numbers_stand_gives_errors_of_ours_or_data(
     what: str, is_backed_up: bool, open_jamboree: OpenJamboree, mongo: Server
 ) -> None:

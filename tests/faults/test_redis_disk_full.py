@@ -49,6 +49,7 @@ def wait_until_written(jam: Jamboree) -> None:
     wait_until(lambda: kept_back() == 0)
 
 
+@pytest.mark.long  # the two below have a full disk, too
 def test_a_run_goes_on_beside_a_full_disk_and_nothing_is_lost_or_repeated(
     server: Server,
     directory: Path,

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 from conftest import REDIS_PROGRAMS, Server, StartRedis
+from lengths import quick_and_long
 from playing import Player, check_is_as_played, wait_for_appends
 from recorded_envs import ACTION, CountingEnv
 
@@ -27,6 +28,8 @@ THOROUGH = "JAMBOREE_KILLED_REDIS" in os.environ
 SERVERS = [(kind, write) for write in ("buffered", "sync") for kind in sorted(REDIS_PROGRAMS)]
 if not THOROUGH:
     SERVERS = [("valkey9", "buffered"), ("valkey9", "sync")]
+# test_life.py has a short form of the other.
+SERVERS = quick_and_long(SERVERS, quick=[("valkey9", "sync")])
 # Appends between a start and the next kill, at most: in `sync` mode each step is one.
 APPENDS = {"buffered": 40 if THOROUGH else 10, "sync": 300}
 

@@ -221,6 +221,7 @@ def test_without_their_parent_all_of_them_end(
     assert jam.run("r").history[0].how == "raised"
 
 
+@pytest.mark.long  # test_live_replay.py samples what others record, test_trainer_kill.py kills
 def test_the_example_kills_actors_and_prints_what_came_of_it(
     example: Any,
     jam: Jamboree,

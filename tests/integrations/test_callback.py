@@ -11,7 +11,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import pytest
-from lengths import IS_LONG
+from lengths import IS_LONG, quick_and_long
 from trained import CASES, OFF_POLICY, ON_POLICY, one_thread, recorded, weights
 
 from jamboree_gym import Jamboree
@@ -46,7 +46,11 @@ class Witness:
         return Seeing()
 
 
-@pytest.fixture(scope="module", params=CASES)
+# The others are made of the same parts.
+QUICK = ["PPO", "DQN", "SAC", "RecurrentPPO"]
+
+
+@pytest.fixture(scope="module", params=quick_and_long(CASES, quick=QUICK))
 def trained(request: pytest.FixtureRequest, module_jam: Jamboree) -> Iterator[Any]:
     """Each algorithm: its case, where it is recorded, the model, and what was seen."""
     case = CASES[request.param]

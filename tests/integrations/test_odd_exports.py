@@ -16,7 +16,7 @@ import pytest
 from gymnasium import spaces
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
-from lengths import examples
+from lengths import examples, quick_and_long
 from recorded_envs import ScriptedEnv
 from test_any_space import Case, cases
 
@@ -93,7 +93,7 @@ def record(
     return jam.episodes(run=recorded.run)
 
 
-@pytest.mark.parametrize("name", EXPORTS)
+@pytest.mark.parametrize("name", quick_and_long(EXPORTS, quick=["hdf5", "rlds", "sb3", "arrow"]))
 @pytest.mark.deep
 @settings(
     max_examples=examples(200),

@@ -39,8 +39,8 @@ model = case.model(jam.record(case.make_venv(), run=sys.argv[3]))
 often = {"checkpoint_every_s": 0.1} if case.name == "PPO" else {"checkpoint_every": 100}
 model.learn(10**6, callback=JamboreeCallback(jam, **often), log_interval=1)
 """
-# That PPO goes on where it was, tests below show without a process of its own.
-KILLED = [pytest.param("PPO", marks=pytest.mark.long), "DQN"]
+# That both go on where they were, tests below show without a process of their own.
+KILLED = [pytest.param(name, marks=pytest.mark.long) for name in ("PPO", "DQN")]
 MORE = 128
 START_TIMEOUT_S = 120.0
 

@@ -110,6 +110,7 @@ def test_a_training_has_metrics_checkpoints_and_its_interruption(tab: Tab, jam: 
     training.get_by_role("row", name="hyperparameters.gamma 0.9").wait_for()
 
 
+@pytest.mark.long  # the test of a run has such a click, test_page_api.py each kind
 def test_an_outlier_is_one_click_away(tab: Tab, ids: dict[str, list[str]], jam: Jamboree) -> None:
     run = jam.run("trained").episodes
     episode, step = SURPRISE
@@ -186,6 +187,7 @@ def test_a_frame_is_simulated_and_says_that_it_is_verified(
     assert drawn[2] > 4
 
 
+@pytest.mark.long  # it is one more plot
 def test_the_balance_that_the_agent_does_not_see_is_drawn(
     tab: Tab, ids: dict[str, list[str]], jam: Jamboree
 ) -> None:
@@ -224,6 +226,7 @@ def test_a_dict_observation_is_plots_and_pictures(
     tab.sees("speed: 0.5")
 
 
+@pytest.mark.long  # pictures of a dict are shown in the same way
 def test_an_atari_episode_shows_its_frames_and_what_the_agent_sees(
     open_tab: OpenTab, jam: Jamboree
 ) -> None:
@@ -372,7 +375,7 @@ def obstacles(tab: Tab) -> list[tuple[str, ...]]:
     ("options", "is_thorough"),
     [
         pytest.param(SIZES[0], True, id="wide"),
-        pytest.param(SIZES[1], False, id="narrow, its width only"),
+        pytest.param(SIZES[1], False, id="narrow, its width only", marks=pytest.mark.long),
         pytest.param(SIZES[1], True, id="narrow", marks=pytest.mark.long),
     ],
 )
@@ -395,8 +398,11 @@ def test_everybody_can_use_each_view(
     }
     for path, mark in views.items():
         tab.open(path).page.locator(mark).first.wait_for()
-        tab.until("document.documentElement.scrollWidth <= innerWidth")
-        tab.until(f"{CUT_OFF} === 0")
+        for size in (SIZES[1]["viewport"], options["viewport"]):  # of the narrow one, its width
+            tab.page.set_viewport_size(size)
+            tab.until(f"innerWidth === {size['width']}")
+            tab.until("document.documentElement.scrollWidth <= innerWidth")
+            tab.until(f"{CUT_OFF} === 0")
         is_known = options is SIZES[1] and "compare" in path  # its colours and parts
         if is_known or not is_thorough:
             continue

@@ -97,6 +97,7 @@ def test_two_tabs_follow_the_same_run(
         episode.is_at_step(1)  # what one tab shows does not move the other
 
 
+@pytest.mark.long  # test_page_api.py has it without a browser
 def test_a_lost_redis_is_said_and_the_page_recovers(
     open_tab: OpenTab, start_own_redis: Callable[..., Server], namespace: str
 ) -> None:
@@ -241,6 +242,7 @@ class LongEnv(gym.Env):
         return observation, 1.0, False, self.count >= LENGTH, {}
 
 
+@pytest.mark.long  # the next one bounds what such an episode costs
 def test_a_move_through_10_000_steps_is_painted_at_once_and_asks_nothing(
     open_tab: OpenTab, open_jamboree: Callable[..., Jamboree]
 ) -> None:

@@ -66,6 +66,7 @@ def test_each_return_and_each_reward_is_shown(jam: Jamboree, tab: Tab) -> None:
     expect(transitions.get_by_text("reward_1", exact=True)).to_be_visible()
 
 
+@pytest.mark.long  # the page adds only a link; multi_agent/ has what it reads
 def test_the_episode_of_one_agent_leads_to_all_of_them(jam: Jamboree, tab: Tab) -> None:
     one = jam.run("team").episodes.first()
     tab.open("/")

@@ -279,6 +279,7 @@ def test_a_make_that_fails_says_what_is_wrong(priced: Any) -> None:
 
 
 @pytest.mark.usefixtures("warm_workers")
+@pytest.mark.long  # test_verify_many.py has processes, the others the argument
 def test_processes_make_it_too(priced: Any) -> None:
     assert verify([priced, priced], workers=2, env_kwargs={"client": None})
 

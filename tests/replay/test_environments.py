@@ -84,7 +84,7 @@ def test_unseeded_episodes_happen_again(jam: Jamboree, case: Case) -> None:
     check(episodes)
 
 
-@every_environment(quick=["MountainCar-v0", "FrozenLake-v1", "Hopper-v5"])
+@every_environment(quick=["FrozenLake-v1", "Hopper-v5"])
 @pytest.mark.parametrize("mode", [AutoresetMode.NEXT_STEP, AutoresetMode.SAME_STEP])
 @pytest.mark.parametrize("seed", [1, None], ids=["seeded", "unseeded"])
 def test_episodes_of_a_vector_environment_happen_again(
@@ -219,12 +219,16 @@ def test_the_actions_of_atari_stick(jam: Jamboree) -> None:
     "damage",
     [
         b"any bytes",
-        {},
-        {"generators": b"any bytes", "frame": 0},
+        pytest.param({}, marks=pytest.mark.long),
+        pytest.param({"generators": b"any bytes", "frame": 0}, marks=pytest.mark.long),
         {"generators": np.zeros((2, 3), np.uint32), "frame": 0},
-        {"generators": np.zeros((2, 625), np.int64), "frame": 0},
+        pytest.param(
+            {"generators": np.zeros((2, 625), np.int64), "frame": 0}, marks=pytest.mark.long
+        ),
         {"generators": np.full((2, 625), 625, np.uint32), "frame": 0},
-        {"generators": np.zeros((2, 625), np.uint32), "frame": "many"},
+        pytest.param(
+            {"generators": np.zeros((2, 625), np.uint32), "frame": "many"}, marks=pytest.mark.long
+        ),
     ],
 )
 def test_a_damaged_state_of_an_emulator_is_named(jam: Jamboree, damage: Any) -> None:

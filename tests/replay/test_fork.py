@@ -73,7 +73,11 @@ def record(
 
 
 @pytest.mark.parametrize("name", ENVS)
-@pytest.mark.parametrize("seed", [11, None], ids=["seeded", "unseeded"])
+@pytest.mark.parametrize(
+    "seed",
+    [pytest.param(11, marks=pytest.mark.long), None],  # the generator is that of a seed, or kept
+    ids=["seeded", "unseeded"],
+)
 def test_a_fork_at_every_step_goes_on_as_recorded(
     jam: Jamboree, name: str, seed: int | None
 ) -> None:

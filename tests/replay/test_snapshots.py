@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from forks import assert_forks_like_recorded, assert_other_ways_verify
 from gymnasium import spaces, wrappers
+from lengths import quick_and_long
 from recorded_envs import CountingEnv
 
 from jamboree_gym import Jamboree
@@ -424,16 +425,9 @@ SIMULATORS: dict[str, Callable[[], gym.Env[Any, Any]]] = {
     "Walker2d": lambda: gym.make("Walker2d-v5"),
     "Humanoid": lambda: gym.make("Humanoid-v5"),
 }
-every_simulator = pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param(name, marks=() if name in ("ALE", "Ant") else pytest.mark.long)
-        for name in SIMULATORS
-    ],
-)
 
 
-@every_simulator
+@pytest.mark.parametrize("name", quick_and_long(SIMULATORS, quick=["Ant"]))
 def test_a_simulator_goes_on_from_a_snapshot_as_recorded(
     jam: Jamboree, name: str, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -459,7 +453,7 @@ def test_snapshots_of_an_emulator_are_used_only_where_they_are_trusted(
     assert warned(caplog) == 1
 
 
-@every_simulator
+@pytest.mark.parametrize("name", quick_and_long(SIMULATORS, quick=["ALE", "Ant"]))
 def test_a_simulator_is_brought_back_by_what_if(jam: Jamboree, name: str) -> None:
     episode = record(jam, SIMULATORS[name](), steps=20, every=5)
     step = len(episode) - 5

@@ -348,6 +348,7 @@ def test_workers_use_the_embedded_servers_of_a_home(tmp_path: Path) -> None:
         stop_servers(home)
 
 
+@pytest.mark.usefixtures("warm_workers")
 def test_a_store_that_does_not_answer_is_an_error(own_valkey, namespace: str) -> None:
     with Jamboree(own_valkey.url, namespace=namespace) as jam:
         record_cartpole(jam, 4, "many")

@@ -14,6 +14,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
+from lengths import quick_and_long
 from recorded_envs import CountingEnv, FailingEnv, RenderingEnv
 
 import jamboree_envs.faults
@@ -125,8 +126,17 @@ def test_an_mp4_has_a_frame_of_the_reset_and_of_each_step(jam: Jamboree, tmp_pat
         assert np.abs(frame.astype(int) - rendered).mean() < 2
 
 
-@pytest.mark.parametrize("suffix", [".mp4", ".gif"])
-@pytest.mark.parametrize(("fps", "expected"), [(None, 4), (10, 10), (12.5, 12.5)])
+@pytest.mark.parametrize(
+    ("fps", "expected", "suffix"),
+    quick_and_long(
+        [
+            (fps, expected, suffix)
+            for fps, expected in [(None, 4), (10, 10), (12.5, 12.5)]
+            for suffix in [".mp4", ".gif"]
+        ],
+        quick=[(None, 4, ".mp4"), (12.5, 12.5, ".gif")],
+    ),
+)
 def test_the_pace_is_that_of_the_environment_or_as_told(
     jam: Jamboree, tmp_path: Path, suffix: str, fps: float | None, expected: float
 ) -> None:

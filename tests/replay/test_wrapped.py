@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from environments import Case
 from gymnasium import wrappers
+from lengths import quick_and_long
 from replayed_envs import ShyObservation, record
 
 from jamboree_gym import Jamboree
@@ -164,7 +165,12 @@ def _minigrid() -> None:
     Case("MiniGrid-Empty-5x5-v0", needs="minigrid").register()
 
 
-@pytest.mark.parametrize("name", OF_GYMNASIUM)
+DEAR = {"AddRenderObservation", "AtariPreprocessing"}  # SB3 has others for Atari, below
+
+
+@pytest.mark.parametrize(
+    "name", quick_and_long(OF_GYMNASIUM, quick=[one for one in OF_GYMNASIUM if one not in DEAR])
+)
 def test_a_wrapper_of_gymnasium_happens_again(jam: Jamboree, name: str) -> None:
     if not hasattr(wrappers, name):
         assert name in NOT_IN_OLD_RELEASES
@@ -225,7 +231,7 @@ def test_a_wrapper_with_modules_as_arguments_happens_again_with_the_line_that_he
     fork(episodes[-1], 2, record=False, wrappers=again).close()
 
 
-@pytest.mark.parametrize("name", OBSERVING)
+@pytest.mark.parametrize("name", quick_and_long(OBSERVING, quick=["RecordVideo"]))
 def test_a_wrapper_that_shows_or_films_is_left_out_of_a_replay(
     jam: Jamboree, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -316,6 +322,7 @@ def test_each_of_them_alone_happens_again(jam: Jamboree) -> None:
     assert_happen_again(record_three(jam, of_sb3.ClipRewardEnv(env)))
 
 
+@pytest.mark.long  # integrations/test_vec_record.py has it of other environments
 @pytest.mark.torch
 def test_they_do_so_in_a_vec_env(jam: Jamboree) -> None:
     from stable_baselines3.common.vec_env import DummyVecEnv

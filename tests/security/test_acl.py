@@ -8,13 +8,14 @@ import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import pytest
 import redis
 from backed_up import follower_of
-from conftest import Server, StartRedis
+from conftest import REDIS_PROGRAMS, Server, StartRedis
 from lengths import quick_and_long
 from processes import NoteHandler, read_line
 from recorded_envs import ACTION, CountingEnv, play
@@ -320,7 +321,14 @@ def test_the_page_has_a_line_for_every_use() -> None:
     assert set(LINES) == set(USES)
 
 
-@pytest.mark.parametrize("user", USES)
+@pytest.mark.parametrize(
+    ("any_redis", "user"),
+    quick_and_long(
+        product(sorted(REDIS_PROGRAMS), USES),
+        quick=[*(("valkey9", user) for user in USES), ("redis7", "recorder"), ("redis8", "backup")],
+    ),
+    indirect=["any_redis"],
+)
 def test_the_rights_on_the_page_are_enough(users_anywhere: Users, user: str) -> None:
     users_anywhere.give(LINES[user][0])
     USES[user](users_anywhere)
@@ -388,7 +396,7 @@ def test_who_may_not_look_for_lost_logs_records_all_the_same_and_is_told_once(
     assert sum("does not let this user do it" in one for one in caplog.messages) == 1
 
 
-@pytest.mark.parametrize("user", quick_and_long(USES, quick=["recorder", "deleter"]))
+@pytest.mark.parametrize("user", quick_and_long(USES, quick=["deleter"]))
 def test_no_right_on_the_page_is_one_too_many(users: Users, user: str) -> None:
     line, needless = LINES[user][0], []
     for right in COMMAND.finditer(line):

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from conftest import Server
 from interrupted import run_until
-from lengths import IS_LONG, quick_and_long
+from lengths import IS_LONG
 from make_format_2 import FILE, Notes, values_of
 from old_stores import fill, migrate, urls_of
 from processes import NoteHandler
@@ -233,7 +233,11 @@ def test_two_migrations_at_once_end_as_one(old: Jamboree, monkeypatch: pytest.Mo
         assert everything(old) == expected, line
 
 
-@pytest.mark.parametrize("missing", [(), ("epoch", "unbacked")], ids=["all", "runs only"])
+@pytest.mark.parametrize(
+    "missing",
+    [(), pytest.param(("epoch", "unbacked"), marks=pytest.mark.long)],
+    ids=["all", "runs only"],
+)
 def test_a_migration_that_was_interrupted_at_any_line_is_refused_and_completed(
     old: Jamboree, monkeypatch: pytest.MonkeyPatch, missing: tuple[str, ...]
 ) -> None:
@@ -282,7 +286,8 @@ app(sys.argv[2:])
 """
 
 
-@pytest.mark.parametrize("line", quick_and_long(range(40, 280, 40), quick=[120]))
+@pytest.mark.long  # interrupted at any line, it ends in the same way
+@pytest.mark.parametrize("line", range(40, 280, 40))
 def test_a_migration_that_was_killed_is_completed(old: Jamboree, line: int) -> None:
     done = run_warm(KILLED, line, "migrate", *urls_of(old))
     assert done.returncode == -signal.SIGKILL, done.stderr

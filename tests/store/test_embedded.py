@@ -77,6 +77,7 @@ def test_join_starts_valkey_and_not_mongo(home: Path) -> None:
     assert status.mongo_pid is None
 
 
+@pytest.mark.long  # another test has odd characters
 def test_a_home_whose_name_is_no_valid_unicode_has_both_servers(
     home: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:

@@ -248,7 +248,8 @@ def test_who_only_reads_starts_nothing(home: Path) -> None:
 # -- what dies ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kills", [1, pytest.param(3, marks=pytest.mark.long)])
+@pytest.mark.long  # the next one kills it together with the supervisor
+@pytest.mark.parametrize("kills", [1, 3])
 def test_killed_again_and_again_it_comes_back_nothing_is_missing_or_twice_and_it_keeps_no_servers(
     used_home: Path, kills: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -362,11 +363,12 @@ def test_killed_valkey_is_backed_up_when_it_is_back(busy_home: Path, namespace: 
 # -- what cannot work -----------------------------------------------------------------------------
 
 
+@pytest.mark.long  # test_embedded_failures.py: it cannot start; below: what is told once
 @pytest.mark.parametrize(
     ("file", "content", "why"),
     [
         ("mongo.json", "{", "mongo.json is damaged"),
-        pytest.param("mongo", "", "cannot keep the embedded servers", marks=pytest.mark.long),
+        ("mongo", "", "cannot keep the embedded servers"),
     ],
 )
 def test_a_mongo_that_cannot_be_started_stops_nobody_says_why_and_the_next_client_may_try(
@@ -390,6 +392,7 @@ def test_a_mongo_that_cannot_be_started_stops_nobody_says_why_and_the_next_clien
     assert log_of(home).count(why) == 1
 
 
+@pytest.mark.long  # test_embedded_failures.py has a Valkey that is stopped
 def test_a_process_that_does_not_end_is_killed(
     used_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -492,6 +495,7 @@ stop_servers(home)
 """
 
 
+@pytest.mark.long  # test_folder_backup.py has such a backup
 def test_where_no_mongodb_server_is_installed_the_backup_is_a_folder_in_the_home(
     home: Path, tmp_path: Path
 ) -> None:

@@ -67,6 +67,7 @@ def test_nobody_has_to_open_the_store_for_what_a_killed_client_has_left(home: Pa
         check(jam)
 
 
+@pytest.mark.long  # the others kill one
 def test_several_clients_may_be_killed_at_once_and_again_each_in_its_namespace(home: Path) -> None:
     names = ["one", "two", "three"]
     with ExitStack() as stack:

@@ -72,6 +72,7 @@ def test_reads_do_not_wait_for_a_mongo_that_starts_for_the_first_time(home: Path
         assert NoteHandler(jam, "n").count() == 1
 
 
+@pytest.mark.long  # test_read_through.py has it of embedded servers, too
 def test_what_was_copied_is_found_in_an_emptied_redis_after_a_restart(home: Path) -> None:
     with Jamboree(home=home, backup=False) as jam:
         episode_id = recorded(jam)

@@ -224,6 +224,7 @@ def test_a_migration_that_was_interrupted_at_any_line_is_completed(
             assert contents(old) == expected, line
 
 
+@pytest.mark.long  # the test above has such batches, too
 def test_a_batch_of_several_documents_is_whole_wherever_it_was_interrupted(
     old: Jamboree, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -290,7 +291,8 @@ app(sys.argv[2:])
 """
 
 
-@pytest.mark.parametrize("line", quick_and_long(range(60, 600, 60), quick=[180]))
+@pytest.mark.long  # interrupted at any line, it ends in the same way
+@pytest.mark.parametrize("line", range(60, 600, 60))
 def test_a_migration_that_was_killed_is_completed(old: Jamboree, line: int) -> None:
     done = run_warm(KILLED, line, "migrate", *urls_of(old))
     assert done.returncode == -9, done.stderr
@@ -394,9 +396,7 @@ def read_by_the_page(jam: Jamboree, id: str) -> list[Any]:
     return list(names["read_rows"](jam.redis, key, "format-2"))
 
 
-@pytest.mark.parametrize(
-    "kind", quick_and_long(EPISODES, quick=["plain", "infos", "growing", "big-endian"])
-)
+@pytest.mark.parametrize("kind", quick_and_long(EPISODES, quick=["plain", "infos"]))
 def test_the_reader_of_the_page_reads_every_kind_of_episode(old: Jamboree, kind: str) -> None:
     migrate(old)
     data = old.episode(EPISODES[kind]).data()

@@ -182,9 +182,7 @@ def test_what_is_said_has_a_value_for_each(jam: Jamboree) -> None:
 @pytest.mark.usefixtures("prompt_writer")
 @pytest.mark.parametrize(
     ("mode", "flatten"),
-    quick_and_long(
-        product(MODES, [False, True]), quick=[*((mode, False) for mode in MODES), (MODES[0], True)]
-    ),
+    quick_and_long(product(MODES, [False, True]), quick=[(MODES[0], True), (MODES[1], False)]),
 )
 def test_each_shows_what_others_did(jam: Jamboree, mode: AutoresetMode, flatten: bool) -> None:
     actor = jam.record(CountingEnv(100), run="team")

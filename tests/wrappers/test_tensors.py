@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import product
 from typing import Any
 
 import gymnasium as gym
@@ -11,7 +12,7 @@ import pytest
 from gymnasium import spaces
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from lengths import examples
+from lengths import examples, quick_and_long
 from recorded_envs import CountingEnv
 
 from jamboree_gym import Jamboree
@@ -59,8 +60,12 @@ def numbers(observations: Any, index: int) -> Any:
     return (one.float() if one.dtype is torch.bfloat16 else one).numpy()
 
 
-@pytest.mark.parametrize("num_envs", [3, 9])
-@pytest.mark.parametrize("kind", ["CarsEnv", "CarsVectorEnv"])
+@pytest.mark.parametrize(
+    ("kind", "num_envs"),
+    quick_and_long(
+        product(["CarsEnv", "CarsVectorEnv"], [3, 9]), quick=[("CarsEnv", 3), ("CarsVectorEnv", 9)]
+    ),
+)
 def test_an_environment_of_isaac_lab_s_shape_is_recorded(
     jam: Jamboree, kind: str, num_envs: int
 ) -> None:
