@@ -254,7 +254,6 @@ def test_an_environment_that_imports_what_its_arguments_name_is_refused(
 
 
 @pytest.mark.usefixtures("warm_workers")
-@pytest.mark.long  # they call what the test above calls, with each of these
 def test_processes_neither_import_nor_build_it(jam: Jamboree, canary: Path) -> None:
     for forgery in MODULES.values():
         episode = record(jam, gym.make("CartPole-v1"), seed=1, run="forged")
