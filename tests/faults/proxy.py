@@ -173,7 +173,6 @@ class Proxy:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="proxy", daemon=True)
         self._listener: socket.socket | None = None
-        self._accepting: asyncio.Task[None] | None = None
         self._connections: dict[asyncio.Task[None], Connection] = {}
         self._has_server = True
         self.accepted = 0
@@ -265,24 +264,26 @@ class Proxy:
         self._listener.bind(self._own)
         self._own = self._listener.getsockname()
         self._listener.listen(64)
-        self._accepting = asyncio.create_task(self._accept(self._listener))
+        asyncio.get_running_loop().add_reader(self._listener, self._accept, self._listener)
 
     async def _stop_listening(self) -> None:
-        if self._accepting is not None and self._listener is not None:
-            self._accepting.cancel()
-            await asyncio.wait([self._accepting])
+        if self._listener is not None:
+            asyncio.get_running_loop().remove_reader(self._listener)
             self._listener.close()
-        self._listener = self._accepting = None
+        self._listener = None
 
-    async def _accept(self, listener: socket.socket) -> None:
-        loop = asyncio.get_running_loop()
-        while True:
-            client, _ = await loop.sock_accept(listener)
-            self.accepted += 1
-            connection = Connection(client, _new_socket(self._server))
-            task = asyncio.create_task(self._serve(connection))
-            self._connections[task] = connection
-            task.add_done_callback(self._forget)
+    def _accept(self, listener: socket.socket) -> None:
+        """Not in a task: one that is cancelled could lose the connection that it has just got."""
+        try:
+            client, _ = listener.accept()
+        except OSError:  # it is gone again
+            return
+        client.setblocking(False)
+        self.accepted += 1
+        connection = Connection(client, _new_socket(self._server))
+        task = asyncio.create_task(self._serve(connection))
+        self._connections[task] = connection
+        task.add_done_callback(self._forget)
 
     def _forget(self, task: asyncio.Task[None]) -> None:
         self._connections.pop(task).close()
