@@ -18,7 +18,7 @@ from jamboree_gym.errors import (
     JamboreeError,
     RunNotFound,
 )
-from jamboree_gym.reading.finding.names import short_id, short_ids
+from jamboree_gym.reading.finding.names import ShortIds, short_ids
 from jamboree_gym.runs.checkpoints import CheckpointHandler
 from jamboree_gym.runs.metrics import MetricHandler
 from jamboree_gym.runs.sessions import SessionHandler
@@ -569,13 +569,16 @@ def test_an_id_is_shown_as_short_as_it_can_be_typed(jam: Jamboree) -> None:
 
 def test_a_short_id_has_no_more_digits_than_it_needs() -> None:
     known = sorted(["01a2298b0000", "01a2298b042c", "01a2298b0431", "02"])
-    assert [short_id(known, one) for one in known] == [
+    assert [ShortIds(known).of(one) for one in known] == [
         *("01a2298b00", "01a2298b042", "01a2298b043", "02")
     ]
-    assert short_id(["01a2298b042c"], "01a2298b042c") == "01a2298b"
-    assert short_id(["01a2298b042c"], f"01a2298b043{'0' * 17}0007") == "01a2298b0430..0007"
+    assert ShortIds(["01a2298b042c"]).of("01a2298b042c") == "01a2298b"
+    assert ShortIds(["01a2298b042c"]).of(f"01a2298b043{'0' * 17}0007") == "01a2298b0430..0007"
     at_once = [f"01a22a38ad8939a02648e84b2879000{n}" for n in range(3)]
-    assert [short_id(at_once, one) for one in at_once][1:] == ["01a22a38..0001", "01a22a38..0002"]
+    assert [ShortIds(at_once).of(one) for one in at_once][1:] == [
+        "01a22a38..0001",
+        "01a22a38..0002",
+    ]
 
 
 def runs_of(jam: Jamboree) -> list[bytes]:

@@ -23,7 +23,7 @@ from jamboree_gym.page.listing import Kept, KeptByName, Listing, Listings
 from jamboree_gym.page.plain import short_text, without_paths
 from jamboree_gym.page.surprises import Surprises, discount_of
 from jamboree_gym.reading.episode import Episode
-from jamboree_gym.reading.finding.names import all_ids, short_id
+from jamboree_gym.reading.finding.names import ShortIds, all_ids
 from jamboree_gym.records import EpisodeSummary
 from jamboree_gym.runs.run_summary import RunSummary, summary_of_run
 from jamboree_gym.runs.sessions import RunSession
@@ -54,7 +54,9 @@ class Answers:
         self._runs: OrderedDict[str, tuple[float, dict[str, Any]]] = OrderedDict()
         self._all_runs: Kept[list[RunSummary]] = Kept(lambda: self._jam.runs().summaries(), eq)
         self._backup: Kept[dict[str, Any]] = Kept(self._read_backup, lambda one, other: False)
-        self._ids: Kept[list[str]] = Kept(lambda: sorted(all_ids(jam._connection)), eq)
+        self._ids: Kept[ShortIds] = Kept(
+            lambda: ShortIds(all_ids(jam._connection)), lambda one, other: one.ids == other.ids
+        )
         self._details = KeptByName(
             lambda run: partial(self._read_run, run), _is_same_run, MAX_DETAILS
         )
@@ -312,12 +314,12 @@ class Answers:
 
     def _summary_row(self, one: EpisodeSummary) -> dict[str, Any]:
         """An episode with its run."""
-        short = short_id(self._ids.get(), one.id)
+        short = self._ids.get().of(one.id)
         return {**_episode_row(one), "run": one.run, "env_id": one.env_id, "short": short}
 
     def _short(self, id: str) -> str:
         """The beginning of an id that no other episode of the store has."""
-        return short_id(self._ids.at_once(), id)
+        return self._ids.at_once().of(id)
 
     def _running(self, listing: Listing) -> dict[str, Any] | None:
         """The newest episode that is being recorded; None if there is none."""

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_left
-from collections.abc import Collection, Iterable, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from difflib import SequenceMatcher
-from functools import partial
-from itertools import islice, takewhile
+from functools import cached_property
 from typing import Protocol, runtime_checkable
 
 from jamboree_gym.connection import Connection
@@ -17,13 +17,13 @@ from jamboree_gym.wording import one_line, shortened
 __all__ = [
     "HasId",
     "RunNames",
+    "ShortIds",
     "all_ids",
     "brief_id",
     "check_runs",
     "full_id",
     "id_of",
     "run_names",
-    "short_id",
     "short_ids",
 ]
 
@@ -107,38 +107,55 @@ def all_ids(connection: Connection) -> set[str]:
     return listings.ids(listings.runs())
 
 
-def short_id(ids: Sequence[str], id: str) -> str:
-    """The shortest beginning of an id that no other id has, `SHORTEST` digits at least.
+class ShortIds:
+    """The shortest beginning of each id that no other id has, `SHORTEST` digits at least.
 
     Episodes that a process begins at the same moment differ only at their end: then it is the
     first digits, two dots and the last four digits.
 
     Args:
-        ids: All ids, sorted.
-        id: One of them; of another one comes `brief_id`.
+        ids: All ids.
+
+    Attributes:
+        ids: The same, sorted.
     """
-    at = bisect_left(ids, id)
-    if at == len(ids) or ids[at] != id:
-        return brief_id(id)
-    beside = [one for one in ids[max(0, at - 1) : at + 2] if one != id]
-    shared = max((_shared_digits(one, id) for one in beside), default=0)
-    if shared < LONGEST:
-        return id[: max(SHORTEST, shared + 1)]
-    last = id[-LAST_DIGITS:]
-    for first in (id[:SHORTEST], id[:DIGITS_OF_TIME]):
-        alike = takewhile(partial(_begins, first), islice(ids, bisect_left(ids, first), None))
-        if sum(one.endswith(last) for one in alike) == 1:
-            return f"{first}{DOTS}{last}"
-    return id[: shared + 1]
+
+    def __init__(self, ids: Iterable[str]) -> None:
+        self.ids = sorted(ids)
+
+    @cached_property
+    def _alike(self) -> Counter[tuple[str, str]]:
+        """How many ids have these first and last digits."""
+        return Counter((id[:SHORTEST], id[-LAST_DIGITS:]) for id in self.ids)
+
+    def of(self, id: str) -> str:
+        """The short form of one of the ids; of another one comes `brief_id`."""
+        ids = self.ids
+        at = bisect_left(ids, id)
+        if at == len(ids) or ids[at] != id:
+            return brief_id(id)
+        beside = [one for one in ids[max(0, at - 1) : at + 2] if one != id]
+        shared = max((_shared_digits(one, id) for one in beside), default=0)
+        if shared < LONGEST:
+            return id[: max(SHORTEST, shared + 1)]
+        last = id[-LAST_DIGITS:]
+        if self._alike[id[:SHORTEST], last] == 1:
+            return f"{id[:SHORTEST]}{DOTS}{last}"
+        if sum(one.endswith(last) for one in self._of_the_moment(id[:DIGITS_OF_TIME])) == 1:
+            return brief_id(id)
+        return id[: shared + 1]
+
+    def _of_the_moment(self, first: str) -> Iterator[str]:
+        """The ids that begin so."""
+        for at in range(bisect_left(self.ids, first), len(self.ids)):
+            if not self.ids[at].startswith(first):
+                return
+            yield self.ids[at]
 
 
 def brief_id(id: str) -> str:
     """The first and the last digits of an id: when it began, and its number in its process."""
     return f"{id[:DIGITS_OF_TIME]}{DOTS}{id[-LAST_DIGITS:]}"
-
-
-def _begins(first: str, id: str) -> bool:
-    return id.startswith(first)
 
 
 def _shared_digits(one: str, other: str) -> int:
@@ -153,8 +170,8 @@ def short_ids(connection: Connection, ids: Iterable[str]) -> dict[str, str]:
 
     An id that another one begins with stays as it is: it means itself.
     """
-    known = sorted(all_ids(connection))
-    return {id: short_id(known, id) for id in ids}
+    known = ShortIds(all_ids(connection))
+    return {id: known.of(id) for id in ids}
 
 
 def run_names(runs: RunNames | None) -> tuple[str, ...] | None:
