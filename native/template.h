@@ -2,7 +2,7 @@
  * describes: an info, as `InfoTemplate.encode` does in Python, or an annotation. Byte for byte.
  * Included by plain_step.c. */
 
-/* How a value is written: the letters that `encoding/info_template.py` and `row_format.py` gives. */
+/* How a value is written: the letters that `encoding/info_template.py` and `row_format.py` give. */
 enum how {
     LARGE_END_FLOAT = 'm', /* a float as msgpack has it, the large end first */
     FLOAT = 'd',
@@ -103,7 +103,8 @@ static int put_values(Template *template, PyObject *dict, char *target)
     return 1;
 }
 
-/* Write the content with the values of this dict; 0 if it is another dict, or has another place. */
+/* Write the content with the values of this dict; 0 if it is another dict, or if the content is not
+ * what stands around them. */
 static int put_whole(Template *template, PyObject *dict, char *target)
 {
     Py_ssize_t size = PyBytes_GET_SIZE(template->content);
@@ -151,8 +152,7 @@ static Py_ssize_t size_of(PyTypeObject *kind, int how, PyObject *dtype)
                    ? PyDataType_ELSIZE(known)
                    : -1;
     case ARRAY:
-        return known != NULL && kind == &PyArray_Type &&
-                       is_number(known)
+        return known != NULL && kind == &PyArray_Type && is_number(known)
                    ? PyDataType_ELSIZE(known)
                    : -1;
     default:
@@ -200,8 +200,13 @@ static int learn_field(Template *self, PyObject *told)
         return 0;
     }
     self->fields[self->count++] = (Field){
-        Py_NewRef(name), (PyTypeObject *)Py_NewRef(kind), Py_NewRef(dtype), Py_NewRef(shape), at,
-        size,            how,
+        .name = Py_NewRef(name),
+        .kind = (PyTypeObject *)Py_NewRef(kind),
+        .dtype = Py_NewRef(dtype),
+        .shape = Py_NewRef(shape),
+        .at = at,
+        .size = size,
+        .how = how,
     };
     return 1;
 }
