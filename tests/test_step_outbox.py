@@ -248,6 +248,22 @@ def test_after_the_backup_was_asked_the_summary_is_sent_again(stored: int) -> No
     assert (again.batches, again.note) == (append.batches[stored:], append.note)
 
 
+@pytest.mark.parametrize("was_lost", [False, True])
+def test_only_after_a_lost_answer_a_try_without_room_is_repeated_as_it_was(was_lost: bool) -> None:
+    box = begun()
+    box.seal()
+    append = box.next_append()
+    if was_lost:
+        append = box.next_append()
+    box.was_not_taken(append)
+    put(box, 1)
+    box.seal()
+
+    again = box.next_append()
+    assert again.is_repeated == was_lost
+    assert (again.batches == append.batches) == was_lost
+
+
 def test_the_return_does_not_depend_on_when_rows_were_sealed() -> None:
     rewards = [0.1, 0.2, 0.3, 1e16, -1e16, 0.7] * 10
     often, once = begun(), begun()

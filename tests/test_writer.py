@@ -18,7 +18,7 @@ from stored import at
 from jamboree_gym import Jamboree
 from jamboree_gym.arrays.values import encode_mapping
 from jamboree_gym.delivery.backpressure import CHECK_AFTER_BYTES
-from jamboree_gym.delivery.outbox import MAX_RECORD_BYTES, Outbox, RecordOutbox
+from jamboree_gym.delivery.outbox import MAX_APPEND_BYTES, MAX_RECORD_BYTES, Outbox, RecordOutbox
 from jamboree_gym.encoding.batch_format import CODEC_RECORDS
 from jamboree_gym.errors import (
     DecodeError,
@@ -330,9 +330,9 @@ class BrokenOutbox(RecordOutbox):
         self._break("seal")
         super().seal()
 
-    def next_append(self) -> Append | None:
+    def next_append(self, most_bytes: int = MAX_APPEND_BYTES) -> Append | None:
         self._break("next_append")
-        return super().next_append()
+        return super().next_append(most_bytes)
 
     def settle(self, result: AppendResult) -> None:
         self._break("settle")

@@ -166,19 +166,24 @@ class Outbox(ABC):
         """Whether sealed batches wait to be sent."""
         return bool(self._batches) and self.error is None
 
-    def next_append(self) -> Append | None:
+    def next_append(self, most_bytes: int = MAX_APPEND_BYTES) -> Append | None:
         """The oldest batches, as one append; None when nothing is left to send.
 
         As long as it is not known what became of them, it is those of the last time.
+
+        Args:
+            most_bytes: No further batch is added to so many bytes.
         """
         if self.error is not None:
             return None
         encoded: list[bytes] = []
         size = 0
         is_repeated = self._unanswered is not None
-        limit = self._sent if is_repeated and self._sent else MAX_BATCHES_PER_APPEND
+        limit = MAX_BATCHES_PER_APPEND
+        if is_repeated and self._sent:
+            limit, most_bytes = self._sent, MAX_APPEND_BYTES
         for batch in self._batches:
-            if len(encoded) == limit or size >= MAX_APPEND_BYTES:
+            if len(encoded) == limit or size >= most_bytes:
                 break
             encoded.append(batch.encoded)
             size += len(batch.encoded)
@@ -219,6 +224,11 @@ class Outbox(ABC):
         self.answers += 1
         if result.is_deleted or done < self._sent:
             self._continue_at(result)
+
+    def was_not_taken(self, append: Append) -> None:
+        """The server had no room for an append: nothing is stored by this try."""
+        if not append.is_repeated:
+            self._unanswered = None
 
     def is_unanswered(self, append: Append) -> bool:
         """Whether these batches were sent last, and their fate is still not known."""

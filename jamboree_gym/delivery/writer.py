@@ -26,6 +26,7 @@ from jamboree_gym.errors import (
     InvalidRecord,
     JamboreeClosed,
     JamboreeError,
+    StoreFull,
     UnsavedRecords,
 )
 from jamboree_gym.store.log import Append, AppendResult, Asked
@@ -36,6 +37,7 @@ __all__ = ["Delivery", "WriteMode", "Writer"]
 WriteMode = Literal["buffered", "sync", "fsync"]
 
 APPENDS_PER_ROUND_TRIP = 256
+LEAST_ROUND_TRIP_BYTES = 1 << 15  # where the server has hardly any room
 BACKOFF_S = (0.05, 0.1, 0.2, 0.5, 1.0)
 CLOSE_TIMEOUT_S = 10.0
 HURRY_BYTES = 1 << 20  # more than this in one log, or in many small ones, is not left to gather
@@ -52,7 +54,7 @@ class Delivery(NamedTuple):
     Attributes:
         began: When, seconds of `time.perf_counter`.
         taken: What the server has now, as far as it was asked for here.
-        error: Why the server has none of it; None = it answered.
+        error: Why the server has nothing of the rest; None = it answered.
     """
 
     began: float
@@ -110,6 +112,7 @@ class Writer:
         self._asking: dict[Outbox, Append] = {}  # the backup is asked for these by another thread
         self._dirty_lock = threading.Lock()
         self._delivery_lock = threading.Lock()
+        self._round_trip_bytes = MAX_APPEND_BYTES
         self._bell = Bell()
         self._has_work = False
         self._is_urgent = False  # the pause is over
@@ -462,10 +465,11 @@ class Writer:
         sent: list[tuple[Outbox, Append]] = []
         done = size = 0
         for outbox in outboxes:
-            if len(sent) == APPENDS_PER_ROUND_TRIP or size >= MAX_APPEND_BYTES:
+            left_bytes = self._round_trip_bytes - size
+            if len(sent) == APPENDS_PER_ROUND_TRIP or left_bytes <= 0:
                 break
             done += 1
-            append = outbox.next_append()
+            append = outbox.next_append(left_bytes)
             if append is not None:
                 sent.append((outbox, append))
                 size += sum(map(len, append.batches))
@@ -480,11 +484,17 @@ class Writer:
         try:
             results = self._store.append(appends, fsync=self._fsync, prepare=renew)
         except BaseException as error:
+            if isinstance(error, StoreFull):
+                self._send_less(appends)
             self._tell(Delivery(began, (), error))
             raise
         self.schedule.go_on()
+        full: StoreFull | None = None
         for (outbox, append), result in zip(sent, results, strict=True):
-            if isinstance(result, JamboreeError):
+            if isinstance(result, StoreFull):
+                outbox.was_not_taken(append)
+                full = result
+            elif isinstance(result, JamboreeError):
                 self._refuse(outbox, result)
             elif result.must_ask:
                 unknown[outbox] = append
@@ -492,11 +502,22 @@ class Writer:
                 outbox.settle(result)
                 if outbox.error is not None:
                     self._refuse(outbox, outbox.error)
+        taken = _taken(appends, results)
         if self.watchers:
-            self._tell(Delivery(began, _taken(appends, results)))
+            self._tell(Delivery(began, taken, full))
         if self._on_delivery is not None and len(unknown) < len(sent):
             self._on_delivery()
         renew()  # again: the server may have been replaced by an empty one
+        if full is not None:
+            self._send_less(appends)
+            raise full
+        if taken:
+            self._round_trip_bytes = min(MAX_APPEND_BYTES, 2 * self._round_trip_bytes)
+
+    def _send_less(self, appends: Sequence[Append]) -> None:
+        """A server holds what it reads of a round trip beside all that it has stored."""
+        sent_bytes = sum(len(batch) for append in appends for batch in append.batches)
+        self._round_trip_bytes = max(LEAST_ROUND_TRIP_BYTES, sent_bytes // 4)
 
     def _tell(self, delivery: Delivery) -> None:
         for watcher in self.watchers:

@@ -82,11 +82,12 @@ class LogStore(Protocol):
             prepare: Called before each try, of which there are more where the server was emptied.
 
         Returns:
-            For each append the decision, or why this one log cannot be written.
+            For each append the decision, or why this one log cannot be written. A `StoreFull` says
+            that nothing was stored by this append, as the server has no memory or disk left.
 
         Raises:
             StoreUnavailable: No answer; what was sent may or may not be stored. Send it again.
-            StoreFull: The server has no memory or disk left.
+            StoreFull: The server has no memory or disk left, and an earlier try may be stored.
         """
 
     def ask_for(self, appends: Sequence[Append]) -> Asked:

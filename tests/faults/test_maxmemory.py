@@ -128,13 +128,32 @@ def test_a_training_goes_on_for_as_long_as_mongodb_takes_the_rest(
     assert jam._connection.redis_store.eviction.memory().used_bytes < MAXMEMORY_MB * 2**20
 
 
+def test_what_is_more_than_there_can_ever_be_room_for_is_sent_in_parts(
+    own_valkey: Server, mongo: Server, open_jamboree: OpenJamboree
+) -> None:
+    jam = open_jamboree(own_valkey.url, mongo_url=mongo.url, flush_interval_s=3600)
+    env = jam.record(CountingEnv(200))
+    play(env, [ACTION] * 200)
+    jam.flush()
+    limit_memory(jam, 2**20)
+
+    for _ in range(300):
+        play(env, [ACTION] * 200)
+    with hasty_follower(jam):
+        jam.flush(timeout_s=20)
+
+    assert len(list(jam.episodes())) == 301
+
+
 @pytest.mark.long  # the tests above make room; test_admission.py and test_writer.py wait for it
+@pytest.mark.parametrize("length", [22, 200])
 def test_without_mongodb_saving_waits_says_what_to_do_and_goes_on_when_it_is_back(
     own_valkey: Server,
     own_mongo: Server,
     open_jamboree: OpenJamboree,
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
+    length: int,
 ) -> None:
     caplog.set_level(logging.INFO, "jamboree_gym")
     monkeypatch.setattr(mongo_client, "CONNECT_TIMEOUT_S", 1.0)
@@ -146,7 +165,7 @@ def test_without_mongodb_saving_waits_says_what_to_do_and_goes_on_when_it_is_bac
         wait_until(lambda: jam.backup.status().follower and is_complete(jam))
         own_mongo.kill()
         limit_memory(jam)
-        recording = Recording(jam)
+        recording = Recording(jam, length)
         wait_until(lambda: "blocks until it has room" in caplog.text, timeout_s=60)
         recording.rows_when_stuck()
         reader.redis.delete(jam._connection.keyspace.lease(jam._connection.writer_name))

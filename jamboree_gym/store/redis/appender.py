@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from redis.exceptions import ReadOnlyError, RedisError
 
 from jamboree_gym.encoding.batch_format import CODEC_STEPS, batch_span
-from jamboree_gym.errors import DecodeError, JamboreeError, StoreUnavailable
+from jamboree_gym.errors import DecodeError, JamboreeError, StoreFull, StoreUnavailable
 from jamboree_gym.keys import BucketKeys, Keyspace
 from jamboree_gym.store.log import Append, AppendResult, IndexEntry
 from jamboree_gym.store.redis import scripts
@@ -178,7 +178,8 @@ class LogAppender(BucketPart):
     ) -> AppendResult | JamboreeError:
         if isinstance(answer, RedisError):
             translated = self._link.translated(answer, key=append.key)
-            if isinstance(translated, DecodeError):
+            is_full = isinstance(translated, StoreFull)
+            if isinstance(translated, DecodeError) or (is_full and not where.was_repeated):
                 return translated
             if isinstance(answer, ReadOnlyError):  # the script has caught it, for this log
                 self._link.forget_connections()
