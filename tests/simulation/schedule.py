@@ -382,6 +382,32 @@ MORE_WINDOWS: tuple[Schedule, ...] = (
         (_K, "copy", 0, Fault(0, "meanwhile", step=_POPS, of="insert")),
         *((_K, "copy", 0), ("world", "empty_redis", 0), (_W, "pop", 1), (_R, "read_notes", 1)),
     ),
+    # a failover takes back that a log was deleted, or that something was taken off it
+    _window(
+        *((_W, "save_many", 1), (_W, "flush", 0), (_K, "copy", 0), ("world", "wait", 1)),
+        *((_K, "delete_notes", 0), ("world", "fail_over", 5), (_K, "copy", 0)),
+        *((_W, "save", 1), (_W, "flush", 0), (_K, "copy", 0), (_R, "read_notes", 1)),
+    ),
+    _window(
+        *((_W, "save_many", 1), (_W, "flush", 0), ("world", "wait", 1), (_K, "delete_notes", 0)),
+        *(("world", "fail_over", 5), (_W, "save", 1), (_W, "flush", 0), (_K, "copy", 0)),
+        *(("world", "empty_redis", 0), (_R, "read_notes", 1)),
+    ),
+    _window(
+        *((_W, "step", 0), (_W, "step", 0), (_W, "flush", 0), ("world", "wait", 1)),
+        *((_K, "copy", 0), (_K, "delete_episode", 0), ("world", "fail_over", 5), (_W, "step", 0)),
+        *((_W, "flush", 0), (_K, "copy", 0), (_R, "read_episodes", 0)),
+    ),
+    _window(
+        *((_W, "save_many", 1), (_W, "flush", 0), (_K, "copy", 0), ("world", "wait", 1)),
+        *((_W, "pop", 1), ("world", "fail_over", 5), (_W, "save", 1), (_W, "flush", 0)),
+        *((_K, "copy", 0), ("writer-3", "pop", 1), (_R, "read_notes", 1)),
+    ),
+    _window(
+        *((_W, "save_many", 1), (_W, "flush", 0), ("world", "wait", 1), (_W, "pop", 1)),
+        *(("world", "fail_over", 5), (_K, "copy", 0), ("world", "empty_redis", 0)),
+        *((_W, "pop", 1), (_W, "save", 1), (_W, "flush", 0), (_K, "copy", 0), (_R, "read_notes", 1)),
+    ),
 )
 MORE_SHARE = 0.3
 
