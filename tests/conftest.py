@@ -35,7 +35,7 @@ from jamboree_gym.replay.verification import workers
 
 sys.path.append(str(Path(__file__).parent / "faults"))  # for `proxy`
 sys.path.append(str(Path(__file__).parent / "store"))  # for `embedded_home`
-pytest_plugins = ["left_out", "slices", "page_tabs"]
+pytest_plugins = ["left_out", "slices", "on_a_cluster", "page_tabs"]
 pytest.register_assert_rewrite("contract", "backup_contract")  # its tests are in no test_ module
 
 # These cannot be installed beside what the others need, or are large: `.ci/run` has their phases.
@@ -154,6 +154,13 @@ class Server:
             self.kill()
 
 
+@dataclass
+class Shared:
+    """Servers of which a test only knows the address."""
+
+    url: str
+
+
 def redis_answers(url: str) -> bool:
     """Whether a Redis or Valkey answers there."""
     try:
@@ -254,8 +261,15 @@ def short_directory(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 @pytest.fixture(scope="session")
-def valkey(short_directory: Path) -> Iterator[Server]:
-    """The Valkey that most tests share, each in its own namespace."""
+def valkey(request: pytest.FixtureRequest, short_directory: Path) -> Iterator[Server | Shared]:
+    """The Valkey that most tests share, each in its own namespace; or a cluster, if asked for."""
+    if program := request.config.getoption("--on-a-cluster"):
+        from cluster_servers import Cluster
+
+        cluster = Cluster(short_directory / "shared", program=REDIS_PROGRAMS[program]())
+        yield Shared(cluster.url())
+        cluster.stop()
+        return
     server = start_redis(valkey_program(), short_directory / "valkey")
     yield server
     server.stop()

@@ -406,7 +406,13 @@ MORE_WINDOWS: tuple[Schedule, ...] = (
     _window(
         *((_W, "save_many", 1), (_W, "flush", 0), ("world", "wait", 1), (_W, "pop", 1)),
         *(("world", "fail_over", 5), (_K, "copy", 0), ("world", "empty_redis", 0)),
-        *((_W, "pop", 1), (_W, "save", 1), (_W, "flush", 0), (_K, "copy", 0), (_R, "read_notes", 1)),
+        *(
+            (_W, "pop", 1),
+            (_W, "save", 1),
+            (_W, "flush", 0),
+            (_K, "copy", 0),
+            (_R, "read_notes", 1),
+        ),
     ),
 )
 MORE_SHARE = 0.3
