@@ -233,6 +233,7 @@ def test_a_schema_that_was_sent_before_it_is_sent_again_where_another_thread_saw
     assert jam.redis.exists(jam._connection.keyspace.blob(*schema)) == 1
 
 
+@pytest.mark.usefixtures("nothing_held")
 @pytest.mark.parametrize(
     ("num_envs", "write"),  # no vector; one by one; a row for all at once
     quick_and_long(
