@@ -349,6 +349,13 @@ MORE_WINDOWS: tuple[Schedule, ...] = (
         *(("keeper-2", "copy", 0), (_K, "delete_episode", 0), (_K, "copy", 0)),
         *(("world", "empty_redis", 0), (_R, "read_episodes", 0)),
     ),
+    _window(
+        *((_W, "vector_step", 0), (_W, "flush", 0)),
+        (_K, "copy", 0, Fault(0, "stopped", 7, of="insert of logs")),
+        *[(_W, "vector_step", 0)] * 4,
+        *((_W, "flush", 0), ("keeper-2", "copy", 0), ("world", "wait", 0)),
+        *(("world", "empty_redis", 0), (_R, "read_episodes", 0)),
+    ),
     # a failover takes what was copied, or half copied, and others take its place
     _window(
         *((_W, "save", 1), (_W, "flush", 0), (_K, "copy", 0), ("world", "wait", 1)),

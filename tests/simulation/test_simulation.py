@@ -165,6 +165,14 @@ FAILED = {
         Step("writer-2", "save", 1),
         Step("writer-2", "flush", 0),
     ),
+    "a stopped backup stored episodes as they were before their end, and these were listed": (
+        Step("writer-1", "vector_step", 0),
+        Step("writer-1", "flush", 0),
+        Step("keeper", "copy", 0, (Fault(0, "stopped", 30, of="insert of logs"),)),
+        *[Step("writer-1", "vector_step", 0)] * 4,
+        Step("writer-1", "flush", 0),
+        Step("keeper-2", "copy", 0),
+    ),
 }
 
 
