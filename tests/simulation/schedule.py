@@ -310,6 +310,16 @@ MORE_WINDOWS: tuple[Schedule, ...] = (
         *(("world", "mongo_away", 0), ("world", "empty_redis", 0), (_W, "step", 0)),
         *((_W, "flush", 0), ("world", "mongo_back", 0), ("world", "wait", 5), (_K, "copy", 0)),
     ),
+    # others save to it, or join it, while it is being joined
+    *(
+        _window(
+            *((_W, "save", 1), (_W, "flush", 0), (_K, "copy", 0), ("world", "mongo_away", 0)),
+            *(("world", "empty_redis", 0), (_W, "save", 1), (_W, "flush", 0)),
+            *(("world", "mongo_back", 0), ("world", "wait", 5), (_W, "save", 1)),
+            *((_K, "copy", 0, Fault(at, "meanwhile", step=step, of=of)), (_R, "read_notes", 1)),
+        )
+        for at, of, step in ((0, "replace", _FLUSHES), (1, "read of logs", _COPIES))
+    ),
     # Redis loses what is being copied, while others go on
     _window(
         *((_W, "save", 1), (_W, "flush", 0)),
