@@ -45,6 +45,7 @@ from jamboree_gym.store.mongo import client as mongo_client
 from jamboree_gym.store.mongo.store import MongoStore
 from jamboree_gym.store.read_through import ReadThroughStore
 from jamboree_gym.store.redis import link as redis_link
+from jamboree_gym.store.redis.eviction import Restorer
 from jamboree_gym.store.redis.link import RedisLink
 from jamboree_gym.store.redis.plain_keys import Blobs
 from jamboree_gym.store.redis.reader import LogReader
@@ -460,6 +461,59 @@ def test_records_begun_anew_while_mongodb_was_away_move_behind_those_that_it_hol
         jam.redis.flushall()
         assert numbers(jam) == list(range(306))
         assert jam.backup.verify()
+
+
+@pytest.fixture
+def begun_anew(own_valkey: Server, mongo: Server, namespace: str) -> None:
+    """Notes 0 to 2 are in MongoDB, and 3 to 5 in an emptied Redis, as another log."""
+    with Jamboree(own_valkey.url, mongo.url, namespace=namespace, backup=False) as jam:
+        NoteHandler(jam, "n").save_many({"n": n} for n in range(3))
+        jam.backup.flush()
+        jam.redis.flushall()
+    with Jamboree(own_valkey.url, namespace=namespace) as jam:  # knows of no backup
+        NoteHandler(jam, "n").save_many({"n": n} for n in range(3, 6))
+
+
+@pytest.mark.parametrize("times", quick_and_long([1, 5], quick=[5]))
+@pytest.mark.usefixtures("begun_anew")
+def test_records_that_are_saved_while_others_move_behind_those_of_mongodb_follow_them(
+    open_jam: Open, monkeypatch: pytest.MonkeyPatch, times: int
+) -> None:
+    jam, writer = open_jam(), open_jam(write="sync")
+    notes, replace_log, new = NoteHandler(writer, "n"), Restorer.replace, [*range(6, 6 + times)]
+
+    def replace_later(*arguments: Any, **options: Any) -> bool:
+        if new:
+            notes.save({"n": new.pop(0)})
+        return replace_log(*arguments, **options)
+
+    monkeypatch.setattr(Restorer, "replace", replace_later)
+    assert jam.backup.flush() == 3 + times
+    assert not new
+    assert numbers(jam) == list(range(6 + times))
+    assert jam.backup.verify()
+
+
+@pytest.mark.usefixtures("begun_anew")
+def test_two_backups_that_join_a_log_at_once_do_not_refuse_it(
+    open_jam: Open, in_the_gap: Callable[..., None]
+) -> None:
+    jam, other = open_jam(), open_jam()
+    in_the_gap(LogReader, "undecoded_head", other.backup.flush)
+    jam.backup.flush()
+    assert numbers(jam) == list(range(6))
+    assert jam.backup.verify()
+
+
+@pytest.mark.usefixtures("begun_anew")
+def test_a_log_that_redis_loses_while_it_is_joined_is_not_refused(
+    open_jam: Open, in_the_gap: Callable[..., None]
+) -> None:
+    jam, other = open_jam(), open_jam()
+    in_the_gap(LogReader, "undecoded_head", other.redis.flushall)
+    jam.backup.flush()
+    assert numbers(jam) == list(range(3))
+    assert jam.backup.verify()
 
 
 def test_an_append_that_is_sent_again_after_its_records_were_moved_adds_nothing(

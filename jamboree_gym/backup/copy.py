@@ -36,6 +36,7 @@ __all__ = ["LogCopier", "finish_deletions", "pending_records"]
 
 UNACKNOWLEDGED_AT_ONCE = 500
 BUNDLING_AT_ONCE = 5000
+ATTEMPTS = 5  # to copy a log that has changed in the backup or in Redis meanwhile
 _EPOCH = "epoch"  # a setting of the backup
 
 _log = logging.getLogger(__name__)
@@ -73,7 +74,7 @@ class LogCopier:
         self._blobs: set[str] = set()
         self._epoch = ""
         self._changed: set[str] = set()
-        self._rejoined: list[str] = []
+        self._rejoined: dict[str, str] = {}  # what was different before
 
     def begin(self, to: str = "") -> bool:
         """Make this backup acknowledge, and finish pending deletions; call it before listing logs.
@@ -119,9 +120,13 @@ class LogCopier:
             self._copy_in_pages(key)
             done += 1
             yield done
-        rejoined, self._rejoined = self._rejoined, []
-        for key in rejoined:
-            self._copy_in_pages(key)
+        for _ in range(ATTEMPTS):
+            rejoined, self._rejoined = self._rejoined, {}
+            for key in rejoined:
+                self._copy_in_pages(key)
+        rejoined, self._rejoined = self._rejoined, {}
+        for key, what in rejoined.items():
+            self.failures[key] = self._mismatch(key, what)
 
     def _copy_small(self, keys: Sequence[str]) -> Iterator[int]:
         """Copy small logs, portion by portion; yield the number of logs in each."""
@@ -272,20 +277,35 @@ class LogCopier:
     def _refuse(self, refused: Mapping[str, str]) -> None:
         """Move records behind those that the backup holds; record which logs cannot be copied."""
         for key, what in refused.items():
+            failure: JamboreeError = self._mismatch(key, what)
             try:
-                was_moved = rejoin(self._store, self._backup, key, epoch=self._epoch)
-                if was_moved or self._clear_leftovers(key) or self._was_restored(key):
-                    self._rejoined.append(key)
+                if self._join(key) or not self._is_different(key):
+                    self._rejoined[key] = what
                     continue
             except DecodeError as error:
-                self.failures[key] = error
-                continue
-            name = self._store.keyspace.in_words(key)
-            self.failures[key] = BackupMismatch(
-                f"{backup_name(self._backup.where)} keeps something else as {name}: {what}; "
-                "nothing was overwritten. Was Redis emptied and the log begun anew? Delete the "
-                "log, or keep it under another name."
-            )
+                failure = error
+            if not self._was_emptied():
+                self.failures[key] = failure
+
+    def _join(self, key: str) -> bool:
+        """Mend what a loss of Redis has left in the backup; return whether there was something."""
+        was_moved = rejoin(self._store, self._backup, key, epoch=self._epoch)
+        return was_moved or self._clear_leftovers(key) or self._was_restored(key)
+
+    def _is_different(self, key: str) -> bool:
+        """Whether another backup has not mended it meanwhile."""
+        head = self._store.head(key)
+        if head is None:
+            return False
+        return bool(self._differing({key: GrownLog(head.acknowledged(), head.acked)}))
+
+    def _mismatch(self, key: str, what: str) -> BackupMismatch:
+        name = self._store.keyspace.in_words(key)
+        return BackupMismatch(
+            f"{backup_name(self._backup.where)} keeps something else as {name}: {what}; "
+            "nothing was overwritten. Was Redis emptied and the log begun anew? Delete the "
+            "log, or keep it under another name."
+        )
 
     def _clear_leftovers(self, key: str) -> bool:
         """Remove batches that a killed copy has left in the backup, and that Redis has lost.

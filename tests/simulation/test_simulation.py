@@ -165,6 +165,18 @@ FAILED = {
         Step("writer-2", "save", 1),
         Step("writer-2", "flush", 0),
     ),
+    "Redis was emptied while a reader asked how many buckets there are": (
+        Step("reader", "read_notes", 1, (Fault(1, "stopped", 5, of="HGET"),)),
+        Step("world", "empty_redis", 0),
+    ),
+    "a stopped backup stored episodes as they were before their end, and these were listed": (
+        Step("writer-1", "vector_step", 0),
+        Step("writer-1", "flush", 0),
+        Step("keeper", "copy", 0, (Fault(0, "stopped", 30, of="insert of logs"),)),
+        *[Step("writer-1", "vector_step", 0)] * 4,
+        Step("writer-1", "flush", 0),
+        Step("keeper-2", "copy", 0),
+    ),
 }
 
 

@@ -139,10 +139,12 @@ class LogWriter:
     def _give_document(self, found: FoundLog) -> None:
         """Move a log from its bundle into its own document, so that it can change."""
         if isinstance(found.log, StoredLog):
-            new = NewLog(found.log.head, found.log.batches, found.run)
-            if self.link.insert_new(self.link.logs, [log_document(found.key, new)]):
-                self._merge(found.key, new)
-            self.bundles.remove([(found.key, found.born)])
+            key, new = found.key, NewLog(found.log.head, found.log.batches, found.run)
+            older = {"_id": key, "born": found.born, "revision": {"$lt": found.revision}}
+            is_new = not self.link.insert_new(self.link.logs, [log_document(key, new)])
+            if not is_new and not self._replace(older, key, new):
+                self._merge(key, new)
+            self.bundles.remove([(key, found.born)])
 
     def _merge(self, key: str, log: NewLog) -> str | None:
         """Update a log that MongoDB already holds; return the difference if it is another log."""
@@ -155,12 +157,16 @@ class LogWriter:
             difference, is_done = self._compare(key, document, log)
             if is_done:
                 return difference
-            fields = log_document(key, log)
-            del fields["_id"]
             seen = {name: document[name] for name in ("_id", "born", "revision")}
-            update = partial(self.link.logs.update_one, seen, {"$set": fields})
-            if self.link.run(update).matched_count:
+            if self._replace(seen, key, log):
                 return None
+
+    def _replace(self, which: Mapping[str, Any], key: str, log: NewLog) -> bool:
+        """Have the document of a log contain this, if it is such a one; return whether it was."""
+        fields = log_document(key, log)
+        del fields["_id"]
+        update = partial(self.link.logs.update_one, which, {"$set": fields})
+        return bool(self.link.run(update).matched_count)
 
     def _compare(self, key: str, document: Any, log: NewLog) -> tuple[str | None, bool]:
         """The difference to the stored log, and whether there is nothing to do."""
