@@ -117,16 +117,11 @@ class Listings(BucketPart):
 
     def of_episodes(self, run: str, names: Collection[str]) -> dict[str, bytes]:
         """Summaries of some episodes of a run; those that are not listed are left out."""
-        logs = {self._keyspace.episode(name): name for name in names}
-        groups = [(bucket.summaries(run), some) for bucket, some in self._buckets.grouped(logs)]
-        answers = self._link.send(
-            [("HMGET", key, *(logs[log] for log in some)) for key, some in groups]
-        )
-        found = {
-            logs[log]: content
-            for (key, some), answer in zip(groups, answers, strict=True)
-            for log, content in zip(some, self._link.checked(answer, key=key), strict=True)
-        }
+        logs = {name: self._keyspace.episode(name) for name in names}
+        keys = {name: self._buckets.of(log).summaries(run) for name, log in logs.items()}
+        answers = self._link.send([("HGET", key, name) for name, key in keys.items()])
+        pairs = zip(keys.items(), answers, strict=True)
+        found = {name: self._link.checked(answer, key=key) for (name, key), answer in pairs}
         return {name: content for name, content in found.items() if content is not None}
 
     def mend(self, run: str, entry: IndexEntry, *, instead_of: bytes) -> bool:
