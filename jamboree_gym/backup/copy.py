@@ -32,7 +32,7 @@ from jamboree_gym.store.lost_deletions import carry_out, delete_again
 from jamboree_gym.store.redis.store import RedisStore
 from jamboree_gym.store.urls import backup_name
 
-__all__ = ["LogCopier", "finish_deletions", "pending_records"]
+__all__ = ["LogCopier", "finish_deletions"]
 
 UNACKNOWLEDGED_AT_ONCE = 500
 BUNDLING_AT_ONCE = 5000
@@ -464,10 +464,3 @@ def finish_deletions(store: RedisStore, backup: BackupStore) -> int:
     deleted = sorted(store.deletions.noted())
     carry_out(store, backup, deleted)
     return len(deleted)
-
-
-def pending_records(store: RedisStore, keys: Sequence[str] | None = None) -> int:
-    """Number of records and rows that the backup lacks, of these logs or all; 0 if damaged."""
-    pending = [key for key, _ in store.acknowledgements.unbacked()] if keys is None else keys
-    heads = store.reader.heads(pending) if pending else {}
-    return sum(one.count - one.acked for one in heads.values() if isinstance(one, Head))
