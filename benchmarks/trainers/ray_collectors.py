@@ -1,8 +1,9 @@
 """How many steps do 1, 2, 4 and 8 collectors of Ray record beside a learner, and what limits them?
 
-The collectors and the learner are those of `examples/trainers/ray_dqn.py`. Here nobody waits: a
-collector that has played a round gets the newest weights and the next round, and the learner takes
-gradient steps all the time. The processor time of each kind of process says what limits them.
+The collectors and the learner are those of `examples/trainers/ray_dqn.py`. Here nobody waits for
+long: a collector that has played a round gets the newest weights and the next round; the learner
+takes gradient steps all the time. The processor time of each kind of process says what limits
+them.
 
 Needs: pip install 'jamboree-gym[embedded,sb3]' ray
 Run: python benchmarks/trainers/ray_collectors.py
@@ -30,6 +31,7 @@ from jamboree_gym import Jamboree  # noqa: E402
 from jamboree_gym.servers.embedded import EmbeddedServers, stop_servers  # noqa: E402
 
 COUNTS = (1, 2, 4, 8)
+STEPS = 2000  # of a round
 GRADIENT_STEPS = 16  # between two looks at the collectors
 OF_RAY = ("gcs_server", "raylet/raylet", "ray/_private/", "ray/dashboard/")
 
@@ -54,7 +56,7 @@ class Collectors:
     def _play(self, collectors, learner):
         weights = learner.weights()
         for one in collectors:
-            self._playing[one.play.remote(weights, learner.rounds, ray_dqn.STEPS)] = one
+            self._playing[one.play.remote(weights, learner.rounds, STEPS)] = one
 
     def look(self, learner):
         """Give the next round to those that have ended one."""
@@ -125,8 +127,8 @@ def measure(count, seconds, redis_url, home):
             learner.learn(GRADIENT_STEPS)
             gradient_steps += GRADIENT_STEPS
         busy = psutil.cpu_percent()
-        after, steps = spent(collectors, home), (collectors.rounds - rounds) * ray_dqn.STEPS
-        behind = collectors.rounds * ray_dqn.STEPS - learner.buffer.size()
+        after, steps = spent(collectors, home), (collectors.rounds - rounds) * STEPS
+        behind = collectors.rounds * STEPS - learner.buffer.size()
         collectors.stop()
     cores = {name: (after[name] - before[name]) / took_s for name in after}
     print(
@@ -147,6 +149,7 @@ def main() -> None:
     arguments = parser.parse_args()
     print(machine())
     torch.set_num_threads(1)
+    ray_dqn.BUFFER_STEPS = 2_000_000  # all, so that its size says how far the learner has read
     ray.cloudpickle.register_pickle_by_value(ray_dqn)
     home = Path(tempfile.mkdtemp(prefix="jamboree-bench-"))
     try:

@@ -30,6 +30,7 @@ ENV_ID = "CartPole-v1"
 STEPS = 250  # of a collector with the same weights: a round
 GRADIENT_STEPS = 64  # of the learner after each round
 TARGET_EVERY = 2  # rounds
+BUFFER_STEPS = 100_000  # the newest, from which the learner samples
 FIRST_STEPS = 1000  # before it begins to learn
 BATCH = 64
 GAMMA, N_STEPS = 0.99, 3
@@ -101,7 +102,7 @@ class Learner:
         self.model = make_model(env)
         self.model.set_logger(configure(None, []))  # `learn` makes one, and `train` needs it
         self.buffer = JamboreeReplayBuffer(
-            100_000,
+            BUFFER_STEPS,
             env.observation_space,
             env.action_space,
             "cpu",
