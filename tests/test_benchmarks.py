@@ -12,6 +12,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 SMALL = {
     "backup": "--seconds 1 --rounds 1",
+    "capacity": "--share 0.01",
     "command_line": "--episodes 300 --rounds 1",
     "dqn": "--seeds 1 --timesteps 300 --image {folder}/dqn.png",
     "export": "--steps 2000",
