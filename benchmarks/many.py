@@ -38,6 +38,7 @@ PRELOADED = ["gymnasium", "jamboree_gym.jamboree", "jamboree_gym.wrappers"]
 MIB = 1 << 20
 SAMPLE_S = 2.0
 SILENT_S = 20  # then the recorder has ended
+SETTLING_S = 3  # until recorders know that they are followed
 
 
 class Small(gym.Env):
@@ -97,8 +98,10 @@ def follow(number, recorder, url, home, begun, ended, results):
         late = []
         tail = jam.tail(run=run_of(recorder), wait=True, timeout_s=SILENT_S)
         begun.wait()
+        counted_from = time.time() + SETTLING_S
         for _, step in tail:
-            late.append(time.time() - step.timestamp)
+            if step.timestamp > counted_from:
+                late.append(time.time() - step.timestamp)
             if ended.is_set():
                 break
     results.put(("follower", number, late))

@@ -21,7 +21,7 @@ SMALL = {
     "import_time": "--rounds 7",
     "instructions": "--case Pendulum-v1",
     "live": "--steps 100",
-    "many": "--recorders 2 --episodes 4 --followers 1 --seconds 2",
+    "many": "--recorders 2 --episodes 4 --followers 1 --seconds 6",
     "memory": "--steps 20000 --picture {folder}/memory.png",
     "outage": "--away 1 --there 1",
     "page": "--episodes 200 --minutes 0.1 --pairs 1",
