@@ -37,7 +37,7 @@ PRIMARIES = 3
 PRELOADED = ["gymnasium", "jamboree_gym.jamboree", "jamboree_gym.wrappers"]
 MIB = 1 << 20
 SAMPLE_S = 2.0
-SILENT_S = 20  # then the recorder has ended
+SILENT_S = 60  # then something is wrong
 SETTLING_S = 3  # until recorders know that they are followed
 
 
@@ -92,7 +92,7 @@ def record(number, url, home, episodes, rate, begun, ended, results):
         results.put(("recorder", number, taken / took_s))
 
 
-def follow(number, recorder, url, home, begun, ended, results):
+def follow(number, recorder, url, home, begun, seen, results):
     """Follow the run of a recorder, and note how late each step comes."""
     with Jamboree(url, home=home, backup=False) as jam:
         late = []
@@ -102,7 +102,7 @@ def follow(number, recorder, url, home, begun, ended, results):
         for _, step in tail:
             if step.timestamp > counted_from:
                 late.append(time.time() - step.timestamp)
-            if ended.is_set():
+            if seen.is_set():
                 break
     results.put(("follower", number, late))
 
@@ -214,15 +214,19 @@ def measure(store, arguments):
 def measure_on(store, url, ports, home, arguments):
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(PRELOADED)
-    begun, ended, results = context.Event(), context.Event(), context.Queue()
+    begun, seen, ended = context.Event(), context.Event(), context.Event()
+    results = context.Queue()
     each = max(1, round(arguments.episodes / arguments.recorders))
-    shared = begun, ended, results
     recorders = [
-        context.Process(target=record, args=(k, url, home, each, arguments.rate, *shared))
+        context.Process(
+            target=record, args=(k, url, home, each, arguments.rate, begun, ended, results)
+        )
         for k in range(arguments.recorders)
     ]
     followers = [
-        context.Process(target=follow, args=(k, k % arguments.recorders, url, home, *shared))
+        context.Process(
+            target=follow, args=(k, k % arguments.recorders, url, home, begun, seen, results)
+        )
         for k in range(arguments.followers)
     ]
     for process in recorders + followers:
@@ -239,8 +243,10 @@ def measure_on(store, url, ports, home, arguments):
         samples["follower"].append(sample(followers, ports))
         counts = [client.info("clients")["connected_clients"] - 1 for client in clients]
         most_clients = list(map(max, most_clients, counts))
+    seen.set()
+    found = [results.get(timeout=300) for _ in followers]
     ended.set()
-    found = [results.get(timeout=300) for _ in recorders + followers]
+    found += [results.get(timeout=300) for _ in recorders]
     for process in recorders + followers:
         process.join()
     rates = [one for kind, _, one in found if kind == "recorder"]

@@ -31,20 +31,20 @@ from jamboree_gym import Jamboree  # noqa: E402
 from jamboree_gym.servers.embedded import EmbeddedServers, stop_servers  # noqa: E402
 
 COUNTS = (1, 2, 4, 8)
-STEPS = 2000  # of a round
 GRADIENT_STEPS = 16  # between two looks at the collectors
 OF_RAY = ("gcs_server", "raylet/raylet", "ray/_private/", "ray/dashboard/")
 
 
 class Collectors:
-    """Collectors that play round after round.
+    """Collectors that play round after round, of so many steps.
 
     Attributes:
         pids: Of their processes.
         rounds: How many they have ended.
     """
 
-    def __init__(self, count, run, redis_url, learner):
+    def __init__(self, count, round_steps, run, redis_url, learner):
+        self._round_steps = round_steps
         self._all = ray_dqn.start_collectors(count, run, redis_url)
         self.pids = ray.get(
             [one.__ray_call__.remote(lambda self: os.getpid()) for one in self._all]
@@ -56,7 +56,7 @@ class Collectors:
     def _play(self, collectors, learner):
         weights = learner.weights()
         for one in collectors:
-            self._playing[one.play.remote(weights, learner.rounds, STEPS)] = one
+            self._playing[one.play.remote(weights, learner.rounds, self._round_steps)] = one
 
     def look(self, learner):
         """Give the next round to those that have ended one."""
@@ -111,11 +111,11 @@ def is_valkey(pid):
     return psutil.Process(pid).name().startswith("valkey")
 
 
-def measure(count, seconds, redis_url, home):
+def measure(count, seconds, round_steps, redis_url, home):
     run = f"{count} collectors"
     with Jamboree(redis_url, backup=False) as jam:
         learner = ray_dqn.Learner(jam, run)
-        collectors = Collectors(count, run, redis_url, learner)
+        collectors = Collectors(count, round_steps, run, redis_url, learner)
         while collectors.rounds < 2 * count or learner.buffer.size() < ray_dqn.FIRST_STEPS:
             collectors.look(learner)
             learner.buffer.refresh()
@@ -127,8 +127,8 @@ def measure(count, seconds, redis_url, home):
             learner.learn(GRADIENT_STEPS)
             gradient_steps += GRADIENT_STEPS
         busy = psutil.cpu_percent()
-        after, steps = spent(collectors, home), (collectors.rounds - rounds) * STEPS
-        behind = collectors.rounds * STEPS - learner.buffer.size()
+        after, steps = spent(collectors, home), (collectors.rounds - rounds) * round_steps
+        behind = collectors.rounds * round_steps - learner.buffer.size()
         collectors.stop()
     cores = {name: (after[name] - before[name]) / took_s for name in after}
     print(
@@ -146,6 +146,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seconds", type=float, default=20)
     parser.add_argument("--collectors", type=int, action="append", help="how many; repeatable")
+    parser.add_argument("--round-steps", type=int, default=2000, help="with the same weights")
     arguments = parser.parse_args()
     print(machine())
     torch.set_num_threads(1)
@@ -155,7 +156,7 @@ def main() -> None:
     try:
         with EmbeddedServers.join(home) as servers:
             for count in arguments.collectors or COUNTS:
-                measure(count, arguments.seconds, servers.redis_url, home)
+                measure(count, arguments.seconds, arguments.round_steps, servers.redis_url, home)
     finally:
         ray.shutdown()
         stop_servers(home)
