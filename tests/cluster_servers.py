@@ -27,6 +27,7 @@ class Cluster:
         node_timeout_ms: So long a primary may be silent; without it there is no failover, however
             busy the machine is.
         program: The server.
+        password: Of all servers; empty: they have none.
     """
 
     def __init__(
@@ -37,10 +38,12 @@ class Cluster:
         replicas: int = 1,
         node_timeout_ms: int = NEVER_MS,
         program: str = "",
+        password: str = PASSWORD,
     ) -> None:
         self._directory = directory
         self._timeout_ms = node_timeout_ms
         self._program = program or valkey_program()
+        self._password = password
         self.servers: dict[str, Server] = {}
         addresses = [self._start() for _ in range(primaries * (1 + replicas))]
         self.first = addresses[:primaries]
@@ -64,8 +67,8 @@ class Cluster:
         directory.mkdir(parents=True)
         command = [self._program, "--bind", "127.0.0.1", "--port", str(port)]
         command += ["--dir", str(directory), "--save", "", "--appendonly", "yes"]
-        command += ["--repl-diskless-sync-delay", "0", "--requirepass", PASSWORD]
-        command += ["--masterauth", PASSWORD, "--cluster-enabled", "yes"]
+        command += ["--repl-diskless-sync-delay", "0", "--requirepass", self._password]
+        command += ["--masterauth", self._password, "--cluster-enabled", "yes"]
         command += ["--cluster-port", str(free_port())]
         command += ["--cluster-node-timeout", str(self._timeout_ms)]
         command += ["--cluster-replica-validity-factor", "0"]
@@ -85,17 +88,20 @@ class Cluster:
         slots = sum(len(one["slots"]) for one in nodes)
         return known == set(addresses) and slots == len(self.first)
 
-    @staticmethod
-    def _admin_url(address: str) -> str:
-        return f"redis://:{quote(PASSWORD, safe='')}@{address}"
+    def _admin_url(self, address: str) -> str:
+        return f"redis://{self._login()}{address}"
+
+    def _login(self, password: str | None = None) -> str:
+        password = self._password if password is None else password
+        return f":{quote(password, safe='')}@" if password else ""
 
     # -- what a client is told ------------------------------------------------------------------
 
-    def url(self, *hosts: str, password: str = PASSWORD, options: str = "") -> str:
+    def url(self, *hosts: str, password: str | None = None, options: str = "") -> str:
         """By which a Jamboree opens it; by other servers than the first if some are given."""
         where = ",".join(hosts or self.first)
         more = f"/?{options}" if options else ""
-        return f"redis+cluster://:{quote(password, safe='')}@{where}{more}"
+        return f"redis+cluster://{self._login(password)}{where}{more}"
 
     # -- who is what ----------------------------------------------------------------------------
 
@@ -206,7 +212,7 @@ class Cluster:
         with self.admin(source) as client:
             while keys := self.tell(source, "GETKEYSINSLOT", slot, 10):
                 client.execute_command(
-                    *("MIGRATE", host, port, "", 0, 5000, "AUTH", PASSWORD, "KEYS", *keys)
+                    *("MIGRATE", host, port, "", 0, 5000, "AUTH", self._password, "KEYS", *keys)
                 )
         for address in dict.fromkeys([to, source, *self.primaries()]):
             self.tell(address, "SETSLOT", slot, "NODE", self.id_of(to))

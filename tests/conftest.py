@@ -12,8 +12,8 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Callable, Iterator
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
@@ -32,6 +32,8 @@ from jamboree_gym.connection import connection
 from jamboree_gym.delivery import pacing, step_outbox, writer
 from jamboree_gym.environment import provenance, references
 from jamboree_gym.replay.verification import workers
+from jamboree_gym.store.redis.cluster.link import ClusterLink
+from jamboree_gym.store.redis.link import Call, RedisLink
 
 sys.path.append(str(Path(__file__).parent / "faults"))  # for `proxy`
 sys.path.append(str(Path(__file__).parent / "store"))  # for `embedded_home`
@@ -264,15 +266,34 @@ def short_directory(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 def valkey(request: pytest.FixtureRequest, short_directory: Path) -> Iterator[Server | Shared]:
     """The Valkey that most tests share, each in its own namespace; or a cluster, if asked for."""
     if program := request.config.getoption("--on-a-cluster"):
-        from cluster_servers import Cluster
-
-        cluster = Cluster(short_directory / "shared", program=REDIS_PROGRAMS[program]())
-        yield Shared(cluster.url())
-        cluster.stop()
+        with shared_cluster(short_directory / "shared", program) as cluster:
+            yield cluster
         return
     server = start_redis(valkey_program(), short_directory / "valkey")
     yield server
     server.stop()
+
+
+@pytest.fixture(scope="session")
+def other_valkey(
+    request: pytest.FixtureRequest, short_directory: Path, valkey: Server | Shared
+) -> Iterator[Shared]:
+    """A second one: another database of the first, or another cluster, which has one database."""
+    if program := request.config.getoption("--on-a-cluster"):
+        with shared_cluster(short_directory / "other", program, replicas=0) as cluster:
+            yield cluster
+        return
+    yield Shared(f"{valkey.url}?db=1")
+
+
+@contextmanager
+def shared_cluster(directory: Path, program: str, **options: Any) -> Iterator[Shared]:
+    """A cluster that stands for the one server that tests share: it has no password either."""
+    from cluster_servers import Cluster
+
+    cluster = Cluster(directory, program=REDIS_PROGRAMS[program](), password="", **options)
+    yield Shared(cluster.url())
+    cluster.stop()
 
 
 @pytest.fixture(scope="session")
@@ -454,7 +475,7 @@ def start_follower() -> Iterator[StartFollower]:
     def start(jam: Jamboree) -> subprocess.Popen[str]:
         urls = (
             "--redis-url",
-            f"unix://{jam._connection.store.where}",
+            jam._connection.redis_url,
             "--mongo-url",
             str(jam._connection.backup_url),
         )
@@ -466,6 +487,23 @@ def start_follower() -> Iterator[StartFollower]:
     for process in started:
         process.kill()
         process.communicate()
+
+
+@pytest.fixture
+def sent(monkeypatch: pytest.MonkeyPatch) -> list[list[Call]]:
+    """The calls of each round trip to Redis, as they are sent."""
+    seen: list[list[Call]] = []
+
+    def noting(send: Callable[..., list[Any]]) -> Callable[..., list[Any]]:
+        def note(link: RedisLink, calls: Sequence[Call], **options: Any) -> list[Any]:
+            seen.append(list(calls))
+            return send(link, calls, **options)
+
+        return note
+
+    for kind in (RedisLink, ClusterLink):
+        monkeypatch.setattr(kind, "_send", noting(kind._send))
+    return seen
 
 
 @pytest.fixture

@@ -27,7 +27,7 @@ def hasty_follower(jam: Jamboree) -> Iterator[subprocess.Popen[str]]:
     """`python -m jamboree_gym.backup --follow` for a Jamboree's namespace."""
     urls = (
         "--redis-url",
-        f"unix://{jam._connection.store.where}",
+        jam._connection.redis_url,
         "--mongo-url",
         jam._connection.backup_url,
         "--interval-s",

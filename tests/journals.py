@@ -7,8 +7,7 @@ import shutil
 from pathlib import Path
 
 from jamboree_gym import Jamboree
-
-OTHER_DATABASE = 1
+from jamboree_gym.store.redis.store import RedisStore
 
 
 def journal_of(home: Path) -> Path:
@@ -16,15 +15,18 @@ def journal_of(home: Path) -> Path:
     return home / "journal"
 
 
-def copy_journal(jam: Jamboree, source: Path, target: Path) -> None:
-    """Copy what a Jamboree would leave, were it killed now, as if it wrote to another database."""
+def copy_journal(jam: Jamboree, source: Path, target: Path, url: str) -> None:
+    """Copy what a Jamboree would leave, were it killed now, as if it wrote to another Redis."""
     owner = jam._connection.journal.owner
     directory = journal_of(target)
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     for path in journal_of(source).glob(f"{owner.writer}.*"):
         shutil.copy(path, directory)
     lock = directory / f"{owner.writer}.lock"
-    lock.write_text(json.dumps(json.loads(lock.read_text()) | {"database": OTHER_DATABASE}))
+    store = RedisStore.from_url(url, jam._connection.keyspace)
+    place = {"where": store.where, "database": store.link.database}
+    store.close()
+    lock.write_text(json.dumps(json.loads(lock.read_text()) | place))
     lock.chmod(0o600)
 
 

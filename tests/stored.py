@@ -1,12 +1,30 @@
-"""Under which keys Redis has what tests look at: logs and the rest lie in buckets."""
+"""What Redis has, as tests look at it: under which keys (logs and the rest lie in buckets), and its
+counters. Of a cluster: on all primaries."""
 
 from __future__ import annotations
 
-from typing import TypeVar
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any, TypeVar
+
+import redis
 
 from jamboree_gym import Jamboree
 
-__all__ = ["at", "batches_of_all", "beside", "in_buckets", "listed", "listing_of"]
+__all__ = [
+    "at",
+    "batches_of_all",
+    "beside",
+    "bytes_sent",
+    "calls_by_command",
+    "in_buckets",
+    "keys",
+    "keys_of",
+    "listed",
+    "listing_of",
+    "scripts_run",
+    "servers",
+]
 
 _Key = TypeVar("_Key", str, bytes)
 
@@ -48,3 +66,38 @@ def listed(jam: Jamboree, run: str) -> dict[bytes, bytes]:
     for bucket in jam._connection.redis_store.buckets.all:
         found |= jam.redis.hgetall(bucket.summaries(run))
     return found
+
+
+def keys(jam: Jamboree, pattern: str) -> list[bytes]:
+    """All keys of a pattern."""
+    return keys_of(jam.redis, pattern)
+
+
+def keys_of(client: redis.Redis, pattern: str) -> list[bytes]:
+    """All keys of a pattern."""
+    return list(client.scan_iter(pattern, count=1000))
+
+
+def servers(jam: Jamboree) -> Sequence[redis.Redis]:
+    """A client of each server that has a part: of one, or of all primaries."""
+    return jam._connection.redis_store.link.servers()
+
+
+def bytes_sent(jam: Jamboree) -> int:
+    """By Redis so far, to all."""
+    stats: list[Any] = [one.info("stats") for one in servers(jam)]
+    return sum(one["total_net_output_bytes"] for one in stats)
+
+
+def calls_by_command(jam: Jamboree) -> Counter[str]:
+    """How often Redis has executed each command so far."""
+    counted: Counter[str] = Counter()
+    for server in servers(jam):
+        stats: Any = server.info("commandstats")
+        counted.update({name.removeprefix("cmdstat_"): stats[name]["calls"] for name in stats})
+    return counted
+
+
+def scripts_run(jam: Jamboree) -> int:
+    """How many scripts Redis has run so far."""
+    return calls_by_command(jam)["evalsha"]

@@ -8,23 +8,26 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
+from contextlib import closing, suppress
 from random import Random
 from typing import Any
 
 import pytest
-import redis
 from conftest import Server
 from lengths import quick_and_long
 from processes import NoteHandler
 from recorded_envs import ACTION, CountingEnv, play
 from redis.exceptions import ConnectionError as RedisConnectionError
+from stored import keys_of
 from test_importing import bring, new_episode
 
 from jamboree_gym import Jamboree
 from jamboree_gym.errors import EpisodeInUse, EpisodeNotFound, JamboreeError
+from jamboree_gym.keys import Keyspace
 from jamboree_gym.store.mongo.link import MongoLink
+from jamboree_gym.store.redis.cluster.link import ClusterLink
 from jamboree_gym.store.redis.link import RedisLink
+from jamboree_gym.store.redis.store import RedisStore
 
 pytestmark = pytest.mark.usefixtures("as_processes")
 
@@ -68,7 +71,8 @@ class Calls:
         self._depth = 0
         for owner, name in ((RedisLink, "run"), (MongoLink, "run")):
             monkeypatch.setattr(owner, name, self._seen(getattr(owner, name)))
-        monkeypatch.setattr(RedisLink, "_send", self._losing(RedisLink._send))
+        for link in (RedisLink, ClusterLink):
+            monkeypatch.setattr(link, "_send", self._losing(link._send))
 
     def _seen(self, real: Callable[..., Any]) -> Callable[..., Any]:
         def run(*arguments: Any, **options: Any) -> Any:
@@ -215,8 +219,8 @@ class World:
     def empty(self) -> None:
         self.was_emptied = True
         # A client of its own: what a killed writer's threads do closes that writer's connections.
-        with redis.Redis.from_url(self._urls[0]) as server:
-            server.delete(*server.keys(f"*{self._namespace}:*"))
+        with closing(RedisStore.from_url(self._urls[0], Keyspace(self._namespace))) as store:
+            store.client.delete(*keys_of(store.client, f"*{self._namespace}:*"))
 
     def kill(self) -> None:
         """None of its threads says anything to Redis any more."""

@@ -392,7 +392,7 @@ def test_content_that_is_not_that_of_its_name_is_damage(jam: Jamboree) -> None:
     name = episode.origin.provenance
     other = encode_note(b"{}")
     jam.redis.set(jam._connection.keyspace.blob(name), other)
-    url, space = f"unix://{jam._connection.store.where}", jam._connection.keyspace.namespace
+    url, space = jam._connection.redis_url, jam._connection.keyspace.namespace
     with (
         Jamboree(url, namespace=space) as reader,
         pytest.raises(DecodeError, match="not that of its name"),
@@ -414,7 +414,7 @@ def test_a_blob_that_is_damaged_or_gone_in_redis_is_read_from_mongodb_and_mended
     ):
         harm()
         with Jamboree(
-            f"unix://{jam._connection.store.where}",
+            jam._connection.redis_url,
             jam._connection.backup_url,
             namespace=jam._connection.keyspace.namespace,
         ) as reader:
@@ -763,7 +763,7 @@ def test_a_log_that_was_begun_anew_follows_what_the_backup_holds(jam: Jamboree) 
     before = jam.mongo.logs.find_one({})
     wipe(jam)
     with Jamboree(  # knows of no backup
-        f"unix://{jam._connection.store.where}", namespace=jam._connection.keyspace.namespace
+        jam._connection.redis_url, namespace=jam._connection.keyspace.namespace
     ) as other:
         for n in range(300, 303):
             NoteHandler(other, "a").save({"n": n})

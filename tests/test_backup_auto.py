@@ -141,7 +141,7 @@ opened.CLOSE_TIMEOUT_S = 60  # a busy machine takes its time
 jam = Jamboree(*sys.argv[1:3], namespace=sys.argv[3], backup=True, backup_interval_s=0.1)
 NoteHandler(jam, "script").save({"n": 1})
 """
-    url = f"unix://{jam._connection.store.where}"
+    url = jam._connection.redis_url
     ended = run_warm(script, url, mongo.url, jam._connection.keyspace.namespace)
     assert ended.returncode == 0
     assert NoteHandler(jam, "script").count() == 1
@@ -175,7 +175,7 @@ print(worker.exitcode)
 NoteHandler(jam, "parent").save({"n": 2})
 jam.close(timeout_s=60)
 """
-    url = f"unix://{jam._connection.store.where}"
+    url = jam._connection.redis_url
     ended = run_warm(script, url, mongo.url, jam._connection.keyspace.namespace)
     assert (ended.returncode, ended.stdout, ended.stderr) == (0, "0\n", "")
     assert NoteHandler(jam, "child").count() == 1
@@ -321,7 +321,7 @@ def test_of_several_processes_one_copies_and_another_when_it_is_killed(
     jam = open_jamboree(mongo_url=mongo.url, backup=True)
     other = start_warm(
         RECORD,
-        f"unix://{jam._connection.store.where}",
+        jam._connection.redis_url,
         mongo.url,
         jam._connection.keyspace.namespace,
     )

@@ -420,7 +420,7 @@ def test_without_follow_it_copies_once(jam: Jamboree) -> None:
     jam.flush()
     urls = [
         "--redis-url",
-        f"unix://{jam._connection.store.where}",
+        jam._connection.redis_url,
         "--mongo-url",
         str(jam._connection.backup_url),
     ]
@@ -456,7 +456,7 @@ def test_a_ctrl_c_ends_a_single_copy(
         raise KeyboardInterrupt
 
     monkeypatch.setattr(Backup, "flush", press_ctrl_c)
-    urls = ["--redis-url", f"unix://{jam._connection.store.where}"]
+    urls = ["--redis-url", jam._connection.redis_url]
     urls += ["--backup-url", str(jam._connection.backup_url)]
     assert main([*urls, "--namespace", jam._connection.keyspace.namespace]) == 130
     assert capsys.readouterr().out == ""

@@ -112,8 +112,8 @@ def test_the_url_can_come_from_the_environment(valkey: Server, namespace: str) -
         "with Jamboree(namespace=sys.argv[2]) as jam: print(jam)"
     )
     ended = run_warm(source, valkey.url, namespace)
-    where = valkey.url.removeprefix("unix://")
-    assert ended.stdout == f"<Jamboree {namespace!r} on {where}, write='buffered'>\n"
+    with Jamboree(valkey.url, namespace=namespace) as jam:
+        assert ended.stdout == f"{jam}\n"
 
 
 def test_a_url_given_is_preferred_to_the_environment(
@@ -431,9 +431,7 @@ with Jamboree(sys.argv[1], namespace=sys.argv[2]) as jam:
 
 def test_no_parser_of_the_client_is_left_to_the_garbage_collector(jam: Jamboree) -> None:
     """Its `__del__`, run anywhere in a training, would swallow a Ctrl-C that came meanwhile."""
-    done = run_python(
-        NO_GARBAGE, f"unix://{jam._connection.store.where}", jam._connection.keyspace.namespace
-    )
+    done = run_python(NO_GARBAGE, jam._connection.redis_url, jam._connection.keyspace.namespace)
     assert done.stdout == "[]\n", done.stderr
 
 

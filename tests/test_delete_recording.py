@@ -14,6 +14,7 @@ from gymnasium.vector import SyncVectorEnv
 from lengths import quick_and_long
 from processes import wait_until
 from recorded_envs import ACTION, CountingEnv, play
+from stored import keys
 
 from jamboree_gym import Jamboree
 from jamboree_gym.errors import EpisodeNotFound, UnsavedRecords
@@ -137,7 +138,7 @@ def test_a_deleted_episode_does_not_come_back_from_a_thread_that_delivers(
             env.step(ACTION)
 
     assert lengths(jam) == []
-    assert jam.redis.keys(f"*{jam._connection.keyspace.namespace}:episode:*") == []
+    assert keys(jam, f"*{jam._connection.keyspace.namespace}:episode:*") == []
 
 
 @pytest.mark.parametrize("write", MODES)

@@ -14,7 +14,7 @@ from conftest import Server
 from forged import forge_provenance
 from processes import read_line, wait_until
 from recorded_envs import ACTION, CountingEnv, DiscreteEnv, ScriptedEnv, play
-from stored import at
+from stored import at, scripts_run
 from warm import start_warm
 
 from jamboree_gym import EpisodeHandler, Jamboree
@@ -37,10 +37,6 @@ def reader(request: pytest.FixtureRequest, jam: Jamboree, open_jamboree: OpenJam
         return other.episode(env.episode_id)
 
     return read
-
-
-def round_trips(jam: Jamboree) -> int:
-    return int(jam.redis.info("commandstats")["cmdstat_evalsha"]["calls"])
 
 
 def recorded(jam: Jamboree, steps: int = 5, length: int = 100) -> RecordEpisodes[Any, Any]:
@@ -252,10 +248,10 @@ def test_what_this_process_holds_is_read_without_redis(
 ) -> None:
     env = recorded(jam, 1001, length=2000)
     jam.flush()
-    before = round_trips(jam)
+    before = scripts_run(jam)
     read(jam.episode(env.episode_id), env.handler.recent(3).timestamps[0])
 
-    assert round_trips(jam) == before
+    assert scripts_run(jam) == before
 
 
 @windows
@@ -266,10 +262,10 @@ def test_from_another_process_each_window_is_one_round_trip(
     jam.flush()
     episode = open_jamboree().episode(env.episode_id)
     times = episode.data().timestamps  # from here on its schema is known
-    before = round_trips(jam)
+    before = scripts_run(jam)
     read(episode, times[-3])
 
-    assert round_trips(jam) == before + 1
+    assert scripts_run(jam) == before + 1
 
 
 def test_what_memory_no_longer_holds_is_read_from_redis(jam: Jamboree) -> None:

@@ -435,7 +435,7 @@ def test_a_damaged_log_does_not_keep_the_others_from_the_other_backup(
         jam.backup.copy_to((tmp_path / "other").as_uri())
     empty(jam)
     with Jamboree(
-        f"unix://{jam._connection.store.where}",
+        jam._connection.redis_url,
         backup=(tmp_path / "other").as_uri(),
         namespace=jam._connection.keyspace.namespace,
     ) as other:

@@ -10,9 +10,9 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import pytest
-from conftest import Server
+from conftest import Shared
 from gymnasium import spaces
-from journals import OTHER_DATABASE, copy_journal, journal_of
+from journals import copy_journal, journal_of
 from processes import NoteHandler
 from recorded_envs import ACTION, CountingEnv, DiscreteEnv, NestedEnv, ScriptedEnv, play
 
@@ -33,14 +33,14 @@ def home(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def next_home(tmp_path: Path) -> Path:
-    """Where its journal is found; as a copy, of a writer of another database."""
+    """Where its journal is found; as a copy, of a writer of another Redis."""
     return tmp_path / "next"
 
 
 @pytest.fixture
-def other(valkey: Server) -> str:
-    """URL of that database."""
-    return f"{valkey.url}?db={OTHER_DATABASE}"
+def other(other_valkey: Shared) -> str:
+    """URL of that Redis."""
+    return other_valkey.url
 
 
 @pytest.fixture
@@ -179,7 +179,7 @@ def test_what_is_left_is_what_would_have_been_delivered(
     make, actions = VALUES[values]
     env = recording.record(make(), run="a run", tags={"lr": 0.5, "text": "ä"})
     play(env, actions, seed=7)
-    copy_journal(recording, home, next_home)
+    copy_journal(recording, home, next_home, other)
     found = open_jamboree(other, home=next_home)
     check_same(recording, found)
     assert not list(journal_of(next_home).iterdir())
@@ -196,17 +196,17 @@ def test_an_episode_that_is_there_in_part_is_continued(
 ) -> None:
     env = recording.record(CountingEnv(length=3), run="r")
     env.reset()
-    copy_journal(recording, home, next_home)
+    copy_journal(recording, home, next_home, other)
     with open_jamboree(other, home=next_home):
         pass
     for step in range(3):
         env.step(ACTION)
         if step + 1 == flushed_after:
-            copy_journal(recording, home, next_home)
+            copy_journal(recording, home, next_home, other)
             with open_jamboree(other, home=next_home):
                 pass
             recording.flush()
-    copy_journal(recording, home, next_home)
+    copy_journal(recording, home, next_home, other)
     check_same(recording, open_jamboree(other, home=next_home))
 
 
@@ -219,7 +219,7 @@ def test_what_the_agent_says_survives(
         if said:
             env.annotate(**said)
         env.step(ACTION)
-    copy_journal(recording, home, next_home)
+    copy_journal(recording, home, next_home, other)
     check_same(recording, open_jamboree(other, home=next_home))
 
 
@@ -229,12 +229,12 @@ def test_a_fork_keeps_its_parent(
     env = recording.record(gym.make("CartPole-v1"), run="r")
     play(env, [0, 1, 0], seed=1)
     parent = env.episode_id
-    copy_journal(recording, home, next_home)
+    copy_journal(recording, home, next_home, other)
     open_jamboree(other, home=next_home)
     fork = recording.episode(parent).fork(2)
     fork.step(1)
     fork_id = fork.episode_id
-    copy_journal(recording, home, next_home)
+    copy_journal(recording, home, next_home, other)
     found = open_jamboree(other, home=next_home)
     check_same(recording, found)
     assert found.episode(fork_id).summary.parent == parent
@@ -251,7 +251,7 @@ def test_episodes_of_a_vector_environment_survive(
     envs.reset(seed=1)
     for _ in range(20):
         envs.step(np.stack([ACTION] * 3))
-    copy_journal(recording, home, next_home)
+    copy_journal(recording, home, next_home, other)
     check_same(recording, open_jamboree(other, home=next_home))
 
 
@@ -261,7 +261,7 @@ def test_records_come_once_although_nobody_heard_that_they_arrived(
     handler = NoteHandler(recording, "left")
     handler.save_many({"n": n} for n in range(600))
     homes = [tmp_path / str(n) for n in range(3)]
-    copy_journal(recording, home, homes[0])
+    copy_journal(recording, home, homes[0], other)
     shutil.copytree(homes[0], homes[1])
     for one in homes[:2]:
         with open_jamboree(other, home=one) as found:

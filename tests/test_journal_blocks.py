@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import Server
+from conftest import Shared
 from journal_children import NumberedEnvs
-from journals import OTHER_DATABASE, copy_journal, journal_of
+from journals import copy_journal, journal_of
 from recorded_envs import ACTION, CountingEnv, play
 
 from jamboree_gym import Jamboree
@@ -44,13 +44,17 @@ def recording(open_jamboree: OpenJamboree, home: Path) -> Jamboree:
 
 @pytest.fixture
 def recover(
-    recording: Jamboree, open_jamboree: OpenJamboree, home: Path, tmp_path: Path, valkey: Server
+    recording: Jamboree,
+    open_jamboree: OpenJamboree,
+    home: Path,
+    tmp_path: Path,
+    other_valkey: Shared,
 ) -> Callable[[], Jamboree]:
     """What another process finds, were this one killed now."""
 
     def recovered() -> Jamboree:
-        copy_journal(recording, home, tmp_path / "left")
-        return open_jamboree(f"{valkey.url}?db={OTHER_DATABASE}", home=tmp_path / "left")
+        copy_journal(recording, home, tmp_path / "left", other_valkey.url)
+        return open_jamboree(other_valkey.url, home=tmp_path / "left")
 
     return recovered
 
@@ -185,11 +189,15 @@ def test_the_journal_says_which_rows_of_a_block_redis_has(
 
 
 def test_the_journal_of_the_release_before_is_delivered(
-    recording: Jamboree, open_jamboree: OpenJamboree, home: Path, tmp_path: Path, valkey: Server
+    recording: Jamboree,
+    open_jamboree: OpenJamboree,
+    home: Path,
+    tmp_path: Path,
+    other_valkey: Shared,
 ) -> None:
     """It had no blocks of vector environments, and nothing else was different."""
     play(recording.record(CountingEnv(length=100), run="r"), [ACTION] * 100)
-    copy_journal(recording, home, tmp_path / "left")
+    copy_journal(recording, home, tmp_path / "left", other_valkey.url)
     for path in journal_of(tmp_path / "left").iterdir():
         content = bytearray(path.read_bytes())
         if path.suffix == ".lock":
@@ -198,7 +206,7 @@ def test_the_journal_of_the_release_before_is_delivered(
             for block in read_blocks(path):
                 memoryview(content)[block.start : block.start + 64].cast("I")[VERSION_WORD] = 1
         path.write_bytes(content)
-    jam = open_jamboree(f"{valkey.url}?db={OTHER_DATABASE}", home=tmp_path / "left")
+    jam = open_jamboree(other_valkey.url, home=tmp_path / "left")
     assert [one.steps for one in jam.episodes(run="r").summaries()] == [100]
 
 

@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import Server
-from journals import OTHER_DATABASE, copy_journal, journal_of, undead
+from conftest import Server, Shared
+from journals import copy_journal, journal_of, undead
 from lengths import examples
 from processes import NoteHandler
 from recorded_envs import ACTION, CountingEnv, DiscreteEnv, play
@@ -51,14 +51,14 @@ def home(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def left(tmp_path: Path) -> Path:
-    """Where its journal is found; as a copy, of a writer of another database."""
+    """Where its journal is found; as a copy, of a writer of another Redis."""
     return tmp_path / "left"
 
 
 @pytest.fixture
-def other(valkey: Server) -> str:
-    """URL of that database."""
-    return f"{valkey.url}?db={OTHER_DATABASE}"
+def other(other_valkey: Shared) -> str:
+    """URL of that Redis."""
+    return other_valkey.url
 
 
 @pytest.fixture
@@ -68,13 +68,15 @@ def recording(open_jamboree: OpenJamboree, home: Path) -> Jamboree:
 
 
 @pytest.fixture
-def two_left(recording: Jamboree, open_jamboree: OpenJamboree, home: Path, left: Path) -> Path:
+def two_left(
+    recording: Jamboree, open_jamboree: OpenJamboree, home: Path, left: Path, other: str
+) -> Path:
     """The journals of two writers, one with an episode, one with records."""
     play(recording.record(CountingEnv(length=100), run="r"), [ACTION] * 100)
-    copy_journal(recording, home, left)
+    copy_journal(recording, home, left, other)
     saving = open_jamboree(home=home, flush_interval_s=HOUR_S)
     NoteHandler(saving, "left").save_many({"n": n} for n in range(600))
-    copy_journal(saving, home, left)
+    copy_journal(saving, home, left, other)
     return left
 
 
@@ -110,7 +112,7 @@ def test_records_in_a_block_that_was_used_before_come_after_older_ones(
     save(range(a_block + 2))
     recording.flush()
     save(range(a_block + 2, 3 * a_block))
-    copy_journal(recording, home, left)
+    copy_journal(recording, home, left, other)
     found = open_jamboree(other, home=left)
     assert numbers_in(found) == list(range(a_block + 2, 3 * a_block))
 
@@ -183,7 +185,7 @@ def test_the_last_append_of_the_dead_may_arrive_while_its_journal_is_delivered(
     outbox.seal()
     append = outbox.next_append()
     assert append is not None
-    copy_journal(recording, home, left)
+    copy_journal(recording, home, left, other)
     late = open_jamboree(other, home=home)
     append_whole = Connection.append_whole
 
@@ -328,7 +330,7 @@ def test_a_header_that_was_being_written_hides_nothing(
 ) -> None:
     """Killed after the first words of an extent were written."""
     play(recording.record(CountingEnv(length=5), run="r"), [ACTION] * 5)
-    copy_journal(recording, home, left)
+    copy_journal(recording, home, left, other)
     writer = recording._connection.writer_name
     found = 0
     for path in journal_of(left).glob(f"{writer}.[0-9]*"):
@@ -409,7 +411,7 @@ def test_of_a_journal_that_lost_pages_only_rows_before_them_are_delivered(
     looking = open_jamboree(other, home=left)
     found = set()
     for _ in range(examples(150)):
-        copy_journal(recording, home, left)
+        copy_journal(recording, home, left, other)
         edit_lock(left, boot="before")
         lose_pages(left, choose)
         deliver_dead_journals(looking._connection, is_restarted=True)
@@ -431,11 +433,11 @@ def test_a_record_is_there_once_of_which_the_journal_lost_that_it_was_delivered(
     NoteHandler(before, "left").save({"n": 5})  # so that the others get another index
     before.flush()
     NoteHandler(recording, "left").save_many({"n": n} for n in range(5))
-    copy_journal(recording, home, left)
+    copy_journal(recording, home, left, other)
     jam = open_jamboree(other, home=left)
     assert numbers_in(jam) == [5, *range(5)]
 
-    copy_journal(recording, home, left)  # with the pages of before
+    copy_journal(recording, home, left, other)  # with the pages of before
     edit_lock(left, boot="before")
     assert deliver_dead_journals(jam._connection, is_restarted=True) == 1
     assert numbers_in(jam) == [5, *range(5)]
@@ -454,11 +456,11 @@ def test_a_record_whose_delivery_broke_off_is_delivered_by_the_next(
 ) -> None:
     notes = NoteHandler(recording, "left")
     notes.save_many({"n": n} for n in range(3))
-    copy_journal(recording, home, left)
+    copy_journal(recording, home, left, other)
     jam = open_jamboree(other, home=left)  # has some of this writer already
     recording.flush()
     notes.save({"n": 3})
-    copy_journal(recording, home, left)
+    copy_journal(recording, home, left, other)
 
     def break_off(*_: object) -> None:
         raise StoreUnavailable("no answer")
@@ -482,11 +484,11 @@ def test_an_episode_that_arrived_unheard_and_was_deleted_does_not_come_back(
 ) -> None:
     env = recording.record(CountingEnv(length=100), run="r")
     play(env, [ACTION] * 3)
-    copy_journal(recording, home, left)
+    copy_journal(recording, home, left, other)
     jam = open_jamboree(other, mongo_url=mongo.url if has_backup else None, home=left)
     jam.episode(env.episode_id).delete()
 
-    copy_journal(recording, home, left)  # nothing in it says that it has arrived
+    copy_journal(recording, home, left, other)  # nothing in it says that it has arrived
     assert deliver_dead_journals(jam._connection) == 1
     assert steps_in(jam) == []
 
@@ -504,7 +506,7 @@ def test_a_deleted_episode_does_not_come_back(
     recording.episode(env.episode_id).delete()
     for _ in range(3000):  # more than a block holds
         env.step(ACTION)
-    copy_journal(recording, home, left)
+    copy_journal(recording, home, left, other)
     jam = open_jamboree(other, home=left)
     assert steps_in(jam) == []
     assert "ERROR" not in [record.levelname for record in caplog.records]
@@ -517,7 +519,7 @@ def test_an_episode_that_is_deleted_before_its_first_action_does_not_come_back(
     env.reset()
     recording.episode(env.episode_id).delete()
     env.step("left")  # another layout: the reset's row is written again
-    copy_journal(recording, home, left)
+    copy_journal(recording, home, left, other)
     assert steps_in(open_jamboree(other, home=left)) == []
 
 
@@ -528,7 +530,7 @@ def test_an_episode_that_somebody_else_has_deleted_does_not_come_back(
     play(env, [ACTION] * 3)
     recording.flush()
     env.step(ACTION)
-    copy_journal(recording, home, left)
+    copy_journal(recording, home, left, other)
     assert steps_in(open_jamboree(other, home=left)) == []  # there, it has never been
 
 
@@ -546,7 +548,7 @@ def test_of_an_emptied_redis_the_log_says_what_cannot_be_added(
     first = env.episode_id
     play(recording.record(CountingEnv(length=4), run="r"), [ACTION] * 4)
     env.step(ACTION)
-    copy_journal(recording, home, left)
+    copy_journal(recording, home, left, other)
     jam = open_jamboree(other, home=left)
     assert steps_in(jam) == [4]
     (error,) = [record for record in caplog.records if record.levelname == "ERROR"]
@@ -643,7 +645,7 @@ def test_what_a_log_cannot_take_now_stays_in_the_journal_and_comes_later(
     first, second = (recording.record(CountingEnv(length=9), run="r") for _ in range(2))
     for env in (first, second):
         play(env, [ACTION] * 9)
-    copy_journal(recording, home, left)
+    copy_journal(recording, home, left, other)
     looking = open_jamboree(other, home=home)
     key = looking._connection.keyspace.episode(first.episode_id)
     looking.redis.set(at(looking, key), "of somebody else")
@@ -672,7 +674,7 @@ def test_an_episode_that_is_damaged_does_not_keep_others_from_being_delivered(
 ) -> None:
     play(recording.record(DiscreteEnv()), [0] * 3)
     play(recording.record(CountingEnv(length=9)), [ACTION] * 9)
-    copy_journal(recording, home, left)
+    copy_journal(recording, home, left, other)
     read, ids = DeadJournal.read, list[str]()
 
     def read_damaged(journal: DeadJournal) -> None:

@@ -9,7 +9,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from itertools import product
-from typing import Any
 
 import pytest
 import redis
@@ -17,7 +16,7 @@ from conftest import REDIS_PROGRAMS, Server, StartRedis
 from lengths import quick_and_long
 from processes import read_line, wait_until
 from recorded_envs import ACTION, CountingEnv, play
-from stored import at, listed
+from stored import at, calls_by_command, keys, listed
 from warm import start_warm
 
 from jamboree_gym import EpisodeHandler, Jamboree
@@ -82,8 +81,7 @@ def kill(process: Process) -> None:
 
 
 def leases(jam: Connection) -> list[bytes]:
-    found: Any = jam._connection.redis_store.client.keys(jam._connection.keyspace.lease("*"))
-    return sorted(found)
+    return sorted(keys(jam, jam._connection.keyspace.lease("*")))
 
 
 def let_leases_expire(jam: Connection) -> None:
@@ -180,7 +178,7 @@ def test_without_a_running_episode_no_lease_is_renewed_and_with_the_next_one_it_
     jam.flush()
 
     def writes() -> int:
-        return int(jam.redis.info("commandstats")["cmdstat_set"]["calls"])
+        return calls_by_command(jam)["set"]
 
     lease = jam._connection._lease
     wait_until(lambda: lease._is_asleep)
@@ -376,7 +374,7 @@ def round_trips(jam: Jamboree, call: Callable[[], object]) -> list[str]:
     """Commands that a call sends, by Redis' own account."""
     commands: list[str] = []
     with (
-        redis.Redis.from_url(f"unix://{jam._connection.store.where}") as other,
+        redis.Redis.from_url(jam._connection.redis_url) as other,
         other.monitor() as monitor,
     ):
         done = threading.Event()

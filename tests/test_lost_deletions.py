@@ -12,6 +12,7 @@ from lengths import quick_and_long
 from msgspec import structs
 from processes import NoteHandler
 from recorded_envs import ACTION, CountingEnv, play
+from stored import keys
 from test_importing import bring, new_episode
 
 from jamboree_gym import Jamboree
@@ -395,13 +396,13 @@ def test_an_episode_that_is_imported_again_stays(jam: Jamboree, is_emptied: bool
     jam.episode(episode.summary.id).delete()
     jam.backup.flush()
     if is_emptied:
-        jam.redis.delete(*jam.redis.keys(f"*{jam._connection.keyspace.namespace}:*"))
+        jam.redis.delete(*keys(jam, f"*{jam._connection.keyspace.namespace}:*"))
     bring(jam, episode)
     jam._connection.backup_store.put_setting("deletions", b"of another process")
     jam.backup.flush()
 
     assert len(jam.episode(episode.summary.id).data()) == 3
-    jam.redis.delete(*jam.redis.keys(f"*{jam._connection.keyspace.namespace}:*"))
+    jam.redis.delete(*keys(jam, f"*{jam._connection.keyspace.namespace}:*"))
     assert len(jam.episode(episode.summary.id).data()) == 3
     assert jam.backup.verify()
 

@@ -58,7 +58,7 @@ def by_tag(jam: Jamboree, text: str) -> None:
 
 
 def by_namespace(jam: Jamboree, text: str) -> None:
-    url = f"unix://{jam._connection.store.where}"
+    url = jam._connection.redis_url
     with Jamboree(url, namespace=text + jam._connection.keyspace.namespace) as other:
         assert len(other.episode(played(other.record(CountingEnv()))).data()) == 1
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from conftest import Server
 from processes import NoteHandler
+from stored import scripts_run
 
 from jamboree_gym import Jamboree
 
@@ -25,11 +26,6 @@ def jam(valkey: Server, namespace: str, open_jamboree: OpenJamboree) -> Jamboree
 def elsewhere(valkey: Server, namespace: str, open_jamboree: OpenJamboree) -> Jamboree:
     """As if it were in another process: by another address it is no peer of `jam`."""
     return open_jamboree(valkey.url.replace("127.0.0.1", "localhost"))
-
-
-def scripts_run(jam: Jamboree) -> int:
-    stats: Any = jam.redis.info("commandstats")
-    return int(stats["cmdstat_evalsha"]["calls"])
 
 
 def values(records: list[dict[str, Any]]) -> list[Any]:

@@ -17,8 +17,8 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import pytest
-import redis
 from conftest import Server
+from stored import servers
 from warm import run_warm
 
 from jamboree_gym import DBHandler, EpisodeHandler, Jamboree
@@ -401,12 +401,13 @@ def test_a_forked_process_uses_the_connection_that_it_has(jam: Jamboree, env: An
 
 
 @pytest.fixture
-def locked_url(valkey: Server) -> Iterator[str]:
+def locked_url(valkey: Server, jam: Jamboree) -> Iterator[str]:
     """The URL of a user with a password."""
-    with redis.Redis.from_url(valkey.url) as client:
-        client.execute_command("ACL", "SETUSER", "portable", "on", ">s3cret", "~*", "&*", "+@all")
-        yield valkey.url.replace("://", "://portable:s3cret@")
-        client.execute_command("ACL", "DELUSER", "portable")
+    for server in servers(jam):
+        server.execute_command("ACL", "SETUSER", "portable", "on", ">s3cret", "~*", "&*", "+@all")
+    yield valkey.url.replace("://", "://portable:s3cret@")
+    for server in servers(jam):
+        server.execute_command("ACL", "DELUSER", "portable")
 
 
 COUNTS = """

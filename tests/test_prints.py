@@ -150,7 +150,7 @@ def test_the_status_names_the_host_and_says_how_far_behind_it_is(jam: Jamboree) 
 
 
 def test_nobody_copies_is_said_with_the_reason(jam: Jamboree) -> None:
-    url = f"unix://{jam._connection.store.where}"
+    url = jam._connection.redis_url
     with Jamboree(url, namespace="elsewhere") as without:
         assert "copied by: nobody: there is no backup URL" in str(without.backup.status())
     with Jamboree(url, jam._connection.backup_url, namespace="elsewhere", backup=False) as off:
@@ -158,7 +158,7 @@ def test_nobody_copies_is_said_with_the_reason(jam: Jamboree) -> None:
 
 
 def test_who_copies_is_said_before_it_has_begun(jam: Jamboree) -> None:
-    url = f"unix://{jam._connection.store.where}"
+    url = jam._connection.redis_url
     with Jamboree(url, jam._connection.backup_url, namespace="elsewhere", backup=True) as on:
         assert "copied by: a thread of this process" in str(on.backup.status())
 

@@ -106,6 +106,7 @@ def recorded(valkey: Server) -> str:
     return namespace
 
 
+@pytest.mark.one_server  # the page names the files of one; a cluster adds its own
 @pytest.mark.parametrize("run", RUNS)
 def test_a_read_passes_the_files_and_forms_that_the_page_names(
     run: str, recorded: str, open_jamboree: Callable[..., Jamboree]

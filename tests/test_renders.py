@@ -13,7 +13,7 @@ from lengths import quick_and_long
 from processes import wait_until
 from proxy import Proxy, direct
 from recorded_envs import ACTION, RenderingEnv, play
-from stored import at
+from stored import at, bytes_sent
 
 from jamboree_gym import DBHandler, Jamboree
 from jamboree_gym.errors import (
@@ -170,11 +170,11 @@ def test_frames_are_read_as_they_are_asked_for(open_jamboree: OpenJamboree) -> N
     jam = open_jamboree(backup=False)  # a copier would read, too
     episode = rendered(jam, 1, steps=39, shape=(400, 500, 1))
     jam.flush()
-    sent_before = jam.redis.info("stats")["total_net_output_bytes"]
+    sent_before = bytes_sent(jam)
 
     step, _ = next(episode.renders())
 
-    sent = jam.redis.info("stats")["total_net_output_bytes"] - sent_before
+    sent = bytes_sent(jam) - sent_before
     assert step == 0
     assert sent < 1_500_000  # of 8,000,000
     assert steps_of(episode) == list(range(40))

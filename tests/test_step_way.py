@@ -66,6 +66,7 @@ def test_the_page_names_no_more_files_than_fit_in_a_head() -> None:
     assert all((PACKAGE / name).is_file() for name in way)
 
 
+@pytest.mark.one_server  # the page names the files of one; a cluster adds its own
 @pytest.mark.parametrize("env_id", ["CartPole-v1", "Pendulum-v1"])
 def test_a_common_step_passes_the_files_that_the_page_names(
     env_id: str, trace: Trace, open_jamboree: Callable[..., Jamboree]

@@ -168,7 +168,7 @@ def test_a_killed_one_leaves_whole_parts_and_is_gone_on_with(jam: Jamboree, tmp_
     for steps in (4, 3, 6, 2, 5):
         counted(jam, steps)
     jam.flush()
-    url = f"unix://{jam._connection.store.where}"
+    url = jam._connection.redis_url
     assert run_warm(KILLED, url, jam._connection.keyspace.namespace, tmp_path).returncode == -9
 
     left = parts(tmp_path)

@@ -23,25 +23,11 @@ from jamboree_gym.handlers.follow import EpisodeTail
 from jamboree_gym.reading.episode import Episode
 from jamboree_gym.store.log import Append, IndexEntry
 from jamboree_gym.store.redis.feed import LIFETIME_S
-from jamboree_gym.store.redis.link import RedisLink
+from jamboree_gym.store.redis.link import Call
 from jamboree_gym.store.redis.scripts import FEED_ENTRIES
 
 OpenJamboree = Callable[..., Jamboree]
 Pairs = list[tuple[Episode, StepData]]
-
-
-@pytest.fixture
-def round_trips(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Number of calls in each round trip."""
-    sent: list[int] = []
-    send = RedisLink._send
-
-    def note(self: RedisLink, calls: Any, **options: Any) -> Any:
-        sent.append(len(calls))
-        return send(self, calls, **options)
-
-    monkeypatch.setattr(RedisLink, "_send", note)
-    return sent
 
 
 @pytest.fixture
@@ -70,17 +56,17 @@ def all_of(env_or_id: Any, steps: int) -> list[tuple[str, int]]:
 
 
 def test_a_finished_episode_is_at_most_one_round_trip_for_each_256_rows(
-    open_jamboree: OpenJamboree, round_trips: list[int]
+    open_jamboree: OpenJamboree, sent: list[list[Call]]
 ) -> None:
     writer, reader = open_jamboree(), open_jamboree()
     env = record(writer, 600, length=600)
     writer.flush()
     episode = reader.episode(env.episode_id)
     list(episode.tail())  # fetches the schema
-    round_trips.clear()
+    sent.clear()
 
     assert [step.index for step in episode.tail()] == list(range(600))
-    assert len(round_trips) <= 3
+    assert len(sent) <= 3
 
 
 def test_steps_are_those_that_are_read_later(jam: Jamboree) -> None:
@@ -261,7 +247,7 @@ def test_pairs_of_an_episode_share_it_and_it_can_be_read(jam: Jamboree) -> None:
 
 
 def test_many_episodes_are_read_in_few_round_trips(
-    open_jamboree: OpenJamboree, round_trips: list[int]
+    open_jamboree: OpenJamboree, sent: list[list[Call]]
 ) -> None:
     writer, reader = open_jamboree(), open_jamboree()
     envs = [record(writer, 1) for _ in range(64)]
@@ -271,19 +257,17 @@ def test_many_episodes_are_read_in_few_round_trips(
         next(tail)
     for env in envs:
         env.step(ACTION)
-    round_trips.clear()
+    sent.clear()
     writer.flush()
     seen = [next(tail) for _ in envs]
 
     assert sorted(places(seen)) == sorted((env.episode_id, 1) for env in envs)
-    assert len(round_trips) < 32
+    assert len(sent) < 32
 
 
 def test_an_interrupted_episode_is_followed_once_it_goes_on(open_jamboree: OpenJamboree) -> None:
     jam = open_jamboree()
-    process = start_warm(
-        ONE_BY_ONE, jam._connection.store.where, jam._connection.keyspace.namespace
-    )
+    process = start_warm(ONE_BY_ONE, jam._connection.redis_url, jam._connection.keyspace.namespace)
     episode_id = read_line(process).strip()
     jam.redis.delete(jam._connection.keyspace.lease(jam.episode(episode_id).summary.writer))
     assert jam.episode(episode_id).status == "interrupted"
@@ -297,7 +281,7 @@ ONE_BY_ONE = """
 import sys
 from recorded_envs import ACTION, CountingEnv
 from jamboree_gym import Jamboree
-jam = Jamboree("unix://" + sys.argv[1], namespace=sys.argv[2])
+jam = Jamboree(sys.argv[1], namespace=sys.argv[2])
 env = jam.record(CountingEnv(length=10**9))
 env.reset()
 env.step(ACTION)
@@ -515,7 +499,7 @@ def test_a_lease_that_expired_while_redis_was_away_is_not_the_end(
 ) -> None:
     reader = open_jamboree(durable_valkey.url)
     process = start_warm(
-        ONE_BY_ONE, reader._connection.store.where, reader._connection.keyspace.namespace
+        ONE_BY_ONE, reader._connection.redis_url, reader._connection.keyspace.namespace
     )
     episode_id = read_line(process).strip()
     writer = reader.episode(episode_id).summary.writer
@@ -700,17 +684,17 @@ def test_a_tail_that_nobody_awaits_any_more_lets_the_loop_end(
 
 
 def test_the_newest_steps_of_several_episodes_are_one_round_trip(
-    open_jamboree: OpenJamboree, round_trips: list[int]
+    open_jamboree: OpenJamboree, sent: list[list[Call]]
 ) -> None:
     writer, reader = open_jamboree(), open_jamboree()
     envs = [record(writer, steps) for steps in (0, 3, 16, 300)]
     writer.flush()
     ids = [env.episode_id for env in envs]
     reader.recent(ids, 16)  # fetches the schema
-    round_trips.clear()
+    sent.clear()
     found = reader.recent([ids[0], *map(reader.episode, ids[1:])], 16)
 
-    assert len(round_trips) == 1
+    assert len(sent) == 1
     assert [len(steps) for steps in found] == [0, 3, 16, 16]
     for episode_id, steps in zip(ids, found, strict=True):
         expected = reader.episode(episode_id).steps()

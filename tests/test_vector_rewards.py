@@ -12,16 +12,17 @@ import gymnasium as gym
 import msgspec
 import numpy as np
 import pytest
-from conftest import Server
+from conftest import Shared
 from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from journals import OTHER_DATABASE, copy_journal
+from journals import copy_journal
 from lengths import examples
 from nested import is_same
+from stored import keys
 
 from jamboree_gym import EpisodeSummary, Jamboree
 from jamboree_gym.encoding.summary_codec import decode_summaries, encode_summary
@@ -113,13 +114,13 @@ def test_rewards_of_any_shape_and_dtype_come_back_bit_for_bit(
 
 
 def test_what_a_killed_process_leaves_has_them(
-    open_jamboree: OpenJamboree, tmp_path: Path, valkey: Server
+    open_jamboree: OpenJamboree, tmp_path: Path, other_valkey: Shared
 ) -> None:
     recording = open_jamboree(home=tmp_path / "home", flush_interval_s=HOUR_S)
     rewards = [np.array([n, -n], np.float32) / 3 for n in range(4)]
     env, _ = played(recording, GivenRewards(rewards), 3, "r")
-    copy_journal(recording, tmp_path / "home", tmp_path / "left")
-    after = open_jamboree(f"{valkey.url}?db={OTHER_DATABASE}", home=tmp_path / "left")
+    copy_journal(recording, tmp_path / "home", tmp_path / "left", other_valkey.url)
+    after = open_jamboree(other_valkey.url, home=tmp_path / "left")
 
     found = after.episode(env.episode_id)
     assert is_same(found.data().rewards, np.array(rewards[:3]))
@@ -218,7 +219,7 @@ class ManyTreasures(VectorEnv[Any, Any, Any]):
 
 @pytest.mark.parametrize("num_envs", [3, 9])
 def test_those_of_vector_environments_come_back_also_after_a_kill(
-    open_jamboree: OpenJamboree, tmp_path: Path, valkey: Server, num_envs: int
+    open_jamboree: OpenJamboree, tmp_path: Path, other_valkey: Shared, num_envs: int
 ) -> None:
     home = tmp_path / "home"
     recording = open_jamboree(home=home, flush_interval_s=HOUR_S)
@@ -230,8 +231,8 @@ def test_those_of_vector_environments_come_back_also_after_a_kill(
     blocks = [one for path in home.rglob(f"{writer}.*") if path.suffix.strip(".").isdigit()
               for one in read_blocks(path)]  # fmt: skip
     assert any(block.kind == KIND_VECTOR for block in blocks) is (num_envs == 9)
-    copy_journal(recording, home, tmp_path / "left")
-    after = open_jamboree(f"{valkey.url}?db={OTHER_DATABASE}", home=tmp_path / "left")
+    copy_journal(recording, home, tmp_path / "left", other_valkey.url)
+    after = open_jamboree(other_valkey.url, home=tmp_path / "left")
     recording.flush()
 
     found = {one.id: one.data() for one in recording.episodes(run="r")}
@@ -360,7 +361,7 @@ def test_batches_have_the_version_that_earlier_releases_do_not_know(jam: Jambore
     jam.flush()
 
     def versions(id: str) -> set[int]:
-        (key,) = jam.redis.keys(f"*:episode:{{{id}}}")
+        (key,) = keys(jam, f"*:episode:{{{id}}}")
         return {batch[2] for batch in jam.redis.lrange(key, 1, -1)}
 
     assert (versions(env.episode_id), versions(plain.episode_id)) == ({3}, {2})

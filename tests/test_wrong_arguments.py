@@ -16,6 +16,7 @@ import numpy as np
 import psutil
 import pytest
 from recorded_envs import ACTION, CountingEnv
+from stored import keys
 
 from jamboree_gym import Jamboree, JamboreeError
 
@@ -178,8 +179,8 @@ def wrong_values(annotation: str) -> list[str] | None:
 
 
 def stored(jam: Jamboree) -> Mapping[bytes, bytes]:
-    keys = jam.redis.keys(f"*{jam._connection.keyspace.namespace}:*")
-    return {key: jam.redis.dump(key) for key in keys}
+    found = keys(jam, f"*{jam._connection.keyspace.namespace}:*")
+    return {key: jam.redis.dump(key) for key in found}
 
 
 def surroundings(folder: Path) -> set[Any]:

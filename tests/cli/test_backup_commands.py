@@ -27,7 +27,7 @@ def run(jam: Jamboree, mongo: object) -> Run:
     """Runs a command on the store of `jam`."""
 
     def run(*command: str, mongo_url: str = str(jam._connection.backup_url)) -> Result:
-        urls = ("--redis-url", f"unix://{jam._connection.store.where}", "--mongo-url", mongo_url)
+        urls = ("--redis-url", jam._connection.redis_url, "--mongo-url", mongo_url)
         options = (*urls, "--namespace", jam._connection.keyspace.namespace)
         return CliRunner().invoke(app, ["backup", *command, *options])
 
@@ -99,7 +99,7 @@ def test_it_tells_what_stays_and_lets_go_of_the_rest(jam: Jamboree, run: Run) ->
 
 def test_trim_says_how_much_went(jam: Jamboree, run: Run) -> None:
     options: Any = {"namespace": jam._connection.keyspace.namespace, "flush_interval_s": 600}
-    with Jamboree(f"unix://{jam._connection.store.where}", **options) as recording:
+    with Jamboree(jam._connection.redis_url, **options) as recording:
         play(recording.record(CountingEnv(3)), [ACTION] * 3)
     run("flush")
     assert run("trim").output == "0 bytes of logs and 0 summaries evicted\n"

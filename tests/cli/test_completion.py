@@ -40,12 +40,14 @@ def completed(store: Store, command: str, word: str, *more: str) -> list[str]:
     return done.stdout.split()
 
 
+@pytest.mark.one_server  # on a cluster it offers nothing
 def test_runs_are_offered_the_one_written_last_first(store: Store) -> None:
     assert completed(store, "run", "") == ["newest/run", "ppo"]  # no name that a shell would run
     assert completed(store, "run", "p") == ["ppo"]
     assert completed(store, "tail", "p") == ["ppo"]
 
 
+@pytest.mark.one_server  # on a cluster it offers nothing
 def test_episodes_are_offered_by_their_beginning(store: Store) -> None:
     ids = [one["id"] for one in store.objects("ls")]
     assert completed(store, "show", "") == ["@last", *sorted(ids, reverse=True)]
@@ -92,6 +94,7 @@ def test_a_password_is_given(store: Store, short_directory: Path) -> None:
         server.stop()
 
 
+@pytest.mark.one_server  # on a cluster it offers nothing
 def test_it_loads_nothing_of_the_library(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     words = f"jamboree-gym run --namespace {store.namespace} p"
     variables = {"_JAMBOREE_GYM_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": "4"}

@@ -69,7 +69,7 @@ def test_what_would_lose_data_is_a_problem(short_directory: Path, tmp_path: Path
 def test_memory_that_nothing_limits_is_noted_when_half_of_it_is_used(
     jam: Jamboree, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    url, space = f"unix://{jam._connection.store.where}", jam._connection.keyspace.namespace
+    url, space = jam._connection.redis_url, jam._connection.keyspace.namespace
     options = {"namespace": space, "home": tmp_path}
     assert found(url, **options)["redis memory"].level == "ok"
     monkeypatch.setattr(redis_server, "MACHINE_SHARE", 1e-9)
@@ -105,7 +105,7 @@ def test_servers_that_do_not_answer_are_problems_without_passwords(
 
 
 def test_a_namespace_of_an_older_release_is_a_problem(jam: Jamboree, tmp_path: Path) -> None:
-    url = f"unix://{jam._connection.store.where}"
+    url = jam._connection.redis_url
     namespace = f"{jam._connection.keyspace.namespace}-old"
     space = type(jam._connection.keyspace)(namespace)
     jam.redis.zadd(space.without_bucket("unbacked"), {"log": 1})
@@ -124,7 +124,7 @@ def test_journals_of_dead_processes_are_found(jam: Jamboree, tmp_path: Path, boo
     lock = tmp_path / "journal" / f"{owner['writer']}.lock"
     lock.write_text(json.dumps(owner | ({"boot": boot} if boot else {})))
     lock.chmod(0o600)
-    url = f"unix://{jam._connection.store.where}"
+    url = jam._connection.redis_url
     namespace = jam._connection.keyspace.namespace
     journal = found(url, namespace=namespace, home=tmp_path)["journal"]
     assert journal.level == ("problem" if boot else "note")

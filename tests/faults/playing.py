@@ -11,6 +11,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 from processes import wait_until
+from stored import scripts_run
 from warm import start_warm
 
 import jamboree_gym
@@ -138,12 +139,7 @@ def check_is_as_played(jam: Jamboree, played: np.ndarray) -> int:
 
 def wait_for_appends(jam: Jamboree, count: int) -> None:
     """Return once a server that was just started has taken so many scripts."""
-
-    def calls() -> int:
-        stats: Any = jam.redis.info("commandstats")
-        return int(stats.get("cmdstat_evalsha", {}).get("calls", 0))
-
-    wait_until(lambda: calls() >= count)
+    wait_until(lambda: scripts_run(jam) >= count)
 
 
 if __name__ == "__main__":

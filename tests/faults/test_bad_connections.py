@@ -21,7 +21,12 @@ from recorded_envs import ACTION, CountingEnv
 from jamboree_gym import Jamboree
 from jamboree_gym.errors import StoreUnavailable, UnsavedRecords
 
-pytestmark = [pytest.mark.faults, pytest.mark.once, pytest.mark.usefixtures("soon_again")]
+pytestmark = [
+    pytest.mark.faults,
+    pytest.mark.once,
+    pytest.mark.usefixtures("soon_again"),
+    pytest.mark.one_server,
+]  # by one proxy
 
 EPISODE_STEPS = 20
 ANSWER_TIMEOUT_S = 0.5  # for these tests; else 5 s

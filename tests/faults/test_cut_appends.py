@@ -24,7 +24,7 @@ from recorded_envs import ACTION, CountingEnv
 from jamboree_gym import Jamboree
 from jamboree_gym.delivery.lease import Lease
 
-pytestmark = [pytest.mark.faults, pytest.mark.once]
+pytestmark = [pytest.mark.faults, pytest.mark.once, pytest.mark.one_server]  # through one proxy
 
 EVERY = int(os.environ.get("JAMBOREE_CUT_EVERY", "448"))
 BEGAN_AT = 1.7e9

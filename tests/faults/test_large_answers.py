@@ -70,6 +70,7 @@ def recorded(jam: Jamboree, monkeypatch: pytest.MonkeyPatch) -> str:
     return str(env.episode_id)
 
 
+@pytest.mark.one_server  # read through one proxy
 def test_no_answer_is_large_however_a_large_episode_is_read(
     jam: Jamboree, recorded: str, valkey: Server, mongo: Server, tmp_path: Path
 ) -> None:

@@ -17,7 +17,7 @@ from processes import wait_until
 from proxy import Ending, Proxy, direct
 from pymongo import MongoClient
 
-pytestmark = [pytest.mark.faults, pytest.mark.once]
+pytestmark = [pytest.mark.faults, pytest.mark.once, pytest.mark.one_server]
 
 PONG = b"+PONG\r\n"
 Connect = Callable[[], socket.socket]

@@ -221,7 +221,7 @@ def test_a_killed_one_is_gone_on_with(jam: Jamboree, tmp_path: Path) -> None:
     for steps in (4, 3, 6, 2, 5):
         record(jam, PayingEnv(steps), actions(steps))
     jam.flush()
-    url = f"unix://{jam._connection.store.where}"
+    url = jam._connection.redis_url
     assert run_warm(KILLED, url, jam._connection.keyspace.namespace, tmp_path).returncode == -9
 
     assert 0 < len(list(tmp_path.glob("data/*/*"))) < 5

@@ -641,7 +641,7 @@ def test_an_export_that_is_killed_goes_on_and_writes_nothing_twice(
     for _ in range(rounds):
         process = start_warm(
             EXPORTER,
-            f"unix://{jam._connection.store.where}",
+            jam._connection.redis_url,
             jam._connection.keyspace.namespace,
             datasets,
         )

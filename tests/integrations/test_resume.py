@@ -47,7 +47,7 @@ START_TIMEOUT_S = 120.0
 
 def start(jam: Jamboree, name: str) -> subprocess.Popen[str]:
     """A trainer that goes on until it is killed."""
-    url = f"unix://{jam._connection.store.where}"
+    url = jam._connection.redis_url
     return start_python(
         TRAINER, url, jam._connection.keyspace.namespace, name, Path(__file__).parent
     )

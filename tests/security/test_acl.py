@@ -27,6 +27,8 @@ from jamboree_gym.backup.waiting import StopSignal
 from jamboree_gym.errors import JamboreeError, StoreUnavailable
 from jamboree_gym.page.answers import Answers
 
+pytestmark = pytest.mark.one_server  # the users of a cluster are in test_cluster.py
+
 PAGE = Path(__file__).parents[2] / "docs" / "security.md"
 # The lines as they stand on the page, by user, in order.
 LINES: dict[str, list[str]] = {}

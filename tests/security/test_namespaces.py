@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-import redis
 from conftest import Server
 from processes import NoteHandler
 from recorded_envs import ACTION, CountingEnv, play
-from stored import at
+from stored import at, servers
 
 from jamboree_gym import Jamboree
 from jamboree_gym.errors import EpisodeNotFound, StoreUnavailable
@@ -84,29 +83,28 @@ def test_a_user_for_one_namespace_is_kept_out_of_the_other(
 ) -> None:
     theirs = open_jamboree(namespace=other.format(namespace))
     id = fill(theirs)
-    with redis.Redis.from_url(valkey.url) as admin:
-        rules = ["reset", "on", ">SECRET", "+@all", f"~{namespace}:*", f"~{{{namespace}:*"]
-        admin.execute_command("ACL", "SETUSER", namespace, *rules)
-        try:
-            url = valkey.url.replace("unix://", f"unix://{namespace}:SECRET@")
-            own = open_jamboree(url, write="sync")
-            fill(own)
-            intruder = open_jamboree(
-                url, namespace=theirs._connection.keyspace.namespace, write="sync"
-            )
-            for attempt in (
-                lambda: intruder.episode(id).data(),
-                lambda: intruder.episodes().ids(),
-                lambda: intruder.episode(id).delete(),
-                lambda: intruder._connection.redis_store.blobs.put("theirs", b""),
-                lambda: NoteHandler(intruder, "same").delete(),
-                lambda: list(intruder.tail(since=0, timeout_s=0.001)),
-            ):
-                with pytest.raises(StoreUnavailable, match="does not let this user do it"):
-                    attempt()
-            own.close()
-            intruder.close()
-        finally:
-            admin.execute_command("ACL", "DELUSER", namespace)
+    rules = ["reset", "on", ">SECRET", "+@all", f"~{namespace}:*", f"~{{{namespace}:*"]
+    for server in servers(theirs):
+        server.execute_command("ACL", "SETUSER", namespace, *rules)
+    try:
+        url = valkey.url.replace("://", f"://{namespace}:SECRET@")
+        own = open_jamboree(url, write="sync")
+        fill(own)
+        intruder = open_jamboree(url, namespace=theirs._connection.keyspace.namespace, write="sync")
+        for attempt in (
+            lambda: intruder.episode(id).data(),
+            lambda: intruder.episodes().ids(),
+            lambda: intruder.episode(id).delete(),
+            lambda: intruder._connection.redis_store.blobs.put("theirs", b""),
+            lambda: NoteHandler(intruder, "same").delete(),
+            lambda: list(intruder.tail(since=0, timeout_s=0.001)),
+        ):
+            with pytest.raises(StoreUnavailable, match="does not let this user do it"):
+                attempt()
+        own.close()
+        intruder.close()
+    finally:
+        for server in servers(theirs):
+            server.execute_command("ACL", "DELUSER", namespace)
     assert len(theirs.episode(id).data().rewards) == 3
     assert NoteHandler(theirs, "same").count() == 1

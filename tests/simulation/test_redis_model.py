@@ -17,7 +17,7 @@ from redis_model import RedisModel
 
 from jamboree_gym.store.redis import scripts
 
-pytestmark = pytest.mark.once
+pytestmark = [pytest.mark.once, pytest.mark.one_server]  # as the model is
 
 CALLS = 1500
 SEED_NAME = "JAMBOREE_SIMULATED_SEED"  # CI sets it, and prints it

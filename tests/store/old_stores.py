@@ -42,8 +42,8 @@ def _read(value: Any) -> Any:
 
 def urls_of(jam: Jamboree) -> list[str]:
     """What a command needs to open the same store."""
-    store, mongo = jam._connection.store, jam._connection.backup_store
-    urls = ("--redis-url", f"unix://{store.where}", "--mongo-url", f"mongodb://{mongo.where}")
+    mongo = jam._connection.backup_store
+    urls = ("--redis-url", jam._connection.redis_url, "--mongo-url", f"mongodb://{mongo.where}")
     return [*urls, "--namespace", jam._connection.keyspace.namespace]
 
 

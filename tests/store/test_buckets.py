@@ -8,7 +8,6 @@ from random import Random
 from typing import Any
 
 import pytest
-import redis
 from backed_up import follower_of
 from conftest import Server
 from contract import batch
@@ -16,6 +15,7 @@ from processes import NoteHandler
 from recorded_envs import ACTION, CountingEnv, RenderingEnv, play
 from redis.crc import key_slot
 from redis.exceptions import ResponseError
+from stored import keys
 
 from jamboree_gym import Jamboree
 from jamboree_gym.encoding.batch_format import CODEC_RECORDS, Head, encode_batch
@@ -26,7 +26,7 @@ from jamboree_gym.store.log import Append, BackupClaim, IndexEntry
 from jamboree_gym.store.redis import scripts
 from jamboree_gym.store.redis.buckets import BUCKETS
 from jamboree_gym.store.redis.eviction import Candidate
-from jamboree_gym.store.redis.link import Call, RedisLink
+from jamboree_gym.store.redis.link import Call
 from jamboree_gym.store.redis.store import RedisStore
 
 OpenJamboree = Callable[..., Jamboree]
@@ -34,16 +34,10 @@ NAMES = {value.sha: name for name, value in vars(scripts).items() if hasattr(val
 
 
 @pytest.fixture
-def sent(monkeypatch: pytest.MonkeyPatch) -> list[list[Call]]:
-    """The calls of each round trip, as they are sent."""
-    real, seen = RedisLink._send, list[list[Call]]()
-
-    def send(link: RedisLink, calls: Sequence[Call], **options: Any) -> list[Any]:
-        seen.append(list(calls))
-        return real(link, calls, **options)
-
-    monkeypatch.setattr(RedisLink, "_send", send)
-    return seen
+def store(valkey: Server, namespace: str) -> Iterator[RedisStore]:
+    opened = RedisStore.from_url(valkey.url, Keyspace(namespace))
+    yield opened
+    opened.close()
 
 
 def keys_of_scripts(sent: Sequence[Sequence[Call]]) -> Iterator[tuple[str, list[str]]]:
@@ -101,7 +95,7 @@ def test_every_call_of_a_script_touches_one_slot(
     )
     assert len(jam.episodes()) == 5
     assert len(jam.episode(ids[1]).data()) == 3
-    jam.redis.delete(*jam.redis.keys(f"{{{jam._connection.keyspace.namespace}:??}}:*"))
+    jam.redis.delete(*keys(jam, f"{{{jam._connection.keyspace.namespace}:??}}:*"))
     assert jam.episodes(run="r1").ids() == ids[1::2]
     jam.backup.restore()
     assert jam.backup.verify()
@@ -215,12 +209,11 @@ def test_a_delivery_of_a_writer_is_one_call_or_two(
 
 @pytest.mark.parametrize("number", [1, 5, 256])
 def test_the_number_that_is_stored_is_used(
-    open_jamboree: OpenJamboree, valkey: Server, mongo: Server, namespace: str, number: int
+    open_jamboree: OpenJamboree, store: RedisStore, mongo: Server, namespace: str, number: int
 ) -> None:
     """Also where Redis is emptied while somebody records: who comes later uses the same number."""
-    with redis.Redis.from_url(valkey.url) as client:
-        for key in Keyspace(namespace).layout:
-            client.hset(key, "buckets", str(number))
+    for key in Keyspace(namespace).layout:
+        store.client.hset(key, "buckets", str(number))
     writer = open_jamboree(mongo_url=mongo.url, clock=Clock())
     ids = [record(writer) for _ in range(9)]
     for _ in range(2):
@@ -231,24 +224,23 @@ def test_the_number_that_is_stored_is_used(
         expected = {
             stored_key(reader, reader._connection.keyspace.episode(id), number) for id in ids
         }
-        assert set(map(bytes.decode, reader.redis.keys(f"*{namespace}:*}}:episode:*"))) == expected
+        assert set(map(bytes.decode, keys(reader, f"*{namespace}:*}}:episode:*"))) == expected
         writer.backup.flush()
-        writer.redis.delete(*writer.redis.keys(f"*{namespace}:*"))
+        writer.redis.delete(*keys(writer, f"*{namespace}:*"))
         ids.append(record(writer))
 
 
 @pytest.mark.parametrize("act", ["restore", "flush"])
 def test_who_is_first_in_an_emptied_redis_stores_the_number_there(
-    open_jamboree: OpenJamboree, valkey: Server, mongo: Server, namespace: str, act: str
+    open_jamboree: OpenJamboree, store: RedisStore, mongo: Server, namespace: str, act: str
 ) -> None:
     """Also who only puts back, or copies."""
-    with redis.Redis.from_url(valkey.url) as client:
-        for key in Keyspace(namespace).layout:
-            client.hset(key, "buckets", "5")
+    for key in Keyspace(namespace).layout:
+        store.client.hset(key, "buckets", "5")
     jam = open_jamboree(mongo_url=mongo.url)
     id = record(jam)
     jam.backup.flush()
-    jam.redis.delete(*jam.redis.keys(f"*{namespace}:*"))
+    jam.redis.delete(*keys(jam, f"*{namespace}:*"))
     getattr(jam.backup, act)()
 
     other = open_jamboree(mongo_url=mongo.url)
@@ -263,10 +255,9 @@ def stored_key(jam: Jamboree, key: str, number: int) -> str:
 
 @pytest.mark.parametrize("number", ["0", "257", "-1", "many", ""])
 def test_a_number_that_is_none_is_refused(
-    open_jamboree: OpenJamboree, valkey: Server, namespace: str, number: str
+    open_jamboree: OpenJamboree, store: RedisStore, namespace: str, number: str
 ) -> None:
-    with redis.Redis.from_url(valkey.url) as client:
-        client.hset(Keyspace(namespace).layout[0], "buckets", number)
+    store.client.hset(Keyspace(namespace).layout[0], "buckets", number)
     jam = open_jamboree()
     with pytest.raises(DecodeError, match=r"how many buckets there are.*upgrade"):
         jam.episodes().ids()
@@ -289,13 +280,6 @@ def test_what_an_older_release_does_first_is_refused(jam: Jamboree) -> None:
 
 
 # -- several buckets at once ------------------------------------------------------------------
-
-
-@pytest.fixture
-def store(valkey: Server, namespace: str) -> Iterator[RedisStore]:
-    opened = RedisStore.from_url(valkey.url, Keyspace(namespace))
-    yield opened
-    opened.close()
 
 
 def test_the_oldest_go_first_and_no_more_than_needed_in_whatever_buckets(

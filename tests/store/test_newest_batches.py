@@ -12,7 +12,7 @@ from processes import NoteHandler
 
 from jamboree_gym import Jamboree
 from jamboree_gym.keys import Keyspace
-from jamboree_gym.store.redis.link import RedisLink
+from jamboree_gym.store.redis.link import Call, RedisLink
 from jamboree_gym.store.redis.store import RedisStore
 
 OpenJamboree = Callable[..., Jamboree]
@@ -40,24 +40,16 @@ def by_script(store: RedisStore, key: str, n: int) -> Any:
 
 
 def test_the_second_read_of_a_log_runs_no_script(
-    notes: NoteHandler, store: RedisStore, monkeypatch: pytest.MonkeyPatch
+    notes: NoteHandler, store: RedisStore, sent: list[list[Call]]
 ) -> None:
     for size in (3, 1, 4, 1, 5):
         notes.save_many({"n": number} for number in range(size))
     expected = by_script(store, notes._key, 6)
     assert store.head(notes._key) is not None  # so that it knows the number of buckets
-    names: list[str] = []
-    send = RedisLink._send
-    monkeypatch.setattr(
-        RedisLink,
-        "_send",
-        lambda link, calls, **how: (
-            names.extend(call[0] for call in calls) or send(link, calls, **how)
-        ),
-    )
+    sent.clear()
 
     assert [batches(store, notes._key, 6) for _ in range(2)] == [expected, expected]
-    assert names == ["EVALSHA", "LRANGE", "LINDEX"]
+    assert [call[0] for calls in sent for call in calls] == ["EVALSHA", "LRANGE", "LINDEX"]
 
 
 @pytest.mark.parametrize("seed", range(6))
