@@ -145,7 +145,7 @@ class LogWriter:
             is_new = not self.link.insert_new(self.link.logs, [log_document(key, new)])
             if not is_new and not self._replace(older, key, new):
                 self._merge(key, new)
-            self.bundles.remove([(key, found.born)])
+            self.bundles.remove([(key, found.born)], until_revision=found.revision)
 
     def _merge(self, key: str, log: NewLog) -> str | None:
         """Update a log that MongoDB already holds; return the difference if it is another log."""
