@@ -42,6 +42,7 @@ from jamboree_gym.keys import digest
 from jamboree_gym.store import read_through
 from jamboree_gym.store.log import Append, AppendResult
 from jamboree_gym.store.mongo import client as mongo_client
+from jamboree_gym.store.mongo.link import MongoLink
 from jamboree_gym.store.mongo.store import MongoStore
 from jamboree_gym.store.read_through import ReadThroughStore
 from jamboree_gym.store.redis import link as redis_link
@@ -540,10 +541,10 @@ def test_an_append_that_is_sent_again_after_its_records_were_moved_adds_nothing(
     assert result.stored == 0
 
 
-def test_batches_that_a_killed_backup_left_are_cleared_where_redis_has_lost_them(
-    open_jam: Open, in_the_gap: Callable[..., None]
-) -> None:
-    jam, other = open_jam(write="sync"), open_jam()
+@pytest.fixture
+def with_leftover(open_jam: Open, in_the_gap: Callable[..., None]) -> Jamboree:
+    """MongoDB has notes 0 to 2, and the batch of note 3, which a killed backup has left there."""
+    jam = open_jam(write="sync")
     notes = NoteHandler(jam, "n")
     notes.save_many({"n": n} for n in range(3))
     jam.backup.flush()
@@ -555,14 +556,31 @@ def test_batches_that_a_killed_backup_left_are_cleared_where_redis_has_lost_them
     in_the_gap(MongoStore, "insert_batches", die)
     with pytest.raises(KeyboardInterrupt):
         jam.backup.flush()
+    return jam
+
+
+def test_batches_that_a_killed_backup_left_are_cleared_where_redis_has_lost_them(
+    open_jam: Open, with_leftover: Jamboree
+) -> None:
+    jam, other = with_leftover, open_jam()
     jam.redis.flushall()
     assert numbers(other) == [0, 1, 2]
-    notes.save({"n": 30})
+    NoteHandler(jam, "n").save({"n": 30})
 
     assert other.backup.flush() == 1
     assert other.backup.verify()
     other.redis.flushall()
     assert numbers(open_jam()) == [0, 1, 2, 30]
+
+
+def test_a_batch_that_another_backup_clears_while_it_is_copied_is_copied(
+    open_jam: Open, with_leftover: Jamboree, in_the_gap: Callable[..., None]
+) -> None:
+    in_the_gap(MongoLink, "duplicates", lambda: with_leftover.mongo.chunks.delete_many({}))
+    assert open_jam().backup.flush() == 1
+    assert open_jam().backup.verify()
+    with_leftover.redis.flushall()
+    assert numbers(open_jam()) == [0, 1, 2, 3]
 
 
 def test_a_log_that_was_saved_while_mongodb_was_asked_for_it_is_asked_for_again(

@@ -37,6 +37,7 @@ __all__ = ["LogCopier", "finish_deletions"]
 UNACKNOWLEDGED_AT_ONCE = 500
 BUNDLING_AT_ONCE = 5000
 ATTEMPTS = 5  # to copy a log that has changed in the backup or in Redis meanwhile
+_EVERYTHING = 2**63 - 1
 _EPOCH = "epoch"  # a setting of the backup
 
 _log = logging.getLogger(__name__)
@@ -290,7 +291,8 @@ class LogCopier:
     def _join(self, key: str) -> bool:
         """Mend what a loss of Redis has left in the backup; return whether there was something."""
         was_moved = rejoin(self._store, self._backup, key, epoch=self._epoch)
-        return was_moved or self._clear_leftovers(key) or self._was_restored(key)
+        was_cleared = self._clear_leftovers(key)
+        return was_moved or was_cleared or self._was_restored(key)
 
     def _is_different(self, key: str) -> bool:
         """Whether another backup has not mended it meanwhile."""
@@ -310,8 +312,8 @@ class LogCopier:
     def _clear_leftovers(self, key: str) -> bool:
         """Remove batches that a killed copy has left in the backup, and that Redis has lost.
 
-        No head counts these batches, and others have taken their place. Within one epoch both are
-        the same.
+        No head counts these batches, and others have taken their place. What Redis has stays:
+        another backup may just have copied it.
         """
         head, kept = self._store.head(key), self._backup.logs([key]).get(key)
         if head is None or isinstance(kept, DecodeError):
@@ -319,7 +321,12 @@ class LogCopier:
         if kept is not None and (kept.head.born != head.born or self._difference(key, 0)):
             return False
         start = 0 if kept is None else kept.head.count
-        return self._backup.clear_batches(key, head.born, start) > 0
+        found = 0
+        for batch in self._backup.batches_from(key, head.born, start, _EVERYTHING):
+            if batch.blob is None or self._is_other_batch(key, batch.blob):
+                self._backup.clear_batch(key, head.born, batch)
+                found += 1
+        return found > 0
 
     def _was_restored(self, key: str) -> bool:
         """Give Redis back the newest records of a log, which it has lost and the backup holds.
@@ -402,16 +409,22 @@ class LogCopier:
                     return str(kept)
                 for blob in kept[1] if kept is not None else ():
                     start, stop, _, _ = batch_span(blob)
-                    found = self._store.read(key, start, stop) if stop > since else None
-                    if found is None or found.head.held > start:  # only the backup holds it
-                        continue
-                    if found.head.first >= stop:  # it was popped since
-                        continue
-                    if [batch.blob for batch in found.batches] != [blob]:
+                    if stop > since and self._is_other_batch(key, blob):
                         return f"other bytes at index {start}"
         except DecodeError as error:
             return str(error)
         return None
+
+    def _is_other_batch(self, key: str, blob: bytes) -> bool:
+        """Whether Redis has something else, or nothing, in the place of a batch of the backup.
+
+        Not if only the backup holds it, or it was popped since.
+        """
+        start, stop, _, _ = batch_span(blob)
+        found = self._store.read(key, start, stop)
+        if found is None or found.head.held > start or found.head.first >= stop:
+            return False
+        return [batch.blob for batch in found.batches] != [blob]
 
     def _acknowledge(self, heads: Mapping[str, Head]) -> None:
         """Tell Redis what is acknowledged; delete in the backup what Redis has deleted meanwhile.

@@ -370,7 +370,10 @@ MORE_WINDOWS: tuple[Schedule, ...] = (
     _window(
         *((_W, "save", 1), (_W, "flush", 0), (_K, "copy", 0), ("world", "wait", 1)),
         *((_K, "take_turn", 0), ("world", "wait", 1), (_W, "save", 1), (_W, "flush", 0)),
-        *((_K, "copy", 0, Fault(0, "killed after", of="chunks")), ("world", "fail_over", 2)),
+        *(
+            (_K, "copy", 0, Fault(0, "killed after", of="insert of chunks")),
+            ("world", "fail_over", 2),
+        ),
         *((_W, "save", 1), (_W, "flush", 0), (_K, "copy", 0), (_R, "read_notes", 1)),
     ),
     _window(
