@@ -193,3 +193,20 @@ def test_ids_that_are_none_of_ours_have_short_forms_that_mean_them() -> None:
         first, _, last = short.of(id).partition(DOTS)
         alike = [one for one in ids if one.startswith(first) and one.endswith(last)]
         assert short.of(id) == id or alike == [id]
+
+
+def test_episodes_that_only_the_backup_lists_are_found_too(
+    valkey: Server, mongo: Server, namespace: str
+) -> None:
+    with Jamboree(valkey.url, mongo.url, namespace=namespace, backup=False) as jam:
+        reader = RunReader(jam._connection, KnownIds(jam._connection), "a")
+        ids = record(jam, 3)
+        jam.backup.flush()
+        jam._connection.redis_store.listings.put_coverage("part")
+        jam.redis.hdel(listing_of(jam, "a", ids[0]), ids[0])
+        jam.redis.delete(at(jam, jam._connection.keyspace.episode(ids[0])))
+        for _ in range(2):
+            check(reader, jam)
+            assert ids[0] in [one.id for one in reader.read()]
+            record(jam)
+        assert ShortIdsOfStore(KnownIds(jam._connection)).read().of(ids[0]) != brief_id(ids[0])
