@@ -62,6 +62,8 @@ SECONDS ?= 30
 SIMULATED_SECONDS ?= 600
 # How many mutated inputs `make faults` feeds to the decoders, twice: by chance, and by coverage.
 INPUTS ?= 100000
+# On clusters of which programs `make cluster` runs: also redis8.
+CLUSTERS ?= valkey9 redis7
 # `make test` and `make long` write down how long each test took; `make test-times` shows it.
 REPORT ?= build/tests.xml
 # Of the long tests, a part: make long SLICE=3/8
@@ -122,6 +124,11 @@ planted-faults: $(DEV_READY) ## faults put into the store on purpose: after how 
 .PHONY: long
 long: $(DEV_READY) ## what `make test` leaves out or tries a tenth of, at full length (some minutes)
 	JAMBOREE_LONG=1 $(PYTEST) -m "long or deep" $(PYTEST_ARGS)
+
+.PHONY: cluster
+cluster: $(DEV_READY) ## the tests that share a Redis, on clusters of Valkey 9 and of Redis 7
+	@set -e; for program in $(CLUSTERS); do \
+		$(PYTEST) -m "not long" --on-a-cluster $$program $(PYTEST_ARGS); done
 
 .PHONY: ci-full
 ci-full: ## all of CI and every test on every Python, nothing by turns (an hour or two)

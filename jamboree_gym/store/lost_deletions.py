@@ -18,6 +18,7 @@ from itertools import islice
 
 from jamboree_gym.encoding.batch_format import Head
 from jamboree_gym.store.backups.protocol import BackupStore
+from jamboree_gym.store.redis.buckets import part_of
 from jamboree_gym.store.redis.store import RedisStore
 from jamboree_gym.store.restore import entry_of
 
@@ -48,7 +49,7 @@ def carry_out(store: RedisStore, backup: BackupStore, logs: Sequence[tuple[str, 
     identity = backup.identity()
     are_back = [store.deletions.forget(key, born, backup=identity) for key, born in logs]
     if not any(are_back):
-        store.backup_state.note_deletions(before, now)
+        store.backup_state.note_deletions(before, now, epoch="" if before else epoch)
     return not any(are_back)
 
 
@@ -86,16 +87,19 @@ def delete_again(store: RedisStore, backup: BackupStore) -> int:
     another birth, so that the backup takes them.
     """
     mark = _mark(backup)
-    known = store.backup_state.deletions_mark() if mark else ""
+    known, since = store.backup_state.deletions_mark() if mark else ("", "")
     if mark == known:
         return 0
     count, is_done, epoch = 0, True, store.epoch()
-    was_not_emptied = bool(known) or _first_epoch(mark) == epoch
+    if not since:  # an older release has noted no epoch
+        since = epoch if known else _first_epoch(mark)
     tombstones = iter(list(backup.deletions()))
     while some := set(islice(tombstones, LOGS_AT_ONCE)):
         for key, head in store.reader.heads(sorted({key for key, _ in some})).items():
             if not (isinstance(head, Head) and (key, head.born) in some):
                 continue
+            bucket = store.buckets.of(key)  # of a cluster, one primary may have been emptied
+            was_not_emptied = part_of(since, bucket) == part_of(epoch, bucket)
             if store.keyspace.is_episode(key) and (was_not_emptied or head.acked > 0):
                 entry = entry_of(store, key, head)
                 store.deletions.delete(key, entry=entry, born=head.born, only_this=True)
@@ -105,7 +109,7 @@ def delete_again(store: RedisStore, backup: BackupStore) -> int:
                 assign = store.deletions.assign_new_birth
                 is_done &= assign(key, head, epoch=epoch, without_evicted=True)
     if is_done:  # else a log has changed meanwhile: the next copy looks again
-        store.backup_state.note_deletions(known, mark)
+        store.backup_state.note_deletions(known, mark, epoch=epoch)
     return count
 
 

@@ -102,13 +102,19 @@ class BackupState(BucketPart):
         except (KeyError, ValueError) as error:
             raise self._not_a_mark(error) from error
 
-    def deletions_mark(self) -> str:
-        """The mark of the deletions that the backup has carried out; empty = none."""
-        return as_text(self._fields().get("deletions", b""))
+    def deletions_mark(self) -> tuple[str, str]:
+        """The mark of the deletions that the backup has carried out, and the epoch noted with it.
 
-    def note_deletions(self, before: str, now: str) -> None:
-        """Change this mark, unless it is another one than that before."""
-        self._link.script(scripts.NOTE_DELETIONS, (self._keyspace.backup,), (before, now))
+        Both may be empty: there is none, or an older release noted no epoch.
+        """
+        found = self._fields()
+        mark, epoch = found.get("deletions", b""), found.get("deletions_epoch", b"")
+        return as_text(mark), as_text(epoch)
+
+    def note_deletions(self, before: str, now: str, *, epoch: str = "") -> None:
+        """Change this mark, unless it is another one than that before, and the epoch if given."""
+        arguments = (before, now, epoch)
+        self._link.script(scripts.NOTE_DELETIONS, (self._keyspace.backup,), arguments)
 
     def trimmed_bytes(self) -> int:
         """How much has been evicted here in all, roughly."""
