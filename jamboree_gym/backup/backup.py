@@ -20,9 +20,9 @@ from jamboree_gym.backup.eviction.policy import (
 )
 from jamboree_gym.backup.eviction.preview import WouldEvict, preview
 from jamboree_gym.backup.eviction.trimmer import Trimmed, Trimmer
-from jamboree_gym.backup.pending import read_pending
 from jamboree_gym.backup.restore import BackupRestorer, damaged_summaries, repair_listings
 from jamboree_gym.backup.transfer import BackupTransfer
+from jamboree_gym.backup.waiting import read_pending
 from jamboree_gym.checked import checked
 from jamboree_gym.connection import Connection
 from jamboree_gym.errors import BackupMismatch, DecodeError, JamboreeError

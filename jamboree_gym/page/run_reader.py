@@ -8,9 +8,9 @@ from typing import Final
 import numpy as np
 
 from jamboree_gym.connection import Connection
-from jamboree_gym.page.packed import PackedSummaries, Portion
 from jamboree_gym.reading.finding.filters import Found
 from jamboree_gym.reading.finding.known_ids import IdsOfPart, KnownIds
+from jamboree_gym.reading.finding.packed import PackedSummaries, Portion
 from jamboree_gym.reading.finding.summaries import mark_interrupted, read_some_summaries
 from jamboree_gym.store.protocol import ListingPart
 
