@@ -383,23 +383,49 @@ class LogCopier:
         """Compare the unexpected batches in the backup; keep the head if all are equal.
 
         If the backup has a head that is not older, Redis has lost that one, or somebody else was
-        faster: then Redis has another one by now, too. Returns the difference; "" if this head is
-        not stored, and must not be acknowledged.
+        faster: then Redis has another one by now, too. The head is stored only in place of the one
+        that was there at the comparison, and with all its batches. Returns the difference; "" if
+        this head is not stored, and must not be acknowledged.
         """
+        kept = self._backup.logs([key]).get(key)
         difference = self._difference(key, log.since)
         if difference is not None:
             return difference
-        log = replace(log, since=log.head.count)
+        if not isinstance(kept, StoredLog):
+            return ""
+        try:
+            if not self._is_still_there(key, log.head):
+                return ""
+            for page in pages(self._store, key, log.since, log.head.count):
+                blobs = ((key, log.head.born, one.blob) for one in page)
+                if refused := self._backup.insert_batches(blobs):
+                    return refused[key]
+        except DecodeError:  # it has just changed
+            return ""
+        if is_other_head(kept.head, log.head):
+            now = self._store.head(key)
+            if now is None or kept.head.count > log.head.count:
+                return ""
+            if now.revision != log.head.revision or is_other_head(now, log.head):
+                return ""
+        elif kept.head.revision >= log.head.revision:
+            return None  # it is there already
+        log = replace(log, since=log.head.count, instead_of=kept.head.revision)
         unsettled = self._backup.put_heads({key: log})
-        if unsettled.get(key, "") is not None:
-            return unsettled.get(key)
-        now, kept = self._store.head(key), self._backup.logs([key]).get(key)
-        if now is None or not isinstance(kept, StoredLog) or kept.head.count > log.head.count:
-            return ""
-        if now.revision != log.head.revision or is_other_head(now, log.head):
-            return ""
-        log = replace(log, instead_of=kept.head.revision)
-        return "" if key in self._backup.put_heads({key: log}) else None
+        return (unsettled[key] or "") if key in unsettled else None
+
+    def _is_still_there(self, key: str, head: Head) -> bool:
+        """Whether Redis has not lost what was read of a log; it may have got more."""
+        now = self._store.head(key)
+        if now is None or now.born != head.born or now.revision < head.revision:
+            return False
+        if now.count <= head.count:
+            return (now.count, now.t_last) == (head.count, head.t_last)
+        if head.count <= max(now.acked, now.first):
+            return True
+        found = self._store.read(key, head.count - 1, head.count)
+        newest = found.batches[-1:] if found is not None else ()
+        return [(one.stop, one.t_last) for one in newest] == [(head.count, head.t_last)]
 
     def _difference(self, key: str, since: int) -> str | None:
         """Describe how batches in the backup differ from those in Redis; None if they are equal."""

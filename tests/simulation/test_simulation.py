@@ -188,6 +188,15 @@ FAILED = {
         Step("keeper-2", "copy", 0, (Fault(31, "stopped", 2),)),
         *[Step("world", "wait", 0)] * 2,
     ),
+    "a stopped backup stored a head of which another one had cleared a batch": (
+        *LEFT_BY_A_KILLED_BACKUP[:8],
+        *LEFT_BY_A_KILLED_BACKUP[6:8],
+        Step("keeper", "copy", 0, (Fault(0, "stopped", 5, of="writes of logs"),)),
+        Step("world", "empty_redis", 0),
+        Step("writer-1", "save", 1),
+        Step("writer-1", "flush", 0),
+        Step("keeper-2", "copy", 0),
+    ),
     "Redis was emptied while a reader asked how many buckets there are": (
         Step("reader", "read_notes", 1, (Fault(1, "stopped", 5, of="HGET"),)),
         Step("world", "empty_redis", 0),
