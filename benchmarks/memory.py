@@ -1,4 +1,4 @@
-"""Resident memory of a process that records two million steps; draws docs/images/memory.png.
+"""Resident memory of a process that records millions of steps; draws docs/images/memory.png.
 
 Expected: flat after the first tenth.
 

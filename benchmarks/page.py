@@ -22,6 +22,7 @@ import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import count
 from typing import Any, NamedTuple
 
 import gymnasium as gym
@@ -67,6 +68,7 @@ with Jamboree(sys.argv[1], backup=False) as jam:
             done[:] = number, time.process_time_ns()
 """
 SETTLE_S, WINDOW_S = 2.0, 5.0
+STEPS_OF_EPISODE = 50  # of the followed episode, for each short one: about a second
 SCRUB = """async (moves) => {
   const slider = document.querySelector('[aria-label=Step]');
   const waits = [];
@@ -122,7 +124,6 @@ def play(env, episodes: int) -> None:
         done = False
         while not done:
             _, _, done, _, _ = env.step(int(choose(4)))
-    env.close()
 
 
 @contextmanager
@@ -160,7 +161,7 @@ def wait(tab: Any, script: str, timeout_s: float = 60) -> None:
 ROWS = "Boolean(document.querySelector(\"[data-row='0'] a\"))"
 
 
-def many_episodes(jam: Jamboree, url: str, chromium: Any, count: int) -> None:
+def many_episodes(jam: Jamboree, url: str, chromium: Any, number: int) -> None:
     """A run of many episodes: first paint, first rows, a filter, another order."""
     tab = chromium.new_page()
     for name in ("cold", "warm"):
@@ -171,10 +172,10 @@ def many_episodes(jam: Jamboree, url: str, chromium: Any, count: int) -> None:
         paint_ms = tab.evaluate(
             "performance.getEntriesByName('first-contentful-paint')[0].startTime"
         )
-        print(f"{count:,} episodes, {name}: first paint {paint_ms:.0f} ms, rows {rows_s:.2f} s")
+        print(f"{number:,} episodes, {name}: first paint {paint_ms:.0f} ms, rows {rows_s:.2f} s")
     takes = []
-    for number in range(5):
-        where = f"episode_return > {number} and steps == 3"
+    for least in range(5):
+        where = f"episode_return > {least} and steps == 3"
         total = len(jam.episodes(run="many").where(where))
         began = time.perf_counter()
         field = tab.get_by_label("Filter: an expression over the columns")
@@ -276,8 +277,9 @@ def undriven_browser(url: str) -> Iterator[psutil.Process]:
 
 
 def memory(jam: Jamboree, url: str, server: psutil.Process, minutes: float) -> None:
-    """Tabs that follow a trainer for some minutes: its episode, and another run."""
+    """Tabs that follow a trainer for some minutes: its episode, and a long run that grows."""
     env = jam.record(ShortEnv(10**9), run="followed")
+    short = jam.record(ShortEnv(3), run="many")
     env.reset()
     env.step(0)
     jam.flush()
@@ -285,22 +287,26 @@ def memory(jam: Jamboree, url: str, server: psutil.Process, minutes: float) -> N
     end = threading.Event()
 
     def train() -> None:
-        while not end.is_set():
+        for number in count():
             env.step(1)
-            end.wait(0.02)
+            if number % STEPS_OF_EPISODE == 0:
+                play(short, 1)
+            if end.wait(0.02):
+                return
 
     trainer = threading.Thread(target=train)
     trainer.start()
     with (
         undriven_browser(f"{url}episode?id={id}") as of_episode,
-        undriven_browser(f"{url}run?run=trained") as of_run,
+        undriven_browser(f"{url}run?run=many") as of_run,
     ):
         time.sleep(15)
         before, began = server.cpu_times(), time.perf_counter()
         while True:
             passed = (time.perf_counter() - began) / 60
             print(
-                f"after {passed:.1f} minutes, {len(jam.episode(id)):,} steps: "
+                f"after {passed:.1f} minutes, {len(jam.episode(id)):,} steps, "
+                f"{len(jam.episodes(run='many')):,} episodes: "
                 f"server {server.memory_info().rss / 2**20:.1f} MiB, "
                 f"tab of the episode {renderers_mib(of_episode):.1f}, of the run "
                 f"{renderers_mib(of_run):.1f} MiB",
@@ -313,6 +319,7 @@ def memory(jam: Jamboree, url: str, server: psutil.Process, minutes: float) -> N
     end.set()
     trainer.join()
     env.close()
+    short.close()
     share = (after.user + after.system - before.user - before.system) / (60 * passed)
     print(f"the server meanwhile: {100 * share:.1f} % of a core")
 

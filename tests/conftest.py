@@ -29,7 +29,7 @@ from warm import start_warm
 
 from jamboree_gym import Jamboree
 from jamboree_gym.connection import connection
-from jamboree_gym.delivery import pacing, writer
+from jamboree_gym.delivery import pacing, step_outbox, writer
 from jamboree_gym.environment import provenance, references
 from jamboree_gym.replay.verification import workers
 from jamboree_gym.store.redis.cluster.link import ClusterLink
@@ -338,6 +338,12 @@ def warm_workers(nothing_used: None, monkeypatch: pytest.MonkeyPatch) -> None:
 def soon_again(monkeypatch: pytest.MonkeyPatch) -> None:
     """After an outage that went on for long, Redis is tried again as soon as after a short one."""
     monkeypatch.setattr(writer, "BACKOFF_S", writer.BACKOFF_S[:2])
+
+
+@pytest.fixture
+def nothing_held(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What Redis has acknowledged, and lost then, was acknowledged too long ago."""
+    monkeypatch.setattr(step_outbox, "SENT_AGAIN_S", -1.0)
 
 
 @pytest.fixture

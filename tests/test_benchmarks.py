@@ -12,6 +12,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 SMALL = {
     "backup": "--seconds 1 --rounds 1",
+    "capacity": "--share 0.01",
     "command_line": "--episodes 300 --rounds 1",
     "dqn": "--seeds 1 --timesteps 300 --image {folder}/dqn.png",
     "export": "--steps 2000",
@@ -20,6 +21,7 @@ SMALL = {
     "import_time": "--rounds 7",
     "instructions": "--case Pendulum-v1",
     "live": "--steps 100",
+    "many": "--recorders 2 --episodes 4 --followers 1 --seconds 6",
     "memory": "--steps 20000 --picture {folder}/memory.png",
     "outage": "--away 1 --there 1",
     "page": "--episodes 200 --minutes 0.1 --pairs 1",

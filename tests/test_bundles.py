@@ -23,10 +23,12 @@ from jamboree_gym.encoding.batch_format import (
     encode_batch,
 )
 from jamboree_gym.errors import BackupMismatch, DecodeError
+from jamboree_gym.store.backups.records import NewLog
 from jamboree_gym.store.log import Append
-from jamboree_gym.store.mongo import bundles
-from jamboree_gym.store.mongo.bundles import Bundling
+from jamboree_gym.store.mongo import bundle_documents, bundles
+from jamboree_gym.store.mongo.bundles import Bundles, Bundling
 from jamboree_gym.store.mongo.link import MongoLink
+from jamboree_gym.store.mongo.store import MongoStore
 
 STEPS = 3
 
@@ -340,6 +342,74 @@ def test_what_another_backup_has_stored_meanwhile_is_kept_once(
     assert len(list(itertools.chain(*bundled(jam)))) == 20
     check_that_all_is_kept_once(jam)
     assert jam.episodes().ids()[:10] == first
+
+
+def test_an_episode_that_another_backup_has_bundled_newer_is_listed_as_it_ended(
+    jam: Jamboree,
+    mongo: Server,
+    open_jamboree: Callable[..., Jamboree],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A backup that was stopped has read it before its end, and stores it when it goes on."""
+    other = open_jamboree(namespace=jam._connection.keyspace.namespace, mongo_url=mongo.url)
+    env = jam.record(CountingEnv(length=STEPS), run="run")
+    play(env, [ACTION])
+    jam.flush()
+    id, insert = env.episode_id, Bundling.insert
+
+    def late(self: Bundling, logs: Any) -> Any:
+        monkeypatch.setattr(Bundling, "insert", insert)
+        for _ in range(STEPS - 1):
+            env.step(ACTION)
+        record(jam, 10)
+        other.backup.flush()
+        return insert(self, logs)
+
+    monkeypatch.setattr(Bundling, "insert", late)
+    jam.backup.flush()
+    assert with_documents(jam) == [key_of(jam, id)]
+    assert len(list(itertools.chain(*bundled(jam)))) == 11
+    backup = other._connection.backup_store
+    assert backup.counts([key_of(jam, id)])[key_of(jam, id)][1] == STEPS + 1
+    assert backup.records() == 11 * (STEPS + 1)
+    before = batches(jam)
+    wipe(jam)
+    shown = {one.id: (one.status, one.steps) for one in other.episodes().summaries()}
+    assert set(shown.values()) == {("terminated", STEPS)}
+    assert len(other.episode(id).data()) == STEPS
+    assert restored(jam) == before
+
+    add_row(jam, id)
+    jam.backup.flush()
+    assert len(list(itertools.chain(*bundled(jam)))) == 10
+    check_that_all_is_kept_once(jam)
+
+
+def test_what_another_backup_bundles_while_an_episode_moves_out_of_its_bundle_stays(
+    jam: Jamboree, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ids = record(jam, 10)
+    jam.backup.flush()
+    add_row(jam, ids[0])
+    before, backup = batches(jam), jam._connection.backup_store
+    assert isinstance(backup, MongoStore)
+    key, remove = key_of(jam, ids[0]), Bundles.remove
+
+    def late(self: Bundles, *arguments: Any, **options: Any) -> None:
+        monkeypatch.setattr(Bundles, "remove", remove)
+        store = jam._connection.redis_store
+        head = store.head(key)
+        assert head is not None
+        log = {key: NewLog(head.acknowledged(), before[key], "run", has_ended=True)}
+        monkeypatch.setattr(bundle_documents, "MIN_LOGS", 1)
+        self.insert(list(bundle_documents.bundle_documents(log)))
+        remove(self, *arguments, **options)
+        raise KeyboardInterrupt  # the other one is killed
+
+    monkeypatch.setattr(Bundles, "remove", late)
+    with pytest.raises(KeyboardInterrupt):
+        jam.backup.flush()
+    assert restored(jam) == before
 
 
 def test_documents_of_an_older_release_are_found_though_they_have_no_slot(

@@ -165,6 +165,7 @@ def test_a_deletion_by_another_process_is_noticed_and_said_once(
     assert "was deleted while it was recorded" in caplog.text
 
 
+@pytest.mark.usefixtures("nothing_held")
 @pytest.mark.parametrize("write", MODES)
 def test_what_an_emptied_server_has_lost_is_still_said(
     own_valkey: Server, namespace: str, write: str

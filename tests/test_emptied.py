@@ -42,9 +42,11 @@ from jamboree_gym.keys import digest
 from jamboree_gym.store import read_through
 from jamboree_gym.store.log import Append, AppendResult
 from jamboree_gym.store.mongo import client as mongo_client
+from jamboree_gym.store.mongo.link import MongoLink
 from jamboree_gym.store.mongo.store import MongoStore
 from jamboree_gym.store.read_through import ReadThroughStore
 from jamboree_gym.store.redis import link as redis_link
+from jamboree_gym.store.redis.eviction import Restorer
 from jamboree_gym.store.redis.link import RedisLink
 from jamboree_gym.store.redis.plain_keys import Blobs
 from jamboree_gym.store.redis.reader import LogReader
@@ -233,6 +235,7 @@ def test_a_schema_that_was_sent_before_it_is_sent_again_where_another_thread_saw
     assert jam.redis.exists(jam._connection.keyspace.blob(*schema)) == 1
 
 
+@pytest.mark.usefixtures("nothing_held")
 @pytest.mark.parametrize(
     ("num_envs", "write"),  # no vector; one by one; a row for all at once
     quick_and_long(
@@ -461,6 +464,59 @@ def test_records_begun_anew_while_mongodb_was_away_move_behind_those_that_it_hol
         assert jam.backup.verify()
 
 
+@pytest.fixture
+def begun_anew(own_valkey: Server, mongo: Server, namespace: str) -> None:
+    """Notes 0 to 2 are in MongoDB, and 3 to 5 in an emptied Redis, as another log."""
+    with Jamboree(own_valkey.url, mongo.url, namespace=namespace, backup=False) as jam:
+        NoteHandler(jam, "n").save_many({"n": n} for n in range(3))
+        jam.backup.flush()
+        jam.redis.flushall()
+    with Jamboree(own_valkey.url, namespace=namespace) as jam:  # knows of no backup
+        NoteHandler(jam, "n").save_many({"n": n} for n in range(3, 6))
+
+
+@pytest.mark.parametrize("times", quick_and_long([1, 5], quick=[5]))
+@pytest.mark.usefixtures("begun_anew")
+def test_records_that_are_saved_while_others_move_behind_those_of_mongodb_follow_them(
+    open_jam: Open, monkeypatch: pytest.MonkeyPatch, times: int
+) -> None:
+    jam, writer = open_jam(), open_jam(write="sync")
+    notes, replace_log, new = NoteHandler(writer, "n"), Restorer.replace, [*range(6, 6 + times)]
+
+    def replace_later(*arguments: Any, **options: Any) -> bool:
+        if new:
+            notes.save({"n": new.pop(0)})
+        return replace_log(*arguments, **options)
+
+    monkeypatch.setattr(Restorer, "replace", replace_later)
+    assert jam.backup.flush() == 3 + times
+    assert not new
+    assert numbers(jam) == list(range(6 + times))
+    assert jam.backup.verify()
+
+
+@pytest.mark.usefixtures("begun_anew")
+def test_two_backups_that_join_a_log_at_once_do_not_refuse_it(
+    open_jam: Open, in_the_gap: Callable[..., None]
+) -> None:
+    jam, other = open_jam(), open_jam()
+    in_the_gap(LogReader, "undecoded_head", other.backup.flush)
+    jam.backup.flush()
+    assert numbers(jam) == list(range(6))
+    assert jam.backup.verify()
+
+
+@pytest.mark.usefixtures("begun_anew")
+def test_a_log_that_redis_loses_while_it_is_joined_is_not_refused(
+    open_jam: Open, in_the_gap: Callable[..., None]
+) -> None:
+    jam, other = open_jam(), open_jam()
+    in_the_gap(LogReader, "undecoded_head", other.redis.flushall)
+    jam.backup.flush()
+    assert numbers(jam) == list(range(3))
+    assert jam.backup.verify()
+
+
 def test_an_append_that_is_sent_again_after_its_records_were_moved_adds_nothing(
     open_jam: Open,
 ) -> None:
@@ -485,10 +541,10 @@ def test_an_append_that_is_sent_again_after_its_records_were_moved_adds_nothing(
     assert result.stored == 0
 
 
-def test_batches_that_a_killed_backup_left_are_cleared_where_redis_has_lost_them(
-    open_jam: Open, in_the_gap: Callable[..., None]
-) -> None:
-    jam, other = open_jam(write="sync"), open_jam()
+@pytest.fixture
+def with_leftover(open_jam: Open, in_the_gap: Callable[..., None]) -> Jamboree:
+    """MongoDB has notes 0 to 2, and the batch of note 3, which a killed backup has left there."""
+    jam = open_jam(write="sync")
     notes = NoteHandler(jam, "n")
     notes.save_many({"n": n} for n in range(3))
     jam.backup.flush()
@@ -500,14 +556,31 @@ def test_batches_that_a_killed_backup_left_are_cleared_where_redis_has_lost_them
     in_the_gap(MongoStore, "insert_batches", die)
     with pytest.raises(KeyboardInterrupt):
         jam.backup.flush()
+    return jam
+
+
+def test_batches_that_a_killed_backup_left_are_cleared_where_redis_has_lost_them(
+    open_jam: Open, with_leftover: Jamboree
+) -> None:
+    jam, other = with_leftover, open_jam()
     jam.redis.flushall()
     assert numbers(other) == [0, 1, 2]
-    notes.save({"n": 30})
+    NoteHandler(jam, "n").save({"n": 30})
 
     assert other.backup.flush() == 1
     assert other.backup.verify()
     other.redis.flushall()
     assert numbers(open_jam()) == [0, 1, 2, 30]
+
+
+def test_a_batch_that_another_backup_clears_while_it_is_copied_is_copied(
+    open_jam: Open, with_leftover: Jamboree, in_the_gap: Callable[..., None]
+) -> None:
+    in_the_gap(MongoLink, "duplicates", lambda: with_leftover.mongo.chunks.delete_many({}))
+    assert open_jam().backup.flush() == 1
+    assert open_jam().backup.verify()
+    with_leftover.redis.flushall()
+    assert numbers(open_jam()) == [0, 1, 2, 3]
 
 
 def test_a_log_that_was_saved_while_mongodb_was_asked_for_it_is_asked_for_again(

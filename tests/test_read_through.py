@@ -23,7 +23,6 @@ from recorded_envs import ACTION, CountingEnv, play
 from stored import at, in_buckets, listed, listing_of
 
 from jamboree_gym import Jamboree
-from jamboree_gym.delivery import step_outbox
 from jamboree_gym.encoding.batch_format import batch_span, decode_head
 from jamboree_gym.errors import (
     DecodeError,
@@ -710,10 +709,32 @@ def test_an_episode_goes_on_after_flushall(jam: Jamboree) -> None:
     assert jam.backup.verify()
 
 
-def test_an_episode_of_which_rows_are_lost_says_so(
-    own_valkey: Server, mongo: Server, namespace: str, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("has_backup", [True, False])
+def test_a_young_episode_without_a_copy_goes_on_after_flushall_and_not_once_it_is_deleted(
+    own_valkey: Server, mongo: Server, open_jamboree: Callable[..., Jamboree], has_backup: bool
 ) -> None:
-    monkeypatch.setattr(step_outbox, "SENT_AGAIN_S", -1.0)
+    jam, other = (
+        open_jamboree(own_valkey.url, mongo_url=mongo.url if has_backup else None) for _ in range(2)
+    )
+    env = jam.record(CountingEnv(length=9))
+    play(env, [ACTION] * 4)
+    jam.flush()
+    jam.redis.flushall()
+    env.step(ACTION)
+    jam.flush()
+    episode = other.episode(env.episode_id)
+    assert episode.data().rewards.tolist() == [1.0, 2.0, 3.0, 4.0, 5.0]
+
+    episode.delete()
+    env.step(ACTION)
+    jam.flush()
+    assert other.episodes().ids() == []
+
+
+@pytest.mark.usefixtures("nothing_held")
+def test_an_episode_of_which_rows_are_lost_says_so(
+    own_valkey: Server, mongo: Server, namespace: str
+) -> None:
     jam = Jamboree(own_valkey.url, mongo.url, namespace=namespace)
     env = jam.record(CountingEnv(length=9))
     play(env, [ACTION] * 2)

@@ -18,6 +18,7 @@ from jamboree_gym.errors import (
     JamboreeError,
     RunNotFound,
 )
+from jamboree_gym.reading.finding.known_ids import packed_ids
 from jamboree_gym.reading.finding.names import ShortIds, short_ids
 from jamboree_gym.runs.checkpoints import CheckpointHandler
 from jamboree_gym.runs.metrics import MetricHandler
@@ -560,13 +561,17 @@ def test_an_id_is_shown_as_short_as_it_can_be_typed(jam: Jamboree) -> None:
 
 def test_a_short_id_has_no_more_digits_than_it_needs() -> None:
     known = sorted(["01a2298b0000", "01a2298b042c", "01a2298b0431", "02"])
-    assert [ShortIds(known).of(one) for one in known] == [
+    assert [ShortIds(packed_ids(known)).of(one) for one in known] == [
         *("01a2298b00", "01a2298b042", "01a2298b043", "02")
     ]
-    assert ShortIds(["01a2298b042c"]).of("01a2298b042c") == "01a2298b"
-    assert ShortIds(["01a2298b042c"]).of(f"01a2298b043{'0' * 17}0007") == "01a2298b0430..0007"
+    alone = ShortIds(packed_ids(["01a2298b042c"]))
+    assert alone.of("01a2298b042c") == "01a2298b"
+    assert (
+        ShortIds(packed_ids(["01a2298b042c"])).of(f"01a2298b043{'0' * 17}0007")
+        == "01a2298b0430..0007"
+    )
     at_once = [f"01a22a38ad8939a02648e84b2879000{n}" for n in range(3)]
-    assert [ShortIds(at_once).of(one) for one in at_once][1:] == [
+    assert [ShortIds(packed_ids(at_once)).of(one) for one in at_once][1:] == [
         "01a22a38..0001",
         "01a22a38..0002",
     ]

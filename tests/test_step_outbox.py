@@ -518,6 +518,20 @@ def test_batches_that_the_server_has_lost_are_sent_again_as_they_were(count: int
     assert box.is_settled
 
 
+def test_a_young_episode_that_the_server_has_lost_is_sent_again_whole() -> None:
+    box, batches = grown(4)
+    box.next_append()
+    box.settle(AppendResult(0, 0, -math.inf))
+
+    append = box.next_append()
+    assert append.batches[:4] == batches
+    assert append.is_repeated  # it may have been deleted
+    box.was_asked_for("epoch")
+    assert not box.next_append().is_repeated
+    assert all_numbers(taken(box)) == [0, 1, 2, 3, 4]
+    assert box.is_settled
+
+
 @pytest.mark.parametrize("how", ["another log", "another boundary", "too long ago", "too large"])
 def test_what_is_not_held_or_of_another_log_is_not_sent_again(
     how: str, monkeypatch: pytest.MonkeyPatch

@@ -119,14 +119,57 @@ def test_an_adoption_that_is_killed_is_gone_on_with_and_nothing_goes_meanwhile(
     record(first)
     first.backup.flush()
     first.backup.retain(max_redis_bytes=1)
-    with monkeypatch.context() as killed:
-        killed.setattr(Acknowledgements, "unacknowledge", lambda *_, **__: 1 / 0)
-        with suppress(ZeroDivisionError):
-            second.backup.flush()
+    kill_in_adoption(second, monkeypatch)
     assert not first.backup.trim().freed_bytes
     assert second.backup.flush() == 4
     assert second.backup.verify()
     assert first.backup.trim().freed_bytes
+
+
+def kill_in_adoption(jam: Jamboree, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its backup takes over, and is killed before the first log is unacknowledged."""
+    with monkeypatch.context() as killed, suppress(ZeroDivisionError):
+        killed.setattr(Acknowledgements, "unacknowledge", lambda *_, **__: 1 / 0)
+        jam.backup.flush()
+
+
+def test_while_another_mongodb_takes_over_all_logs_are_pending(
+    open_jam: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = open_jam("first"), open_jam("second")
+    record(first)
+    NoteHandler(first, "n").save({"n": 0})
+    first.backup.flush()
+    assert is_complete(first)
+    kill_in_adoption(second, monkeypatch)
+    for jam in (first, second):
+        status = jam.backup.status()
+        assert (status.pending_logs, status.pending_records) == (2, 5)
+        assert status.lag_s != 0.0
+        assert not jam.backup.verify() or jam is first
+    second.backup.flush()
+    assert is_complete(second)
+
+
+def test_a_status_names_no_mongodb_that_took_over_after_the_logs_were_counted(
+    open_jam: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = open_jam("first"), open_jam("second")
+    record(first)
+    first.backup.flush()
+    count = Acknowledgements.unbacked
+
+    def then_taken_over(self: Acknowledgements) -> Iterator[tuple[str, int]]:
+        found = list(count(self))
+        with monkeypatch.context() as once:
+            once.setattr(Acknowledgements, "unbacked", count)
+            kill_in_adoption(second, monkeypatch)
+        return iter(found)
+
+    monkeypatch.setattr(Acknowledgements, "unbacked", then_taken_over)
+    status = first.backup.status()
+    assert (status.mongo, status.pending_logs) == (where_of(first), 0)
+    monkeypatch.undo()
 
 
 def test_what_redis_has_let_go_of_is_named_and_comes_from_the_one_before(open_jam: Open) -> None:

@@ -7,9 +7,8 @@ import logging
 import threading
 from collections.abc import Callable
 
-from jamboree_gym.backup.copy import pending_records
 from jamboree_gym.backup.follow import Follower, OpenedBackup
-from jamboree_gym.backup.waiting import StopSignal
+from jamboree_gym.backup.waiting import StopSignal, read_pending
 from jamboree_gym.connection import Connection
 from jamboree_gym.errors import JamboreeError
 from jamboree_gym.keys import Keyspace
@@ -87,7 +86,7 @@ class AutomaticBackup:
 
     def _pending(self) -> str:
         try:
-            pending = pending_records(self._store)
+            pending = read_pending(self._store).records
         except JamboreeError:
             return "what the backup lacks is copied by the next one"
         return f"{pending} records are not in the backup yet, the next one copies them"

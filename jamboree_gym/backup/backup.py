@@ -9,11 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from jamboree_gym.backup.compare import Comparison
-from jamboree_gym.backup.copy import (
-    LogCopier,
-    finish_deletions,
-    pending_records,
-)
+from jamboree_gym.backup.copy import LogCopier, finish_deletions
 from jamboree_gym.backup.eviction.policy import (
     RETENTION_SETTING,
     RetentionPolicy,
@@ -26,6 +22,7 @@ from jamboree_gym.backup.eviction.preview import WouldEvict, preview
 from jamboree_gym.backup.eviction.trimmer import Trimmed, Trimmer
 from jamboree_gym.backup.restore import BackupRestorer, damaged_summaries, repair_listings
 from jamboree_gym.backup.transfer import BackupTransfer
+from jamboree_gym.backup.waiting import read_pending
 from jamboree_gym.checked import checked
 from jamboree_gym.connection import Connection
 from jamboree_gym.errors import BackupMismatch, DecodeError, JamboreeError
@@ -53,6 +50,7 @@ class BackupStatus:
 
     Attributes:
         pending_logs: Logs (episodes, records of a handler) with changes not yet in the backup.
+            While another backup takes over: all logs (1 if this user of Redis has no `SCAN`).
         pending_records: Records and episode rows in these logs that the backup does not hold. A
             damaged log counts as 0.
         pending_deletes: Logs that were deleted in Redis, and that the backup has not deleted yet.
@@ -174,13 +172,12 @@ class Backup:
     def status(self) -> BackupStatus:
         """How far the backup is behind, and which process copies. Asks only Redis."""
         self._connection.check_open()
-        pending = [key for key, _ in self._store.acknowledgements.unbacked()]
+        pending = read_pending(self._store)
         deletes = len(self._store.deletions.noted())
-        records = pending_records(self._store, pending)
         mark, now = self._store.backup_state.mark(), self._store.time()
         is_seen = mark is not None and _is_there(mark, now)
         until = None if mark is None else mark.complete_until
-        lag_s = 0.0 if not pending and not deletes else None if until is None else now - until
+        lag_s = 0.0 if not pending.logs and not deletes else None if until is None else now - until
         error = mark.error if mark is not None else ""
         memory, policy = self._store.eviction.memory(), RetentionPolicy()
         try:
@@ -188,11 +185,11 @@ class Backup:
         except DecodeError as damaged:
             error = error or str(damaged)
         return BackupStatus(
-            len(pending),
-            records,
+            pending.logs,
+            pending.records,
             deletes,
             lag_s,
-            self._store.backup_state.backup_place(),
+            pending.place,
             mark.by if mark is not None and is_seen else None,
             error or None,
             memory.used_bytes,

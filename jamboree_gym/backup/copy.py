@@ -32,10 +32,12 @@ from jamboree_gym.store.lost_deletions import carry_out, delete_again
 from jamboree_gym.store.redis.store import RedisStore
 from jamboree_gym.store.urls import backup_name
 
-__all__ = ["LogCopier", "finish_deletions", "pending_records"]
+__all__ = ["LogCopier", "finish_deletions"]
 
 UNACKNOWLEDGED_AT_ONCE = 500
 BUNDLING_AT_ONCE = 5000
+ATTEMPTS = 5  # to copy a log that has changed in the backup or in Redis meanwhile
+_EVERYTHING = 2**63 - 1
 _EPOCH = "epoch"  # a setting of the backup
 
 _log = logging.getLogger(__name__)
@@ -73,7 +75,7 @@ class LogCopier:
         self._blobs: set[str] = set()
         self._epoch = ""
         self._changed: set[str] = set()
-        self._rejoined: list[str] = []
+        self._rejoined: dict[str, str] = {}  # what was different before
 
     def begin(self, to: str = "") -> bool:
         """Make this backup acknowledge, and finish pending deletions; call it before listing logs.
@@ -119,9 +121,13 @@ class LogCopier:
             self._copy_in_pages(key)
             done += 1
             yield done
-        rejoined, self._rejoined = self._rejoined, []
-        for key in rejoined:
-            self._copy_in_pages(key)
+        for _ in range(ATTEMPTS):
+            rejoined, self._rejoined = self._rejoined, {}
+            for key in rejoined:
+                self._copy_in_pages(key)
+        rejoined, self._rejoined = self._rejoined, {}
+        for key, what in rejoined.items():
+            self.failures[key] = self._mismatch(key, what)
 
     def _copy_small(self, keys: Sequence[str]) -> Iterator[int]:
         """Copy small logs, portion by portion; yield the number of logs in each."""
@@ -272,26 +278,42 @@ class LogCopier:
     def _refuse(self, refused: Mapping[str, str]) -> None:
         """Move records behind those that the backup holds; record which logs cannot be copied."""
         for key, what in refused.items():
+            failure: JamboreeError = self._mismatch(key, what)
             try:
-                was_moved = rejoin(self._store, self._backup, key, epoch=self._epoch)
-                if was_moved or self._clear_leftovers(key) or self._was_restored(key):
-                    self._rejoined.append(key)
+                if self._join(key) or not self._is_different(key):
+                    self._rejoined[key] = what
                     continue
             except DecodeError as error:
-                self.failures[key] = error
-                continue
-            name = self._store.keyspace.in_words(key)
-            self.failures[key] = BackupMismatch(
-                f"{backup_name(self._backup.where)} keeps something else as {name}: {what}; "
-                "nothing was overwritten. Was Redis emptied and the log begun anew? Delete the "
-                "log, or keep it under another name."
-            )
+                failure = error
+            if not self._was_emptied():
+                self.failures[key] = failure
+
+    def _join(self, key: str) -> bool:
+        """Mend what a loss of Redis has left in the backup; return whether there was something."""
+        was_moved = rejoin(self._store, self._backup, key, epoch=self._epoch)
+        was_cleared = self._clear_leftovers(key)
+        return was_moved or was_cleared or self._was_restored(key)
+
+    def _is_different(self, key: str) -> bool:
+        """Whether another backup has not mended it meanwhile."""
+        head = self._store.head(key)
+        if head is None:
+            return False
+        return bool(self._differing({key: GrownLog(head.acknowledged(), head.acked)}))
+
+    def _mismatch(self, key: str, what: str) -> BackupMismatch:
+        name = self._store.keyspace.in_words(key)
+        return BackupMismatch(
+            f"{backup_name(self._backup.where)} keeps something else as {name}: {what}; "
+            "nothing was overwritten. Was Redis emptied and the log begun anew? Delete the "
+            "log, or keep it under another name."
+        )
 
     def _clear_leftovers(self, key: str) -> bool:
         """Remove batches that a killed copy has left in the backup, and that Redis has lost.
 
-        No head counts these batches, and others have taken their place. Within one epoch both are
-        the same.
+        No head counts these batches, and others have taken their place. What Redis has stays:
+        another backup may just have copied it.
         """
         head, kept = self._store.head(key), self._backup.logs([key]).get(key)
         if head is None or isinstance(kept, DecodeError):
@@ -299,7 +321,12 @@ class LogCopier:
         if kept is not None and (kept.head.born != head.born or self._difference(key, 0)):
             return False
         start = 0 if kept is None else kept.head.count
-        return self._backup.clear_batches(key, head.born, start) > 0
+        found = 0
+        for batch in self._backup.batches_from(key, head.born, start, _EVERYTHING):
+            if batch.blob is None or self._is_other_batch(key, batch.blob):
+                self._backup.clear_batch(key, head.born, batch)
+                found += 1
+        return found > 0
 
     def _was_restored(self, key: str) -> bool:
         """Give Redis back the newest records of a log, which it has lost and the backup holds.
@@ -382,16 +409,22 @@ class LogCopier:
                     return str(kept)
                 for blob in kept[1] if kept is not None else ():
                     start, stop, _, _ = batch_span(blob)
-                    found = self._store.read(key, start, stop) if stop > since else None
-                    if found is None or found.head.held > start:  # only the backup holds it
-                        continue
-                    if found.head.first >= stop:  # it was popped since
-                        continue
-                    if [batch.blob for batch in found.batches] != [blob]:
+                    if stop > since and self._is_other_batch(key, blob):
                         return f"other bytes at index {start}"
         except DecodeError as error:
             return str(error)
         return None
+
+    def _is_other_batch(self, key: str, blob: bytes) -> bool:
+        """Whether Redis has something else, or nothing, in the place of a batch of the backup.
+
+        Not if only the backup holds it, or it was popped since.
+        """
+        start, stop, _, _ = batch_span(blob)
+        found = self._store.read(key, start, stop)
+        if found is None or found.head.held > start or found.head.first >= stop:
+            return False
+        return [batch.blob for batch in found.batches] != [blob]
 
     def _acknowledge(self, heads: Mapping[str, Head]) -> None:
         """Tell Redis what is acknowledged; delete in the backup what Redis has deleted meanwhile.
@@ -444,10 +477,3 @@ def finish_deletions(store: RedisStore, backup: BackupStore) -> int:
     deleted = sorted(store.deletions.noted())
     carry_out(store, backup, deleted)
     return len(deleted)
-
-
-def pending_records(store: RedisStore, keys: Sequence[str] | None = None) -> int:
-    """Number of records and rows that the backup lacks, of these logs or all; 0 if damaged."""
-    pending = [key for key, _ in store.acknowledgements.unbacked()] if keys is None else keys
-    heads = store.reader.heads(pending) if pending else {}
-    return sum(one.count - one.acked for one in heads.values() if isinstance(one, Head))

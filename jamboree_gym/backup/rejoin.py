@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import struct
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import msgspec
 
@@ -24,6 +25,7 @@ from jamboree_gym.encoding.batch_format import (
     times_of,
     without_index,
 )
+from jamboree_gym.errors import DecodeError
 from jamboree_gym.store.backups.protocol import BackupStore
 from jamboree_gym.store.backups.reader import StoredBatches
 from jamboree_gym.store.backups.records import StoredLog
@@ -33,6 +35,7 @@ from jamboree_gym.store.redis.store import RedisStore
 __all__ = ["rejoin"]
 
 MAX_MOVED_BYTES = 64 << 20
+ATTEMPTS = 20  # while others save to the log: from the second on, only Redis is asked
 
 
 def rejoin(store: RedisStore, backup: BackupStore, key: str, *, epoch: str) -> bool:
@@ -44,46 +47,96 @@ def rejoin(store: RedisStore, backup: BackupStore, key: str, *, epoch: str) -> b
     the difference was found.
 
     Returns:
-        Whether the records were moved. They are not moved if the log is an episode, if both sides
-        differ in what the backup has acknowledged, or if the log has just changed. Records that
-        were popped are left out.
+        Whether the records were moved. They are not moved if the log is an episode, or if both
+        sides differ in what the backup has acknowledged. Nor are they if another backup has just
+        moved them, or Redis was emptied. Records that were popped are left out.
 
     Raises:
         DecodeError: Data of the log is damaged.
     """
-    raw = store.reader.undecoded_head(key)
-    kept = backup.logs([key]).get(key)
-    if not raw or not isinstance(kept, StoredLog):
-        return False
-    head = decode_head(raw, where=key)
+    kept: _KeptLog | None = None
+    for _ in range(ATTEMPTS):
+        raw, damage = store.reader.undecoded_head(key), None
+        if not raw:
+            return False
+        try:
+            head = decode_head(raw, where=key)
+            if kept is None or not kept.belongs_to(head):
+                kept = _KeptLog(backup, key, head)
+            joined = _joined(store, key, head, kept)
+            if joined and store.restorer.replace(key, *joined, instead_of=raw, epoch=epoch):
+                return True
+        except DecodeError as error:
+            damage = error
+        if store.reader.undecoded_head(key) == raw:
+            if damage is not None:
+                raise damage
+            return False
+    return False
+
+
+class _KeptLog:
+    """What the backup holds of a log; asked for once, while records are added to it in Redis.
+
+    Attributes:
+        log: The log; None if the backup does not hold it.
+    """
+
+    def __init__(self, backup: BackupStore, key: str, head: Head) -> None:
+        self._standing = self._standing_of(head)
+        found = backup.logs([key]).get(key)
+        self.log = found if isinstance(found, StoredLog) else None
+        self._backup, self._key = backup, key
+        self._read: dict[tuple[Any, ...], list[Batch]] = {}
+
+    @staticmethod
+    def _standing_of(head: Head) -> tuple[float, int, int, int]:
+        return head.born, head.first, head.held, head.acked
+
+    def belongs_to(self, head: Head) -> bool:
+        """Whether a log in Redis has at most got more records since."""
+        return self._standing_of(head) == self._standing
+
+    def selected(self, *how: Any) -> list[Batch]:
+        """The batches that such a read has to return."""
+        if self.log is not None and how not in self._read:
+            stored = StoredBatches(self._backup, self._key, self.log, self.log.head.count)
+            self._read[how] = stored.selected(LogSlice(self.log.head, []), how)
+        return self._read.get(how, [])
+
+
+def _joined(
+    store: RedisStore, key: str, head: Head, kept: _KeptLog
+) -> tuple[Head, list[bytes]] | None:
+    """The log as it has to be in Redis; None if there is nothing to move, or it must not be."""
+    if kept.log is None:
+        return None
+    there = kept.log.head
     are_popped = head.first > max(head.acked, head.held)
-    if head.codec != CODEC_RECORDS or (are_popped and head.born == kept.head.born):
-        return False
-    ours = _batches_only_in_redis(store, backup, key, head, kept)
+    if head.codec != CODEC_RECORDS or (are_popped and head.born == there.born):
+        return None
+    ours = _batches_only_in_redis(store, key, head, kept)
     is_nothing_left = are_popped and head.first == head.count
     if (
-        not (ours or is_nothing_left or _has_popped_since(head, kept.head))
+        not (ours or is_nothing_left or _has_popped_since(head, there))
         or sum(len(one.blob) for one in ours) > MAX_MOVED_BYTES
     ):
-        return False
-    new = [_without_popped(one, head.first) for one in _without_moved(backup, key, kept, ours)]
-    moved = list(_renumbered(kept.head, new))
-    count = kept.head.count + sum(batch.count for batch in new)
+        return None
+    new = [_without_popped(one, head.first) for one in _without_moved(kept, ours)]
+    moved = list(_renumbered(there, new))
     joined = Head(
         codec=CODEC_RECORDS,
-        first=max(head.first, kept.head.first) if head.born == kept.head.born else kept.head.first,
-        held=kept.head.count,
-        newest=kept.head.count,
-        count=count,
-        acked=kept.head.count,
-        revision=max(head.revision, kept.head.revision) + 1,
-        t_last=moved[-1][1] if moved else kept.head.t_last,
-        born=kept.head.born,
+        first=max(head.first, there.first) if head.born == there.born else there.first,
+        held=there.count,
+        newest=there.count,
+        count=there.count + sum(batch.count for batch in new),
+        acked=there.count,
+        revision=max(head.revision, there.revision) + 1,
+        t_last=moved[-1][1] if moved else there.t_last,
+        born=there.born,
         note=b"",
     )
-    return store.restorer.replace(
-        key, joined, [blob for blob, _ in moved], instead_of=raw, epoch=epoch
-    )
+    return joined, [blob for blob, _ in moved]
 
 
 def _has_popped_since(head: Head, kept: Head) -> bool:
@@ -92,18 +145,16 @@ def _has_popped_since(head: Head, kept: Head) -> bool:
     return is_shorter and (head.first > kept.first or head.revision >= kept.revision)
 
 
-def _batches_only_in_redis(
-    store: RedisStore, backup: BackupStore, key: str, head: Head, kept: StoredLog
-) -> list[Batch]:
+def _batches_only_in_redis(store: RedisStore, key: str, head: Head, kept: _KeptLog) -> list[Batch]:
     """The batches of Redis from the first difference on; empty if there is no difference."""
-    is_same_log = head.born == kept.head.born
+    is_same_log = kept.log is not None and head.born == kept.log.head.born
     if not is_same_log and (head.acked or head.held):
         return []
     start = max(head.acked, head.held) if is_same_log else 0
-    ours = [batch for page in pages(store, key, start, head.count) for batch in page]
     theirs: Sequence[Batch] = ()
-    if is_same_log and start < kept.head.count:
-        theirs = StoredBatches(backup, key, kept, kept.head.count).covering(start, kept.head.count)
+    if is_same_log and kept.log is not None and start < kept.log.head.count:
+        theirs = kept.selected("range", start, kept.log.head.count)
+    ours = [batch for page in pages(store, key, start, head.count) for batch in page]
     same = 0
     while same < min(len(ours), len(theirs)) and ours[same].blob == theirs[same].blob:
         same += 1
@@ -111,15 +162,12 @@ def _batches_only_in_redis(
     return [] if is_beyond else ours[same:]
 
 
-def _without_moved(
-    backup: BackupStore, key: str, kept: StoredLog, batches: Sequence[Batch]
-) -> list[Batch]:
+def _without_moved(kept: _KeptLog, batches: Sequence[Batch]) -> list[Batch]:
     """The batches without those that the backup holds at another index."""
     if not batches:
         return []
-    stored = StoredBatches(backup, key, kept, kept.head.count)
-    times = "between", batches[0].t_first, batches[-1].t_last, 0
-    there = {without_index(one.blob) for one in stored.selected(LogSlice(kept.head, []), times)}
+    since = kept.selected("between", batches[0].t_first, math.inf, 0)
+    there = {without_index(one.blob) for one in since}
     return [one for one in batches if without_index(one.blob) not in there]
 
 

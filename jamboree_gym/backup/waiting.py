@@ -6,12 +6,15 @@ import os
 import selectors
 import socket
 import threading
+from typing import NamedTuple
 
 from jamboree_gym.backup.eviction.policy import RetentionPolicy, memory_limit
+from jamboree_gym.encoding.batch_format import Head
 from jamboree_gym.store.redis.doorbell import Doorbell
+from jamboree_gym.store.redis.link import AccessRefused
 from jamboree_gym.store.redis.store import RedisStore
 
-__all__ = ["Pressure", "StopSignal", "wait_for_change"]
+__all__ = ["Pending", "Pressure", "StopSignal", "read_pending", "wait_for_change"]
 
 MUCH_WAITS_BYTES = 16 << 20
 SHARE_OF_ROOM = 1 / 4  # of what was free below the limit after the last copy
@@ -110,3 +113,38 @@ class Pressure:
         limit = memory_limit(self._policy, memory)
         is_near = limit is not None and grown > (limit - self._used_bytes) * SHARE_OF_ROOM
         return grown >= MUCH_WAITS_BYTES or (is_near and grown > 0)
+
+
+class Pending(NamedTuple):
+    """What the backup does not hold yet.
+
+    Attributes:
+        place: Where the backup is that acknowledges; None where none has yet.
+        logs: Number of logs with changes that it has not acknowledged.
+        records: Number of records and rows of these logs that it lacks; of a damaged log 0.
+    """
+
+    place: str | None
+    logs: int
+    records: int
+
+
+def read_pending(store: RedisStore) -> Pending:
+    """Ask Redis what the backup does not hold yet.
+
+    While one backup takes the place of another, logs count as acknowledged that only the other one
+    holds. Until that is over, all logs are pending.
+    """
+    # First: if another backup comes after this, the answer is that of the one before.
+    place, is_settled = store.backup_state.acknowledging()
+    logs = [key for key, _ in store.acknowledgements.unbacked()]
+    least = 0
+    if not is_settled:
+        try:
+            logs = list(store.log_keys())
+        except AccessRefused:  # a user who only reads has no SCAN
+            least = 1
+    heads = store.reader.heads(logs) if logs else {}
+    known = [one for one in heads.values() if isinstance(one, Head)]
+    records = sum(one.count - (one.acked if is_settled else 0) for one in known)
+    return Pending(place, max(len(logs), least), records)

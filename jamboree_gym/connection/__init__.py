@@ -2,7 +2,7 @@
 
 Imports: `arrays`, `delivery`, `encoding`, `errors`, `journal`, `keys`, `process_life`, `records`,
     `servers`, `store`, `wording`.
-Imported by: `backup`, `diagnosis`, `handlers`, `integrations`, `jamboree`, `multi_agent`,
+Imported by: `backup`, `diagnosis`, `handlers`, `integrations`, `jamboree`, `multi_agent`, `page`,
     `reading`, `recording`, `replay`, `runs`, `wrappers`.
 """
 

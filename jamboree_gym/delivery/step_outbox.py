@@ -323,8 +323,8 @@ class StepOutbox(RowBuffer):
 
     def _take_back(self, result: AppendResult) -> bool:
         """Send again what Redis has lost of this log; False where it is not held here any more."""
-        held = self._newest_stored
-        if held is None or result.log is None or result.log[1] != self._born_there:
+        held, is_gone = self._newest_stored, result.log is None
+        if held is None or (result.log is not None and result.log[1] != self._born_there):
             return False
         lost, first = list[SealedBatch](), self._stored_count
         for _, batch in reversed(held):
@@ -338,7 +338,7 @@ class StepOutbox(RowBuffer):
             held.pop()
             self._newest_stored_bytes -= len(batch.encoded)
         self._batches = (*reversed(lost), *self._batches)
-        self._stored_count = first
+        self._stored_count, self._sent, self._was_lost = first, 0, is_gone
         self._note_sent = self._note_stored = None
         self._stored_status = "running"
         for extent in self._extents:

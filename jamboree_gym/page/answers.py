@@ -7,7 +7,7 @@ import time
 from collections import Counter, OrderedDict
 from collections.abc import Mapping, Sequence
 from functools import partial
-from operator import eq
+from operator import eq, is_
 from typing import Any, Final
 
 import numpy as np
@@ -21,9 +21,10 @@ from jamboree_gym.page.columns import picture_leaves
 from jamboree_gym.page.curves import curve_of, histogram_of, spark_of
 from jamboree_gym.page.listing import Kept, KeptByName, Listing, Listings
 from jamboree_gym.page.plain import short_text, without_paths
-from jamboree_gym.page.surprises import Surprises, discount_of
+from jamboree_gym.page.surprises import NEWEST, Surprises, discount_of
 from jamboree_gym.reading.episode import Episode
-from jamboree_gym.reading.finding.names import ShortIds, all_ids
+from jamboree_gym.reading.finding.known_ids import KnownIds
+from jamboree_gym.reading.finding.names import ShortIds, ShortIdsOfStore
 from jamboree_gym.records import EpisodeSummary
 from jamboree_gym.runs.run_summary import RunSummary, summary_of_run
 from jamboree_gym.runs.sessions import RunSession
@@ -49,14 +50,13 @@ class Answers:
 
     def __init__(self, jam: Jamboree) -> None:
         self._jam = jam
-        self.listings = Listings(jam)
+        ids = KnownIds(jam._connection)
+        self.listings = Listings(jam._connection, ids)
         self._lock = threading.Lock()
         self._runs: OrderedDict[str, tuple[float, dict[str, Any]]] = OrderedDict()
         self._all_runs: Kept[list[RunSummary]] = Kept(lambda: self._jam.runs().summaries(), eq)
         self._backup: Kept[dict[str, Any]] = Kept(self._read_backup, lambda one, other: False)
-        self._ids: Kept[ShortIds] = Kept(
-            lambda: ShortIds(all_ids(jam._connection)), lambda one, other: one.ids == other.ids
-        )
+        self._ids: Kept[ShortIds] = Kept(ShortIdsOfStore(ids).read, is_)
         self._details = KeptByName(
             lambda run: partial(self._read_run, run), _is_same_run, MAX_DETAILS
         )
@@ -103,8 +103,8 @@ class Answers:
 
     def _summary(self, name: str, listing: Listing) -> RunSummary:
         run = self._jam.run(name, wait=True)
-        now = time.time()
-        return summary_of_run(name, listing.own, run.history, len(run.checkpoints()), now)
+        checkpoints = len(run.checkpoints())
+        return _summary_of(name, listing, run._history(lambda: listing.own), checkpoints)
 
     def _read_backup(self) -> dict[str, Any]:
         status = self._jam.backup.status()
@@ -129,10 +129,9 @@ class Answers:
     def _read_run(self, name: str) -> dict[str, Any]:
         listing = self.listings.of(name).get()
         run = self._jam.run(name, wait=bool(listing.found))
-        history = run.history
+        history = run._history(lambda: listing.own)
         checkpoints = run.checkpoints()
-        now = time.time()
-        summary = summary_of_run(name, listing.own, history, len(checkpoints), now)
+        summary = _summary_of(name, listing, history, len(checkpoints))
         finished = listing.finished
         self._ids.get()  # the short ids of the new episodes
         return {
@@ -179,10 +178,11 @@ class Answers:
 
     def _read_surprise(self, name: str, surprises: Surprises) -> dict[str, Any]:
         listing = self.listings.of(name).get()
-        history = self._jam.run(name, wait=bool(listing.found)).history
+        history = self._jam.run(name, wait=bool(listing.found))._history(lambda: listing.own)
         discount = discount_of(dict(history[-1].info) if history else None)
         over = (listing.is_own & (listing.status != "running")).nonzero()[0]
-        found = surprises.largest([listing.found[row].id for row in over], discount)
+        newest = [listing.found[row].id for row in over[-NEWEST:]]
+        found = surprises.largest(newest, discount)
         if found is None:
             return {"surprise": None, "discount": discount}
         surprise = {**found._asdict(), "short": self._short(found.id)}
@@ -252,7 +252,7 @@ class Answers:
         """The episodes before and after it in its run, and its number."""
         run = self._jam.episode(id).summary.run
         listing = self.listings.of(run).get()  # who follows it waits for the next one
-        at = listing.positions.get(id)
+        at = listing.found.row_of(id)
         if at is None:
             return {"number": None, "total": len(listing.found), "before": None, "after": None}
         around = {"before": at - 1, "after": at + 1}
@@ -375,6 +375,12 @@ def _fits(run: RunSummary, env: str, tag: str) -> bool:
     return (not env or any(env.lower() in one.lower() for one in run.env_ids)) and (
         not tag or (name in run.tags and value in ("", str(run.tags[name])))
     )
+
+
+def _summary_of(
+    name: str, listing: Listing, history: Sequence[RunSession], checkpoints: int
+) -> RunSummary:
+    return summary_of_run(name, listing.own, history, checkpoints, time.time(), listing.columns)
 
 
 def _run_row(run: RunSummary, listing: Listing) -> dict[str, Any]:

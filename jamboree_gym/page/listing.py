@@ -7,20 +7,21 @@ import time
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property, partial
+from functools import cached_property
 from itertools import count
-from operator import attrgetter
 from typing import Any, Final, Generic, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from jamboree_gym.connection import Connection
 from jamboree_gym.errors import InvalidArgument
-from jamboree_gym.jamboree import Jamboree
 from jamboree_gym.page.curves import Finished
-from jamboree_gym.reading.finding.filters import Found
-from jamboree_gym.reading.query import found_by
+from jamboree_gym.page.run_reader import RunReader
+from jamboree_gym.reading.finding.known_ids import KnownIds
+from jamboree_gym.reading.finding.packed import NUMBERS, STATUSES, PackedSummaries
+from jamboree_gym.runs.run_summary import EpisodeColumns
 from jamboree_gym.tables.expressions import Condition
 from jamboree_gym.tables.summary_table import to_summary_table
 
@@ -34,8 +35,7 @@ MAX_ORDERS: Final = 32
 MAX_ROWS: Final = 500
 
 _T = TypeVar("_T")
-_NUMBERS: Final = ("started_at", "episode_return", "steps", "elapsed_s")
-SORTABLE: Final = (*_NUMBERS, "status", "seed")
+SORTABLE: Final = (*NUMBERS, "status", "seed")
 
 
 class Kept(Generic[_T]):
@@ -126,7 +126,7 @@ class Listing:
         version: Changes with each read that found something new.
     """
 
-    found: Found
+    found: PackedSummaries
     version: int
     _orders: OrderedDict[tuple[Any, ...], npt.NDArray[np.int64]] = field(
         default_factory=OrderedDict, repr=False
@@ -134,34 +134,30 @@ class Listing:
 
     def numbers(self, name: str) -> npt.NDArray[np.float64]:
         """A field of all summaries as float64 (n,)."""
-        known = self._numbers.get(name)
-        if known is None:
-            values = map(attrgetter(name), self.found)
-            known = self._numbers[name] = np.fromiter(values, np.float64, len(self.found))
-        return known
-
-    @cached_property
-    def _numbers(self) -> dict[str, npt.NDArray[np.float64]]:
-        return {}
+        return self.found.column(name)
 
     @cached_property
     def status(self) -> npt.NDArray[np.object_]:
         """The status of each."""
-        return np.array([one.status for one in self.found], object)
+        found: npt.NDArray[np.object_] = STATUSES[self.found.column("status")]
+        return found
 
     @cached_property
     def is_own(self) -> npt.NDArray[np.bool_]:
         """Which are no experiments: forks of an episode of the same run."""
-        if not any(one.parent for one in self.found):
-            return np.ones(len(self.found), np.bool_)
-        return np.array([not one.is_experiment for one in self.found], np.bool_)
+        return self.found.column("is_own")
 
     @cached_property
-    def own(self) -> Found:
+    def own(self) -> PackedSummaries:
         """Without experiments."""
-        return (
-            self.found if self.is_own.all() else [self.found[at] for at in self.is_own.nonzero()[0]]
-        )
+        return self.found if self.is_own.all() else self.found.at(self.is_own.nonzero()[0])
+
+    @property
+    def columns(self) -> EpisodeColumns:
+        """What a summary of the run takes from `own`."""
+        names = ("steps", "episode_return", "started_at", "elapsed_s", "has_returns")
+        columns = {name: self.own.column(name) for name in names}
+        return EpisodeColumns(self.found.env_ids, STATUSES[self.own.column("status")], **columns)
 
     @cached_property
     def ended_at(self) -> npt.NDArray[np.float64]:
@@ -179,9 +175,9 @@ class Listing:
             over = self.is_own & (self.status != "running")
         rows = over.nonzero()[0]
         rows = rows[self.ended_at[rows].argsort(kind="stable")]
-        several = [self.found[row].returns for row in rows]
-        sizes = {None if one is None else len(one) for one in several}
-        is_one_size = len(sizes) == 1 and None not in sizes
+        has_several = self.found.column("has_returns")[rows]
+        several = [self.found[row].returns or () for row in rows] if has_several.all() else []
+        is_one_size = len(set(map(len, several))) == 1
         return Finished(
             self.numbers("episode_return")[rows],
             self.numbers("steps")[rows],
@@ -193,11 +189,6 @@ class Listing:
     def standing(self) -> tuple[Any, ...]:
         """Equal where nothing that is shown has changed."""
         return len(self.found), float(self.numbers("steps").sum()), Counter(self.status.tolist())
-
-    @cached_property
-    def positions(self) -> dict[str, int]:
-        """Where each episode is, by its id."""
-        return {one.id: at for at, one in enumerate(self.found)}
 
     def chosen(
         self,
@@ -225,12 +216,12 @@ class Listing:
         self, where: str, status: str, sort: str, forks: bool, among: frozenset[str] | None
     ) -> npt.NDArray[np.int64]:
         wanted = np.ones(len(self.found), np.bool_) if forks else self.is_own.copy()
-        if where.strip() and self.found:
+        if where.strip() and len(self.found):
             wanted &= Condition(where).rows_of(_SummaryColumns(self), len(self.found))
         if status:
             wanted &= self.status == status
         if among is not None:
-            wanted &= np.array([one.id in among for one in self.found], np.bool_)
+            wanted &= self.found.rows_of(among)
         rows = wanted.nonzero()[0]
         return rows[self._order(rows, sort)]
 
@@ -238,7 +229,7 @@ class Listing:
         name, is_descending = sort.removeprefix("-"), sort.startswith("-")
         if name not in SORTABLE:
             raise InvalidArgument(f"sort={name!r}: choose one of {', '.join(SORTABLE)}")
-        if name in _NUMBERS:
+        if name in NUMBERS:
             values = self.numbers(name)[rows]
             # Stable in both directions, and NaN last in both.
             return np.lexsort((-values if is_descending else values, np.isnan(values)))
@@ -264,10 +255,10 @@ class _SummaryColumns(Mapping[str, Any]):
 
     @cached_property
     def _table(self) -> pa.Table:
-        return to_summary_table(self._listing.found)
+        return to_summary_table(list(self._listing.found))
 
     def __getitem__(self, name: str) -> Any:
-        if name in _NUMBERS:
+        if name in NUMBERS:
             return self._listing.numbers(name)
         if name == "status":
             return self._listing.status
@@ -296,21 +287,23 @@ class Listings:
     """The listings of the runs of a store.
 
     Args:
-        jam: The store.
+        connection: The store.
+        ids: The ids of its episodes.
     """
 
-    def __init__(self, jam: Jamboree) -> None:
-        self._jam = jam
-        self._kept = KeptByName(lambda run: partial(self._read, run), _is_same, MAX_RUNS)
+    def __init__(self, connection: Connection, ids: KnownIds) -> None:
+        self._connection = connection
+        self._ids = ids
+        self._kept = KeptByName(self._reader, _is_same, MAX_RUNS)
         self._versions = count(1)
 
     def of(self, run: str) -> Kept[Listing]:
         """That of a run; a run that is not there has no episodes."""
         return self._kept.of(run)
 
-    def _read(self, run: str) -> Listing:
-        query = self._jam.episodes(run=run, wait=True, forks=True)
-        return Listing(found_by(query, is_complete=False)[1], next(self._versions))
+    def _reader(self, run: str) -> Callable[[], Listing]:
+        reader = RunReader(self._connection, self._ids, run)
+        return lambda: Listing(reader.read(), next(self._versions))
 
     def page(self, run: str, start: int, rows: int, **asked: Any) -> ListingPage:
         """Some episodes of a run.

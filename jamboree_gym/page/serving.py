@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import socket
 import threading
 import webbrowser
+from contextlib import suppress
 from html import escape
 from typing import Final
 
@@ -19,6 +21,8 @@ from jamboree_gym.page.app import build_page
 __all__ = ["PORT", "PageServer"]
 
 PORT: Final = 7432
+M_MMAP_THRESHOLD: Final = -3  # of glibc's malloc.h
+LARGE_BYTES: Final = 128 << 10
 START_TIMEOUT_S: Final = 20.0
 STOP_TIMEOUT_S: Final = 5.0
 
@@ -106,7 +110,8 @@ class PageServer:
         return f"http://{shown}:{self._port}/{asked}"
 
     def run(self) -> None:
-        """Serve until Ctrl-C."""
+        """Serve until Ctrl-C, in a process that does nothing else."""
+        _return_large_arrays()
         self._server.run([self._socket])
 
     def start(self) -> PageServer:
@@ -155,6 +160,15 @@ class PageServer:
     def _repr_html_(self) -> str:
         url = escape(self.url)
         return f'<a href="{url}" target="_blank" rel="noopener">{escape(repr(self)[1:-1])}</a>'
+
+
+def _return_large_arrays() -> None:
+    """Have each large array given back to the system when it is freed.
+
+    By default glibc keeps the memory of such arrays for each thread: here tens of MiB.
+    """
+    with suppress(AttributeError, OSError, TypeError):  # another C library
+        ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, LARGE_BYTES)
 
 
 def _bound(host: str, port: int | None) -> socket.socket:

@@ -28,7 +28,7 @@ from jamboree_gym.reading.finding.filters import (
 )
 from jamboree_gym.reading.finding.names import RunNames, check_runs, id_of
 from jamboree_gym.reading.finding.ordering import by_start, order_of
-from jamboree_gym.reading.finding.summaries import read_summaries
+from jamboree_gym.reading.finding.summaries import mark_interrupted, read_summaries
 from jamboree_gym.reading.parquet import pieces_of, write_parts
 from jamboree_gym.reading.part_folder import check_free, writing_to
 from jamboree_gym.records import EpisodeSummary
@@ -252,11 +252,7 @@ class EpisodeQuery(ReadWhenShown):
             check_runs(self._connection, set(self._named) - {one.run for one in found})
         if not self._has_forks:
             found = [one for one in found if one.parent is None or not one.is_experiment]
-        running = [one for one in found if one.status == "running"]
-        dead = self._connection.dead({one.writer.hex() for one in running})
-        for one in running:
-            if one.writer.hex() in dead:
-                one.status = "interrupted"
+        mark_interrupted(self._connection, found)
         found = by_start(found)
         for stage in self._stages:
             found = stage(found)

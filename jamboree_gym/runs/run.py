@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import pyarrow as pa
@@ -9,6 +10,7 @@ import pyarrow as pa
 from jamboree_gym.arrays.values import check_text
 from jamboree_gym.checked import Count, checked
 from jamboree_gym.connection import Connection
+from jamboree_gym.encoding.summary_codec import StoredSummary
 from jamboree_gym.errors import (
     CheckpointNotFound,
     DecodeError,
@@ -143,19 +145,16 @@ class Run(ReadWhenShown):
 
         Empty if no training used a `JamboreeCallback`.
         """
-        history = self._known_sessions()
+        return self._history(lambda: found_by(self._all_episodes, is_complete=False)[1])
+
+    def _history(self, episodes: Callable[[], Collection[StoredSummary]]) -> list[RunSession]:
+        """The same; `episodes` is called if a session has no end."""
+        where = f"run {self.name!r}"
+        records = self._sessions.many(EVERYTHING)
+        history = sessions_of(records, self._connection.dead, episodes, where=where)
         if not history:
             self._check_it_is_there()
         return history
-
-    def _known_sessions(self) -> list[RunSession]:
-        records = self._sessions.many(EVERYTHING)
-        return sessions_of(
-            records,
-            self._connection.dead,
-            lambda: found_by(self._all_episodes, is_complete=False)[1],
-            where=f"run {self.name!r}",
-        )
 
     @property
     def info(self) -> dict[str, Any]:

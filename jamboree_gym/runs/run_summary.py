@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from heapq import nlargest
-from typing import Any, Literal
+from operator import attrgetter
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
 
 from jamboree_gym.encoding.summary_codec import StoredSummary
 from jamboree_gym.runs.sessions import RunSession
 from jamboree_gym.tables.text_table import number
 from jamboree_gym.wording import counted, one_line
 
-__all__ = ["RunState", "RunSummary", "run_state", "summary_of_run"]
+__all__ = ["EpisodeColumns", "RunState", "RunSummary", "summary_of_run"]
 
 RunState = Literal["running", "stopped", "interrupted"]
 """`running`: a living process records or trains. `interrupted`: what was newest was cut off."""
@@ -79,12 +82,57 @@ class RunSummary:
         )
 
 
+class EpisodeColumns(NamedTuple):
+    """What a summary of a run takes from all of its episodes, by their start.
+
+    Attributes:
+        env_ids: The different ones.
+        status: Of each, as all that follow.
+        steps: float64.
+        episode_return: float64.
+        started_at: float64, epoch seconds.
+        elapsed_s: float64.
+        has_returns: Where a reward is several numbers.
+    """
+
+    env_ids: Collection[str]
+    status: npt.NDArray[np.object_]
+    steps: npt.NDArray[np.float64]
+    episode_return: npt.NDArray[np.float64]
+    started_at: npt.NDArray[np.float64]
+    elapsed_s: npt.NDArray[np.float64]
+    has_returns: npt.NDArray[np.bool_]
+
+    @property
+    def ended_at(self) -> npt.NDArray[np.float64]:
+        """Time of the newest step of each, epoch seconds."""
+        return self.started_at + self.elapsed_s
+
+    @classmethod
+    def of(cls, episodes: Sequence[StoredSummary]) -> EpisodeColumns:
+        """Those of some summaries."""
+        names = ("steps", "episode_return", "started_at", "elapsed_s")
+        steps, returns, started_at, elapsed_s = (
+            np.array(list(map(attrgetter(name), episodes)), np.float64) for name in names
+        )
+        return cls(
+            {one.env_id for one in episodes},
+            np.array([one.status for one in episodes], object),
+            steps,
+            returns,
+            started_at,
+            elapsed_s,
+            np.array([one.returns is not None for one in episodes], np.bool_),
+        )
+
+
 def summary_of_run(
     name: str,
     episodes: Sequence[StoredSummary],
     sessions: Sequence[RunSession],
     checkpoints: int,
     now: float,
+    columns: EpisodeColumns | None = None,
 ) -> RunSummary:
     """Summarise a run.
 
@@ -94,42 +142,51 @@ def summary_of_run(
         sessions: Its sessions, the oldest first.
         checkpoints: Number of its checkpoints.
         now: Epoch seconds.
+        columns: Those of the episodes, where the caller has them.
     """
-    over = [one for one in episodes if one.status in ("terminated", "truncated")]
-    newest = nlargest(AVERAGED, [one for one in over if one.returns is None], key=ended_at)
-    returns = [one.episode_return for one in newest]
+    of = columns or EpisodeColumns.of(episodes)
+    ended_at = of.ended_at
+    over = np.isin(of.status, ("terminated", "truncated"))
+    returns = of.episode_return[_newest(ended_at, over & ~of.has_returns)].tolist()
+    several = [episodes[row].returns for row in _newest(ended_at, over & of.has_returns)]
     return RunSummary(
         name,
-        run_state(episodes, sessions),
-        sorted({one.env_id for one in episodes} - {""}),
+        _run_state(of, sessions),
+        sorted(set(of.env_ids) - {""}),
         len(episodes),
-        sum(one.steps for one in episodes),
-        min((one.started_at for one in episodes), default=None),
-        max(map(ended_at, episodes), default=None),
+        int(of.steps.sum()),
+        float(of.started_at.min()) if len(episodes) else None,
+        float(ended_at.max()) if len(episodes) else None,
         sum(returns) / len(returns) if returns else None,
         checkpoints,
-        episodes[-1].decoded_tags() if episodes else {},
-        steps_per_s(episodes, now),
-        _mean_returns([one for one in over if one.returns is not None]),
+        episodes[-1].decoded_tags() if len(episodes) else {},
+        _steps_per_s(of, now),
+        _mean_returns([one for one in several if one is not None]),
     )
 
 
-def _mean_returns(several: Sequence[StoredSummary]) -> tuple[float, ...] | None:
-    """The mean of each return, of episodes with several."""
-    newest = nlargest(AVERAGED, several, key=ended_at)
-    found = [one.returns for one in newest if one.returns is not None]
+def _newest(ended_at: npt.NDArray[np.float64], wanted: npt.NDArray[np.bool_]) -> list[int]:
+    """Rows of the wanted episodes that ended last, the last one first."""
+    rows = wanted.nonzero()[0]
+    order = (-ended_at[rows]).argsort(kind="stable")
+    found: list[int] = rows[order[:AVERAGED]].tolist()
+    return found
+
+
+def _mean_returns(found: Sequence[tuple[float, ...]]) -> tuple[float, ...] | None:
+    """The mean of each return, of the episodes with as many as the first."""
     alike = [returns for returns in found if len(returns) == len(found[0])]
     return tuple(sum(each) / len(each) for each in zip(*alike, strict=True)) if alike else None
 
 
-def run_state(episodes: Sequence[StoredSummary], sessions: Sequence[RunSession]) -> RunState:
+def _run_state(of: EpisodeColumns, sessions: Sequence[RunSession]) -> RunState:
     """Whether a run is running, and if not, whether its newest episode or session was cut off."""
-    status = [(ended_at(one), one.status == "interrupted") for one in episodes]
-    status += [(one.ended_at or one.began_at, one.how == "interrupted") for one in sessions]
-    if any(one.status == "running" for one in episodes) or any(
-        one.how == "running" for one in sessions
-    ):
+    if (of.status == "running").any() or any(one.how == "running" for one in sessions):
         return "running"
+    status = [(one.ended_at or one.began_at, one.how == "interrupted") for one in sessions]
+    if len(ended_at := of.ended_at):
+        newest = ended_at == (at := ended_at.max())
+        status.append((float(at), bool((of.status[newest] == "interrupted").any())))
     _, is_cut_off = max(status, default=(0.0, False))  # at one time: the one that was cut off
     return "interrupted" if is_cut_off else "stopped"
 
@@ -139,12 +196,11 @@ def ended_at(episode: StoredSummary) -> float:
     return episode.started_at + episode.elapsed_s
 
 
-def steps_per_s(episodes: Iterable[StoredSummary], now: float) -> float:
+def _steps_per_s(of: EpisodeColumns, now: float) -> float:
     """Steps per second of the last minute, as if each episode had taken its steps evenly."""
-    since = now - RATED_S
-    rated = [one for one in episodes if one.elapsed_s > 0 and ended_at(one) > since]
-    steps = sum(
-        one.steps * (ended_at(one) - max(one.started_at, since)) / one.elapsed_s for one in rated
-    )
-    began = min((max(one.started_at, since) for one in rated), default=now)
-    return steps / (now - began) if now > began else 0.0
+    since, ended_at = now - RATED_S, of.ended_at
+    rated = (of.elapsed_s > 0) & (ended_at > since)
+    began = np.maximum(of.started_at[rated], since)
+    steps = of.steps[rated] * (ended_at[rated] - began) / of.elapsed_s[rated]
+    first = float(began.min(initial=now))
+    return float(steps.sum()) / (now - first) if now > first else 0.0

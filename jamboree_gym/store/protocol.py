@@ -2,15 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple, Protocol
 
 from jamboree_gym.encoding.batch_format import Batch, Head
 from jamboree_gym.errors import JamboreeError
 from jamboree_gym.keys import Keyspace
 from jamboree_gym.store.log import Append, AppendResult, Asked, IndexEntry, LogSlice
 
-__all__ = ["BlobReader", "ListingReader", "LogStore"]
+__all__ = ["BlobReader", "ListingPart", "ListingReader", "LogStore", "PartState"]
+
+
+class ListingPart(NamedTuple):
+    """A part of the listing of a run.
+
+    Attributes:
+        run: The run.
+        place: Which part.
+    """
+
+    run: str
+    place: int
+
+
+class PartState(NamedTuple):
+    """How a part of a listing stands. Where two are equal, the part had the same episodes.
+
+    Attributes:
+        life: Another one once an episode was deleted, or Redis emptied: until then episodes are
+            only added. Empty where that is not known.
+        size: Number of episodes.
+    """
+
+    life: str
+    size: int
 
 
 class ListingReader(Protocol):
@@ -24,6 +49,15 @@ class ListingReader(Protocol):
 
     def ids(self, runs: Sequence[str]) -> set[str]:
         """Ids of all episodes of some runs."""
+
+    def parts(self, runs: Sequence[str]) -> dict[ListingPart, PartState]:
+        """The parts of the listings of some runs; those without an episode are left out."""
+
+    def ids_of(self, part: ListingPart) -> list[str]:
+        """Ids of the episodes of a part."""
+
+    def some_summaries(self, run: str, ids: Sequence[str]) -> Iterator[dict[str, bytes]]:
+        """Summaries of some episodes of a run by id, some thousand at a time; not of lost ones."""
 
 
 class BlobReader(Protocol):

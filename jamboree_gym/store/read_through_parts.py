@@ -16,13 +16,14 @@ from jamboree_gym.store.listing_recovery import (
     is_covered,
     stored_summaries,
 )
-from jamboree_gym.store.protocol import BlobReader, ListingReader
+from jamboree_gym.store.protocol import BlobReader, ListingPart, ListingReader, PartState
 from jamboree_gym.store.redis.link import AccessRefused
 from jamboree_gym.store.redis.plain_keys import Blobs
 from jamboree_gym.store.redis.store import RedisStore
 
 __all__ = ["ReadThroughBlobs", "ReadThroughListings"]
 
+ALL_PARTS: Final = -1  # a place
 RUNS_AT_ONCE: Final = 32  # an answer with all listings of a large store would be too large
 
 log = logging.getLogger(__name__)
@@ -69,9 +70,37 @@ class ReadThroughListings(ListingReader):
 
     def ids(self, runs: Sequence[str]) -> set[str]:
         """As `Listings.ids`, with those for which Redis had no room."""
-        if self.cover() in (PARTLY_COVERED, NO_ROOM):
-            return {id for _, listed in self.summaries_of(runs) for id in listed}
-        return self._redis.listings.ids(runs)
+        if self._lists_all():
+            return self._redis.listings.ids(runs)
+        return {id for _, listed in self.summaries_of(runs) for id in listed}
+
+    def parts(self, runs: Sequence[str]) -> dict[ListingPart, PartState]:
+        """As `Listings.parts`; where Redis had no room, a listing is one part that is not known."""
+        if self._lists_all():
+            return self._redis.listings.parts(runs)
+        return {
+            ListingPart(run, ALL_PARTS): PartState("", len(listed))
+            for run, listed in self.summaries_of(runs)
+            if listed
+        }
+
+    def ids_of(self, part: ListingPart) -> list[str]:
+        """As `Listings.ids_of`."""
+        if part.place == ALL_PARTS:
+            return list(self.summaries(part.run))
+        return self._redis.listings.ids_of(part)
+
+    def some_summaries(self, run: str, ids: Sequence[str]) -> Iterator[dict[str, bytes]]:
+        """As `Listings.some_summaries`; at once where Redis had no room."""
+        if self._lists_all():
+            yield from self._redis.listings.some_summaries(run, ids)
+        else:
+            listed = self.summaries(run)
+            yield {id: listed[id] for id in ids if id in listed}
+
+    def _lists_all(self) -> bool:
+        """Whether Redis lists all that the backup holds."""
+        return self.cover() not in (PARTLY_COVERED, NO_ROOM)
 
     def cover(self) -> str:
         """See to it that Redis lists what the backup holds; how far it does."""

@@ -25,6 +25,7 @@ from warm import start_warm
 from jamboree_gym import Jamboree
 from jamboree_gym.backup.waiting import StopSignal
 from jamboree_gym.errors import JamboreeError, StoreUnavailable
+from jamboree_gym.page.answers import Answers
 
 pytestmark = pytest.mark.one_server  # the users of a cluster are in test_cluster.py
 
@@ -191,6 +192,8 @@ def as_reader(users: Users) -> None:
         assert statuses[over.episode_id] == "terminated"
         assert statuses[going_on] == "running"
         assert len(jam.episode(over.episode_id).data().rewards) == 3
+        assert jam.episode(over.episode_id[:-1]).id == over.episode_id
+        assert Answers(jam).run(jam.episode(over.episode_id).summary.run)["episodes"] >= 1
         assert len(jam.recent([over.episode_id], 2)[0].rewards) == 2
         assert jam.episodes().table().num_rows >= 6
         notes = NoteHandler(jam, "read")
@@ -226,8 +229,8 @@ def as_deleter(users: Users) -> None:
     try:
         assert [note["n"] for note in NoteHandler(jam, "popped").pop(1)] == [1]
         NoteHandler(jam, "popped").delete()
-        for one in (env, damaged):
-            jam.episode(one.episode_id).delete()
+        jam.episode(env.episode_id[:-1]).delete()
+        jam.episode(damaged.episode_id).delete()
         jam.run("whole").delete()
     finally:
         end(jam)

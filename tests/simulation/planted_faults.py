@@ -245,7 +245,7 @@ FAULTS = (
     PlantedFault(
         "records that were moved behind others have too old a revision",
         "backup/rejoin.py",
-        "revision=max(head.revision, kept.head.revision) + 1,",
+        "revision=max(head.revision, there.revision) + 1,",
         "revision=head.revision + 1,",
     ),
     PlantedFault(

@@ -310,6 +310,16 @@ MORE_WINDOWS: tuple[Schedule, ...] = (
         *(("world", "mongo_away", 0), ("world", "empty_redis", 0), (_W, "step", 0)),
         *((_W, "flush", 0), ("world", "mongo_back", 0), ("world", "wait", 5), (_K, "copy", 0)),
     ),
+    # others save to it, or join it, while it is being joined
+    *(
+        _window(
+            *((_W, "save", 1), (_W, "flush", 0), (_K, "copy", 0), ("world", "mongo_away", 0)),
+            *(("world", "empty_redis", 0), (_W, "save", 1), (_W, "flush", 0)),
+            *(("world", "mongo_back", 0), ("world", "wait", 5), (_W, "save", 1)),
+            *((_K, "copy", 0, Fault(at, "meanwhile", step=step, of=of)), (_R, "read_notes", 1)),
+        )
+        for at, of, step in ((0, "replace", _FLUSHES), (1, "read of logs", _COPIES))
+    ),
     # Redis loses what is being copied, while others go on
     _window(
         *((_W, "save", 1), (_W, "flush", 0)),
@@ -349,11 +359,21 @@ MORE_WINDOWS: tuple[Schedule, ...] = (
         *(("keeper-2", "copy", 0), (_K, "delete_episode", 0), (_K, "copy", 0)),
         *(("world", "empty_redis", 0), (_R, "read_episodes", 0)),
     ),
+    _window(
+        *((_W, "vector_step", 0), (_W, "flush", 0)),
+        (_K, "copy", 0, Fault(0, "stopped", 7, of="insert of logs")),
+        *[(_W, "vector_step", 0)] * 4,
+        *((_W, "flush", 0), ("keeper-2", "copy", 0), ("world", "wait", 0)),
+        *(("world", "empty_redis", 0), (_R, "read_episodes", 0)),
+    ),
     # a failover takes what was copied, or half copied, and others take its place
     _window(
         *((_W, "save", 1), (_W, "flush", 0), (_K, "copy", 0), ("world", "wait", 1)),
         *((_K, "take_turn", 0), ("world", "wait", 1), (_W, "save", 1), (_W, "flush", 0)),
-        *((_K, "copy", 0, Fault(0, "killed after", of="chunks")), ("world", "fail_over", 2)),
+        *(
+            (_K, "copy", 0, Fault(0, "killed after", of="insert of chunks")),
+            ("world", "fail_over", 2),
+        ),
         *((_W, "save", 1), (_W, "flush", 0), (_K, "copy", 0), (_R, "read_notes", 1)),
     ),
     _window(

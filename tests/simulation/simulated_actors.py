@@ -36,6 +36,8 @@ from jamboree_gym import Jamboree
 from jamboree_gym.backup.follow import Follower
 from jamboree_gym.backup.leader_lock import HOLD_S
 from jamboree_gym.errors import (
+    BackupMismatch,
+    DecodeError,
     EpisodeInUse,
     EpisodeNotFound,
     JamboreeError,
@@ -52,6 +54,8 @@ from jamboree_gym.recording.recovery import deliver_dead_journals
 from jamboree_gym.store.backups.errors import BackupUnavailable
 
 __all__ = ["Outcome", "simulate"]
+
+NEVER_TOLD = BackupMismatch, DecodeError  # nothing is ever damaged here, or stored by others
 
 LOGS = ("shared", "second")
 COLLECT_EVERY = 50  # schedules
@@ -213,7 +217,9 @@ class _Simulation:
         self.world.tell(f"{running.process.name} is told: {text}")
         if NOT_DONE in str(error):
             return
-        if running.had_trouble or self.has_trouble():
+        if isinstance(error, NEVER_TOLD):
+            self.violated(f"{running.process.name} is told in {running.step.act}: {text}", error)
+        elif running.had_trouble or self.has_trouble():
             told = [id for id in self.ledger.episodes if id in str(error)]
             self.ledger.lose((), told, "it was refused while a server did not answer")
         else:
@@ -624,6 +630,8 @@ class _Simulation:
     def _check_follower(self, running: Running, follower: Follower) -> None:
         if follower.trouble and not running.had_trouble and not self.has_trouble():
             self.violated(f"the backup has trouble: {follower.trouble}")
+        for _, reason in follower._failed.values():
+            self.violated(f"the backup leaves out a log: {reason}")
 
     def _take_turn(self, running: Running, _: int) -> None:
         """A round of one of the automatic backups, of which one copies at a time."""
@@ -870,6 +878,7 @@ class _Simulation:
                 self.ledger.episodes[id].lose_status()
         if self.world.is_amid_steps:  # a copy that has read what was taken off may still end
             self.ledger.may_forget_pops()
+        self.ledger.may_forget_pops(self._held() | self._left_in_journals())
         carried_out = deleted_in_mongo(self.world.mongo, NAMESPACE, NAMESPACE)
         self.ledger.come_back(after, carried_out)
         self.ledger.come_back(copied, ())

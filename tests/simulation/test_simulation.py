@@ -37,6 +37,21 @@ def test_all_promises_hold_in_schedules_of_many_seeds(
     assert int(re.findall(r"(\d+) schedules, ", done.stdout)[-1]) > 0
 
 
+LEFT_BY_A_KILLED_BACKUP = (  # a batch that Redis has lost, and another one in its place
+    Step("writer-1", "save", 1),
+    Step("writer-1", "flush", 0),
+    Step("keeper", "copy", 0),
+    Step("world", "wait", 1),
+    Step("keeper", "take_turn", 0),
+    Step("world", "wait", 1),
+    Step("writer-1", "save", 1),
+    Step("writer-1", "flush", 0),
+    Step("keeper", "copy", 0, (Fault(0, "killed after", of="insert of chunks"),)),
+    Step("world", "fail_over", 2),
+    Step("writer-1", "save", 1),
+    Step("writer-1", "flush", 0),
+)
+
 # Schedules that have failed, with what was wrong.
 FAILED = {
     "an evicted batch was not recognized when its append came again": (
@@ -164,6 +179,26 @@ FAILED = {
         Step("world", "fail_over", 2),
         Step("writer-2", "save", 1),
         Step("writer-2", "flush", 0),
+    ),
+    "a backup cleared what another one had just copied": (
+        *LEFT_BY_A_KILLED_BACKUP,
+        Step("writer-1", "save", 1),
+        Step("writer-1", "flush", 0),
+        Step("keeper", "copy", 0, (Fault(8, "stopped", 2),)),
+        Step("keeper-2", "copy", 0, (Fault(31, "stopped", 2),)),
+        *[Step("world", "wait", 0)] * 2,
+    ),
+    "Redis was emptied while a reader asked how many buckets there are": (
+        Step("reader", "read_notes", 1, (Fault(1, "stopped", 5, of="HGET"),)),
+        Step("world", "empty_redis", 0),
+    ),
+    "a stopped backup stored episodes as they were before their end, and these were listed": (
+        Step("writer-1", "vector_step", 0),
+        Step("writer-1", "flush", 0),
+        Step("keeper", "copy", 0, (Fault(0, "stopped", 30, of="insert of logs"),)),
+        *[Step("writer-1", "vector_step", 0)] * 4,
+        Step("writer-1", "flush", 0),
+        Step("keeper-2", "copy", 0),
     ),
 }
 

@@ -14,7 +14,6 @@ import msgpack_numpy
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-import ray
 from conftest import Server
 from gymnasium import spaces
 from ray.rllib.algorithms.bc import BCConfig
@@ -22,6 +21,7 @@ from ray.rllib.algorithms.marwil import MARWILConfig
 from ray.rllib.env.multi_agent_env import MultiAgentEnv
 from ray.rllib.env.single_agent_episode import SingleAgentEpisode
 from ray.rllib.utils.spaces.space_utils import unsquash_action
+from ray_processes import ray_processes
 from recorded_envs import CountingEnv, play
 from run_example import ROOT, run_example, run_script
 
@@ -38,37 +38,8 @@ BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 @pytest.fixture(scope="module")
 def cluster(short_directory: Path, valkey: Server) -> Iterator[None]:
-    """The processes of Ray, which scripts use, too: they find its address in the environment.
-
-    Env runners have the variables that Ray was started with, not those of the script.
-    """
-    before = dict(os.environ)
-    os.environ |= {"RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0"}
-    os.environ |= {"JAMBOREE_REDIS_URL": valkey.url, "JAMBOREE_BACKUP": "0"}
-    os.environ["RAY_ADDRESS"] = start_ray(short_directory / "ray")
-    yield
-    ray.shutdown()
-    os.environ.clear()
-    os.environ.update(before)
-
-
-def start_ray(folder: Path) -> str:
-    """Start Ray; its address. Ray gives its processes 30 s: on a busy machine, that is little."""
-    for attempts_left in reversed(range(5)):
-        try:
-            context = ray.init(
-                "local",
-                num_cpus=4,
-                include_dashboard=False,
-                object_store_memory=100 << 20,
-                _temp_dir=str(folder),
-            )
-            return str(context.address_info["address"])
-        except Exception:
-            ray.shutdown()
-            if not attempts_left:
-                raise
-    raise AssertionError
+    with ray_processes(short_directory / "ray", valkey.url):
+        yield
 
 
 @pytest.fixture

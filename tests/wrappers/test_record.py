@@ -679,6 +679,7 @@ def test_what_is_no_environment_gets_a_clear_answer(jam: Jamboree) -> None:
         jam.record(object())
 
 
+@pytest.mark.usefixtures("nothing_held")
 def test_rows_that_redis_lost_are_reported_with_their_number(
     own_valkey: Server, open_jamboree: OpenJamboree
 ) -> None:
@@ -695,6 +696,7 @@ def test_rows_that_redis_lost_are_reported_with_their_number(
     jam.close()  # it has been said
 
 
+@pytest.mark.usefixtures("nothing_held")
 def test_later_episodes_bring_their_provenance_to_a_redis_that_was_emptied(
     start_own_redis: Callable[..., Server], open_jamboree: OpenJamboree
 ) -> None:

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import re
-from bisect import bisect_left
-from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from difflib import SequenceMatcher
 from functools import cached_property
 from typing import Protocol, runtime_checkable
 
+import numpy as np
+import numpy.typing as npt
+
 from jamboree_gym.connection import Connection
 from jamboree_gym.errors import EpisodeNotFound, InvalidArgument, RunNotFound
+from jamboree_gym.reading.finding.known_ids import IdsOfPart, KnownIds, PackedIds, packed_ids
+from jamboree_gym.store.protocol import ListingPart
 from jamboree_gym.wording import one_line, shortened
 
 __all__ = [
     "HasId",
     "RunNames",
     "ShortIds",
+    "ShortIdsOfStore",
     "all_ids",
     "brief_id",
     "check_runs",
@@ -35,6 +39,7 @@ MAX_IDS = 3
 MIN_BEGINNING = 6  # ids begin with their time, in milliseconds: 6 of 12 digits are some 5 hours
 SHORTEST = 8  # digits of an id that are shown: what begins a minute later has others
 LONGEST = 14
+COMPARED = 32  # bytes of an id: a longer one, which is none of ours, is its own short form
 DIGITS_OF_TIME = 12  # milliseconds
 LAST_DIGITS = 4
 DOTS = ".."
@@ -115,42 +120,70 @@ class ShortIds:
 
     Args:
         ids: All ids.
-
-    Attributes:
-        ids: The same, sorted.
     """
 
-    def __init__(self, ids: Iterable[str]) -> None:
-        self.ids = sorted(ids)
+    def __init__(self, ids: PackedIds) -> None:
+        self._ids = np.sort(ids.astype(f"S{COMPARED}"))
 
     @cached_property
-    def _alike(self) -> Counter[tuple[str, str]]:
-        """How many ids have these first and last digits."""
-        return Counter((id[:SHORTEST], id[-LAST_DIGITS:]) for id in self.ids)
+    def _ends(self) -> npt.NDArray[np.bytes_]:
+        """The first and last digits of each id, sorted."""
+        ids = self._ids
+        if not len(ids):
+            return ids
+        digits = ids.view(np.uint8).reshape(len(ids), -1)
+        last = np.char.str_len(ids)[:, None] + np.arange(-LAST_DIGITS, 0)
+        ends = np.take_along_axis(digits, np.maximum(last, 0), axis=1)
+        both = np.hstack((digits[:, :SHORTEST], ends))
+        return np.sort(np.ascontiguousarray(both).view(f"S{SHORTEST + LAST_DIGITS}")[:, 0])
 
     def of(self, id: str) -> str:
         """The short form of one of the ids; of another one comes `brief_id`."""
-        ids = self.ids
-        at = bisect_left(ids, id)
-        if at == len(ids) or ids[at] != id:
+        ids, encoded = self._ids, id.encode(errors="replace")
+        if len(encoded) > COMPARED:
+            return id
+        at = int(ids.searchsorted(encoded))
+        if at == len(ids) or ids[at] != encoded:
             return brief_id(id)
-        beside = [one for one in ids[max(0, at - 1) : at + 2] if one != id]
+        beside = [one.decode() for one in ids[max(0, at - 1) : at + 2] if one != encoded]
         shared = max((_shared_digits(one, id) for one in beside), default=0)
         if shared < LONGEST:
             return id[: max(SHORTEST, shared + 1)]
-        last = id[-LAST_DIGITS:]
-        if self._alike[id[:SHORTEST], last] == 1:
-            return f"{id[:SHORTEST]}{DOTS}{last}"
-        if sum(one.endswith(last) for one in self._of_the_moment(id[:DIGITS_OF_TIME])) == 1:
+        last = encoded[-LAST_DIGITS:]
+        if _count(self._ends, encoded[:SHORTEST] + last) == 1:
+            return f"{id[:SHORTEST]}{DOTS}{id[-LAST_DIGITS:]}"
+        first = encoded[:DIGITS_OF_TIME]
+        moment = ids[ids.searchsorted(first) : ids.searchsorted(first + b"\xff")]
+        if np.char.endswith(moment, last).sum() == 1:
             return brief_id(id)
         return id[: shared + 1]
 
-    def _of_the_moment(self, first: str) -> Iterator[str]:
-        """The ids that begin so."""
-        for at in range(bisect_left(self.ids, first), len(self.ids)):
-            if not self.ids[at].startswith(first):
-                return
-            yield self.ids[at]
+
+class ShortIdsOfStore:
+    """The short ids of all episodes of a store. For one thread at a time.
+
+    Args:
+        ids: Reads the ids.
+    """
+
+    def __init__(self, ids: KnownIds) -> None:
+        self._ids = ids
+        self._parts: Mapping[ListingPart, IdsOfPart] = {}
+        self._short = ShortIds(packed_ids(()))
+
+    def read(self) -> ShortIds:
+        """The short ids now; the same object as before if no episode has come or gone."""
+        parts = self._ids.all()
+        if parts is not self._parts:
+            found = [one.ids for one in parts.values()]
+            self._short = ShortIds(np.concatenate(found) if found else packed_ids(()))
+            self._parts = parts
+        return self._short
+
+
+def _count(values: npt.NDArray[np.bytes_], one: bytes) -> int:
+    """How often a value is among sorted ones."""
+    return int(values.searchsorted(one, side="right") - values.searchsorted(one))
 
 
 def brief_id(id: str) -> str:
@@ -170,7 +203,7 @@ def short_ids(connection: Connection, ids: Iterable[str]) -> dict[str, str]:
 
     An id that another one begins with stays as it is: it means itself.
     """
-    known = ShortIds(all_ids(connection))
+    known = ShortIds(packed_ids(all_ids(connection)))
     return {id: known.of(id) for id in ids}
 
 

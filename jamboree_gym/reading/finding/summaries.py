@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from jamboree_gym.connection import Connection
 from jamboree_gym.encoding.summary_codec import (
@@ -14,7 +14,7 @@ from jamboree_gym.errors import DecodeError
 from jamboree_gym.reading.finding.filters import Found
 from jamboree_gym.store.backups.errors import BackupUnavailable
 
-__all__ = ["read_summaries"]
+__all__ = ["mark_interrupted", "read_some_summaries", "read_summaries"]
 
 
 def read_summaries(
@@ -33,20 +33,48 @@ def read_summaries(
     found: Found = []
     unreadable: list[DecodeError] = []
     for run, entries in connection.store.listings.summaries_of(runs):
-        summaries, damaged = decode_summaries(entries)
-        found += summaries
-        listing = connection.keyspace.summaries(run)
-        for episode_id, error in damaged.items():
-            try:
-                found.append(_summary_in_log(connection, episode_id, f"{listing}: {error}"))
-            except DecodeError as again:
-                unreadable.append(again)
+        found += _decoded(connection, run, entries, unreadable)
     if unreadable and is_complete:
         others = len(unreadable) - 1
         raise DecodeError(f"{unreadable[0]}" + (f" ({others} more like it)" if others else ""))
+    _warn(connection, unreadable)
+    return found
+
+
+def read_some_summaries(connection: Connection, run: str, ids: Sequence[str]) -> Iterator[Found]:
+    """Summaries of some episodes of a run, some thousand at a time; warns as `read_summaries`."""
+    for entries in connection.store.listings.some_summaries(run, ids):
+        unreadable: list[DecodeError] = []
+        yield _decoded(connection, run, entries, unreadable)
+        _warn(connection, unreadable)
+
+
+def mark_interrupted(connection: Connection, found: Found) -> None:
+    """Give those that are running, and whose writer has died, their status."""
+    running = [one for one in found if one.status == "running"]
+    dead = connection.dead({one.writer.hex() for one in running})
+    for one in running:
+        if one.writer.hex() in dead:
+            one.status = "interrupted"
+
+
+def _decoded(
+    connection: Connection, run: str, entries: Mapping[str, bytes], unreadable: list[DecodeError]
+) -> Found:
+    """The summaries of a listing; adds to `unreadable` what is wrong with the others."""
+    found, damaged = decode_summaries(entries)
+    listing = connection.keyspace.summaries(run)
+    for episode_id, error in damaged.items():
+        try:
+            found.append(_summary_in_log(connection, episode_id, f"{listing}: {error}"))
+        except DecodeError as again:
+            unreadable.append(again)
+    return found
+
+
+def _warn(connection: Connection, unreadable: Iterable[DecodeError]) -> None:
     for error in unreadable:
         connection.store.warn_once(f"{error}. Until then it is left out")
-    return found
 
 
 def _summary_in_log(connection: Connection, episode_id: str, damage: str) -> StoredSummary:

@@ -51,8 +51,8 @@ class BackupStore(Protocol):
         """Store further batches of logs, given with their log and its birth.
 
         Returns:
-            Logs with other bytes in the backup, each with the first such index. None of these
-            batches of them stays.
+            Logs with other bytes in the backup, each with the first such index. Others of these
+            batches may be there now: another backup may need them (`clear_batch`).
         """
 
     def put_heads(self, logs: Mapping[str, GrownLog]) -> dict[str, str | None]:
@@ -73,8 +73,8 @@ class BackupStore(Protocol):
     def delete(self, logs: Iterable[tuple[str, float]]) -> None:
         """Delete logs, given with their births, for good."""
 
-    def clear_batches(self, key: str, born: float, start: int) -> int:
-        """Remove the batches of a log from an index on; return how many were removed."""
+    def clear_batch(self, key: str, born: float, batch: StoredBatch) -> None:
+        """Remove a batch of a log, unless another one has taken its place."""
 
     def clear_deleted(self, logs: Iterable[tuple[str, float]]) -> None:
         """Remove data that arrived for these logs after their deletion."""

@@ -190,14 +190,20 @@ class FolderStore(BackupStore):
                 if (key, born) not in index.deleted:
                     self._state.add(Kind.DELETION, [key, born, now])
 
-    def clear_batches(self, key: str, born: float, start: int) -> int:
-        """As `BackupStore.clear_batches`."""
+    def clear_batch(self, key: str, born: float, batch: StoredBatch) -> None:
+        """As `BackupStore.clear_batch`; those behind it are added again."""
         with self._state.writing() as index:
             log = index.logs.get((key, born))
-            cleared = 0 if log is None else len(log.starts(start, _EVERYTHING))
-            if cleared:
-                self._state.add(Kind.CLEARING, [key, born, start])
-        return cleared
+            if log is None or batch.start not in log.batches:
+                return
+            if self._state.content(log.batches[batch.start][0]) != batch.blob:
+                return
+            behind = [log.batches[one] for one in log.starts(batch.start + 1, _EVERYTHING)]
+            kept = [(span, self._state.content(place)) for place, span in behind]
+            self._state.add(Kind.CLEARING, [key, born, batch.start])
+            for span, blob in kept:
+                if blob is not None:
+                    self._state.add(Kind.BATCH, [key, born, *span], blob)
 
     def clear_deleted(self, logs: Iterable[tuple[str, float]]) -> None:
         """Nothing to do: what comes late of a deleted log is not stored."""

@@ -78,11 +78,17 @@ class Bundles:
                 repeated.append(member)
         self._pull(repeated)
 
-    def remove(self, logs: Iterable[tuple[str, float]]) -> None:
-        """Remove logs, given with their births, from all bundles; the space becomes free."""
+    def remove(
+        self, logs: Iterable[tuple[str, float]], *, until_revision: float = math.inf
+    ) -> None:
+        """Remove logs, given with their births, from all bundles; the space becomes free.
+
+        What another backup has stored of them after a revision stays.
+        """
         wanted = set(logs)
         found = self.members(key for key, _ in wanted)
-        self._pull([one for one in found if (one.key, one.born) in wanted])
+        older = [one for one in found if one.revision <= until_revision]
+        self._pull([one for one in older if (one.key, one.born) in wanted])
 
     def _pull(self, members: Sequence[Member]) -> None:
         from pymongo import DeleteMany, UpdateOne

@@ -38,6 +38,7 @@ __all__ = [
     "found_log",
     "head_fields",
     "is_chunk_of",
+    "is_older",
     "slot_field",
     "slot_of",
     "stored_batches",
@@ -182,6 +183,16 @@ def count_of(document: Any) -> int:
     """Number of records that the document of a log counts; -1 if it is damaged."""
     count = document.get("count")
     return count if isinstance(count, int) else -1
+
+
+def is_older(document: Any, found: Any) -> bool:
+    """Whether a log's own document is older than what a bundle has of the log.
+
+    A backup that was stopped stores what it has read, while another one has stored more.
+    """
+    revision = document.get("revision")
+    is_known = isinstance(revision, int) and birth_of(document) == found.born
+    return is_known and bool(revision < found.revision)
 
 
 def stored_batches(documents: Iterable[Any]) -> Iterator[tuple[str, StoredBatch]]:

@@ -7,6 +7,7 @@ import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import islice
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 from jamboree_gym.encoding.batch_format import Head
@@ -15,6 +16,7 @@ from jamboree_gym.store.backups.errors import check_threads
 from jamboree_gym.store.backups.protocol import BackupStore
 from jamboree_gym.store.backups.records import StoredBatch, StoredLog
 from jamboree_gym.store.log import BackupIdentity, identity, log_of_identity, or_error
+from jamboree_gym.store.mongo.bundle_documents import Member
 from jamboree_gym.store.mongo.client import client_from_url
 from jamboree_gym.store.mongo.documents import (
     DOCUMENT_VERSION,
@@ -27,6 +29,7 @@ from jamboree_gym.store.mongo.documents import (
     count_of,
     found_log,
     is_chunk_of,
+    is_older,
     stored_batches,
 )
 from jamboree_gym.store.mongo.link import CHUNK_ORDER, MongoLink
@@ -41,6 +44,7 @@ __all__ = ["MongoStore"]
 HEADS_AT_ONCE = 1000
 FEW = 8  # for parts of one batch, and leftovers of a deleted log
 _IDENTITY = "identity"
+_STATE = {"born": 1, "revision": 1, "count": 1}  # fields of a log's document
 
 
 class MongoStore(LogWriter, BackupStore):
@@ -148,9 +152,16 @@ class MongoStore(LogWriter, BackupStore):
 
         The error in place of a damaged head.
         """
+        newer = dict[str, FoundLog]()
         for bundled in self.bundles.heads(run):
-            changed = self.link.find(self.link.logs, [one.key for one in bundled], {"_id": 1})
-            moved = {one["_id"] for one in changed}
+            keys = [one.key for one in bundled]
+            documents = {one["_id"]: one for one in self.link.find(self.link.logs, keys, _STATE)}
+            newer |= {
+                one.key: one
+                for one in bundled
+                if one.key in documents and is_older(documents[one.key], one)
+            }
+            moved = documents.keys() - newer.keys()
             yield self._heads([one for one in bundled if one.key not in moved])
         if run is not None:
             self.link.scan(lambda: self.link.logs.create_index("run"))
@@ -158,7 +169,13 @@ class MongoStore(LogWriter, BackupStore):
         cursor = self.link.logs.find(query, {"frames": 0})
         try:
             while found := self.link.scan(lambda: list(islice(cursor, HEADS_AT_ONCE))):
-                yield self._heads([*map(self._found_log, found)])
+                yield self._heads(
+                    [
+                        self._found_log(one)
+                        for one in found
+                        if one["_id"] not in newer or not is_older(one, newer[one["_id"]])
+                    ]
+                )
         finally:
             cursor.close()
 
@@ -194,9 +211,8 @@ class MongoStore(LogWriter, BackupStore):
 
     def counts(self, keys: Sequence[str]) -> dict[str, tuple[float, int]]:
         """Birth and number of records of each of these logs; missing logs are left out."""
-        counts = {one.key: (one.born, one.records) for one in self.bundles.members(keys)}
-        found = self.link.find(self.link.logs, keys, {"born": 1, "count": 1})
-        return counts | {one["_id"]: (birth_of(one), count_of(one)) for one in found}
+        bundled = self.bundles.members(keys)
+        return _counts(bundled, self.link.find(self.link.logs, keys, _STATE))
 
     def batches_between(self, first_key: str, last_key: str) -> Iterator[tuple[str, StoredBatch]]:
         """Batches with their own documents, of all logs between two keys; sorted by key and start.
@@ -263,6 +279,17 @@ class MongoStore(LogWriter, BackupStore):
 
     def records(self) -> int:
         """Number of records and episode rows in all logs."""
-        bundled = {one.key: one.records for one in self.bundles.all_members()}
-        found = self.link.scan(lambda: list(self.link.logs.find({}, {"count": 1})))
-        return sum((bundled | {log["_id"]: max(0, count_of(log)) for log in found}).values())
+        bundled = self.bundles.all_members()
+        found = self.link.scan(lambda: list(self.link.logs.find({}, _STATE)))
+        return sum(max(0, count) for _, count in _counts(bundled, found).values())
+
+
+def _counts(bundled: Iterable[Member], documents: Iterable[Any]) -> dict[str, tuple[float, int]]:
+    """Birth and number of records of each log, by its newest state."""
+    newest = {one.key: one for one in sorted(bundled, key=attrgetter("revision"))}
+    counts = {one.key: (one.born, one.records) for one in newest.values()}
+    for one in documents:
+        key = one["_id"]
+        if key not in newest or not is_older(one, newest[key]):
+            counts[key] = birth_of(one), count_of(one)
+    return counts

@@ -15,6 +15,7 @@ from jamboree_gym.store.backups.records import (
     GrownLog,
     Inserted,
     NewLog,
+    StoredBatch,
     StoredLog,
     is_other_head,
 )
@@ -139,10 +140,12 @@ class LogWriter:
     def _give_document(self, found: FoundLog) -> None:
         """Move a log from its bundle into its own document, so that it can change."""
         if isinstance(found.log, StoredLog):
-            new = NewLog(found.log.head, found.log.batches, found.run)
-            if self.link.insert_new(self.link.logs, [log_document(found.key, new)]):
-                self._merge(found.key, new)
-            self.bundles.remove([(found.key, found.born)])
+            key, new = found.key, NewLog(found.log.head, found.log.batches, found.run)
+            older = {"_id": key, "born": found.born, "revision": {"$lt": found.revision}}
+            is_new = not self.link.insert_new(self.link.logs, [log_document(key, new)])
+            if not is_new and not self._replace(older, key, new):
+                self._merge(key, new)
+            self.bundles.remove([(key, found.born)], until_revision=found.revision)
 
     def _merge(self, key: str, log: NewLog) -> str | None:
         """Update a log that MongoDB already holds; return the difference if it is another log."""
@@ -155,12 +158,16 @@ class LogWriter:
             difference, is_done = self._compare(key, document, log)
             if is_done:
                 return difference
-            fields = log_document(key, log)
-            del fields["_id"]
             seen = {name: document[name] for name in ("_id", "born", "revision")}
-            update = partial(self.link.logs.update_one, seen, {"$set": fields})
-            if self.link.run(update).matched_count:
+            if self._replace(seen, key, log):
                 return None
+
+    def _replace(self, which: Mapping[str, Any], key: str, log: NewLog) -> bool:
+        """Have the document of a log contain this, if it is such a one; return whether it was."""
+        fields = log_document(key, log)
+        del fields["_id"]
+        update = partial(self.link.logs.update_one, which, {"$set": fields})
+        return bool(self.link.run(update).matched_count)
 
     def _compare(self, key: str, document: Any, log: NewLog) -> tuple[str | None, bool]:
         """The difference to the stored log, and whether there is nothing to do."""
@@ -188,25 +195,25 @@ class LogWriter:
         A batch that is already there stays, if it is the same.
 
         Returns:
-            Logs with other bytes in MongoDB, each with the first such index. None of these batches
-            of them stays.
+            Logs with other bytes in MongoDB, each with the first such index. Others of these
+            batches are there now: another backup may need them (`clear_batch`).
 
         Raises:
             StoreUnavailable: MongoDB does not answer; insert again.
         """
         self.link.index_chunks()
         refused: dict[str, str] = {}
-        inserted: list[tuple[str, str]] = []
         parts = (part for batch in batches for part in chunk_documents(*batch))
         for documents in _by_size(parts):
-            taken = {one["_id"]: one for one in self.link.insert_new(self.link.chunks, documents)}
-            inserted += [(one["key"], one["_id"]) for one in documents if one["_id"] not in taken]
-            for stored in self.link.find(self.link.chunks, list(taken), {"crc": 1}):
-                ours = taken[stored["_id"]]
-                if stored["crc"] != ours["crc"]:
-                    refused.setdefault(ours["key"], f"other bytes at index {ours['start']}")
-        if refused:  # what was read of these logs is not true any more
-            self._delete_chunks([id for key, id in inserted if key in refused])
+            while documents:
+                present = self.link.insert_new(self.link.chunks, documents)
+                ids = [one["_id"] for one in present]
+                stored = self.link.find(self.link.chunks, ids, {"crc": 1})
+                crcs = {one["_id"]: one.get("crc") for one in stored}
+                for one in present:
+                    if crcs.get(one["_id"], one["crc"]) != one["crc"]:
+                        refused.setdefault(one["key"], f"other bytes at index {one['start']}")
+                documents = [one for one in present if one["_id"] not in crcs]  # just cleared
         return refused
 
     def put_heads(self, logs: Mapping[str, GrownLog]) -> dict[str, str | None]:
@@ -280,23 +287,25 @@ class LogWriter:
         self.link.run(lambda: self.link.logs.bulk_write(deletions, ordered=False))
         self._clear_chunks({"key": {"$in": [key for key, _ in logs]}}, logs)
 
-    def clear_batches(self, key: str, born: float, start: int) -> int:
-        """Remove the batches of a log from an index on; return the number of documents."""
-        query: dict[str, Any] = {"key": key}  # without the start: a damaged document may lack it
-        if start:
-            query["start"] = {"$gte": start}
-        return self._clear_chunks(query, [(key, born)])
+    def clear_batch(self, key: str, born: float, batch: StoredBatch) -> None:
+        """Remove a batch of a log, unless another one has taken its place."""
+        from pymongo import DeleteOne
 
-    def _clear_chunks(self, query: Mapping[str, Any], logs: Sequence[tuple[str, float]]) -> int:
+        if batch.blob is None:
+            self._clear_chunks({"key": key, "start": batch.start}, [(key, born)])
+            return
+        parts = chunk_documents(key, born, batch.blob)
+        deletions = [DeleteOne({"_id": part["_id"], "crc": part["crc"]}) for part in parts]
+        self.link.run(lambda: self.link.chunks.bulk_write(deletions, ordered=False))
+
+    def _clear_chunks(self, query: Mapping[str, Any], logs: Sequence[tuple[str, float]]) -> None:
         """Remove the documents of these logs, and of no others with the same keys."""
         self.link.index_chunks()
         found = self.link.run(
             lambda: [one["_id"] for one in self.link.chunks.find(query, {"_id": 1})]
         )
         wanted = {identity(*log) for log in logs}
-        ids = [id for id in found if log_of_chunk(id) in wanted]
-        self._delete_chunks(ids)
-        return len(ids)
+        self._delete_chunks([id for id in found if log_of_chunk(id) in wanted])
 
     def _delete_chunks(self, ids: Sequence[str]) -> None:
         for first in range(0, len(ids), MAX_DOCUMENTS):

@@ -67,6 +67,18 @@ class BackupState(BucketPart):
         """Where the backup is that acknowledges; None where none has yet."""
         return next((as_text(one) for one in self._of_all("mongo_at") if one is not None), None)
 
+    def acknowledging(self) -> tuple[str | None, bool]:
+        """`backup_place`, and whether nothing counts as acknowledged that another one holds."""
+        buckets = self._buckets.all
+        fields = ("mongo_at", "unsettled")
+        calls = [("HGET", bucket.backup, field) for field in fields for bucket in buckets]
+        answers = [
+            self._link.checked(one, key=self._keyspace.backup) for one in self._link.send(calls)
+        ]
+        places, unsettled = answers[: len(buckets)], answers[len(buckets) :]
+        place = next((as_text(one) for one in places if one is not None), None)
+        return place, not any(unsettled)
+
     def put_mark(self, mark: BackupMark) -> None:
         """Say how far the backup is; also where the server's memory is full."""
         fields: list[Any] = ["by", mark.by, "seen_at", repr(mark.seen_at), "error", mark.error]

@@ -26,6 +26,7 @@ BUCKETS = 16
 """How many a new namespace gets."""
 
 MAX_BUCKETS = 256
+ATTEMPTS = 3  # Redis may be emptied after each
 NUMBER = "buckets"  # a field
 
 
@@ -86,7 +87,9 @@ class Buckets:
 
     def _learn(self) -> int:
         is_older, stored = self.look()
-        if not is_older and stored is None:
+        for _ in range(ATTEMPTS):
+            if is_older or stored is not None:
+                break
             try:
                 self._link.send(self.store_calls())
             except AccessRefused:  # who may only read: there is nothing to be read yet

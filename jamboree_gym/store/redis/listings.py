@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Sequence
-from typing import Any
+from collections.abc import Collection, Iterator, Sequence
+from typing import Any, Final
 
 from jamboree_gym.keys import BucketKeys
 from jamboree_gym.store.log import IndexEntry
+from jamboree_gym.store.protocol import ListingPart, PartState
 from jamboree_gym.store.redis import scripts
 from jamboree_gym.store.redis.buckets import BucketPart, part_of
 from jamboree_gym.store.redis.link import Call, as_named, as_pairs, as_text, script_call
 
 __all__ = ["Listings"]
+
+SUMMARIES_AT_ONCE: Final = 4096
 
 
 class Listings(BucketPart):
@@ -43,6 +46,35 @@ class Listings(BucketPart):
             self._link.checked(answer, key=key) for key, answer in zip(keys, answers, strict=True)
         )
         return {as_text(id) for ids in listed for id in ids}
+
+    def parts(self, runs: Sequence[str]) -> dict[ListingPart, PartState]:
+        """The parts of the listings of some runs; those without an episode are left out."""
+        buckets = self._buckets.all
+        places = [(run, bucket) for run in runs for bucket in buckets]
+        sizes = [("HLEN", bucket.summaries(run)) for run, bucket in places]
+        lives = [("MGET", bucket.epoch, bucket.deletions) for bucket in buckets]
+        answers = self._link.send([*lives, *sizes])
+        of_buckets = [
+            b" ".join(part or b"" for part in self._link.checked(answer, key=bucket.tag)).decode()
+            for bucket, answer in zip(buckets, answers, strict=False)
+        ]
+        found = {}
+        for (run, bucket), answer in zip(places, answers[len(buckets) :], strict=True):
+            size = self._link.checked(answer, key=bucket.summaries(run))
+            if size:
+                found[ListingPart(run, bucket.at)] = PartState(of_buckets[bucket.at], size)
+        return found
+
+    def ids_of(self, part: ListingPart) -> list[str]:
+        """Ids of the episodes of a part."""
+        key = self._buckets.all[part.place].summaries(part.run)
+        (answer,) = self._link.send([("HKEYS", key)])
+        return list(map(as_text, self._link.checked(answer, key=key)))
+
+    def some_summaries(self, run: str, ids: Sequence[str]) -> Iterator[dict[str, bytes]]:
+        """Summaries of some episodes of a run by id, some thousand at a time; not of lost ones."""
+        for first in range(0, len(ids), SUMMARIES_AT_ONCE):
+            yield self.of_episodes(run, ids[first : first + SUMMARIES_AT_ONCE])
 
     def runs(self) -> list[str]:
         """Names of all runs, the one written last at the end."""
