@@ -18,8 +18,7 @@ __all__ = [
     "bytes_sent",
     "calls_by_command",
     "in_buckets",
-    "keys",
-    "keys_of",
+    "keys_like",
     "listed",
     "listing_of",
     "scripts_run",
@@ -68,13 +67,8 @@ def listed(jam: Jamboree, run: str) -> dict[bytes, bytes]:
     return found
 
 
-def keys(jam: Jamboree, pattern: str) -> list[bytes]:
-    """All keys of a pattern."""
-    return keys_of(jam.redis, pattern)
-
-
-def keys_of(client: redis.Redis, pattern: str) -> list[bytes]:
-    """All keys of a pattern."""
+def keys_like(client: redis.Redis, pattern: str) -> list[bytes]:
+    """All keys of a pattern, of a cluster too; its `keys` asks one server alone."""
     return list(client.scan_iter(pattern, count=1000))
 
 

@@ -18,7 +18,7 @@ from lengths import quick_and_long
 from processes import NoteHandler
 from recorded_envs import ACTION, CountingEnv, play
 from redis.exceptions import ConnectionError as RedisConnectionError
-from stored import keys_of
+from stored import keys_like
 from test_importing import bring, new_episode
 
 from jamboree_gym import Jamboree
@@ -220,7 +220,7 @@ class World:
         self.was_emptied = True
         # A client of its own: what a killed writer's threads do closes that writer's connections.
         with closing(RedisStore.from_url(self._urls[0], Keyspace(self._namespace))) as store:
-            store.client.delete(*keys_of(store.client, f"*{self._namespace}:*"))
+            store.client.delete(*keys_like(store.client, f"*{self._namespace}:*"))
 
     def kill(self) -> None:
         """None of its threads says anything to Redis any more."""

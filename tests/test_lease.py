@@ -16,11 +16,10 @@ from conftest import REDIS_PROGRAMS, Server, StartRedis
 from lengths import quick_and_long
 from processes import read_line, wait_until
 from recorded_envs import ACTION, CountingEnv, play
-from stored import at, calls_by_command, keys, listed
+from stored import at, calls_by_command, keys_like, listed
 from warm import start_warm
 
 from jamboree_gym import EpisodeHandler, Jamboree
-from jamboree_gym.connection import Connection
 from jamboree_gym.delivery.lease import LEASE_S, Lease
 from jamboree_gym.errors import StoreUnavailable
 from jamboree_gym.store.redis import scripts
@@ -80,11 +79,11 @@ def kill(process: Process) -> None:
     process.wait()
 
 
-def leases(jam: Connection) -> list[bytes]:
-    return sorted(keys(jam, jam._connection.keyspace.lease("*")))
+def leases(jam: Jamboree) -> list[bytes]:
+    return sorted(keys_like(jam.redis, jam._connection.keyspace.lease("*")))
 
 
-def let_leases_expire(jam: Connection) -> None:
+def let_leases_expire(jam: Jamboree) -> None:
     """What happens by itself, only sooner."""
     for key in leases(jam):
         jam._connection.redis_store.client.pexpire(key, 1)

@@ -12,7 +12,7 @@ from lengths import quick_and_long
 from msgspec import structs
 from processes import NoteHandler
 from recorded_envs import ACTION, CountingEnv, play
-from stored import beside, keys
+from stored import beside, keys_like
 from test_importing import bring, new_episode
 
 from jamboree_gym import Jamboree
@@ -392,7 +392,7 @@ def empty_bucket(jam: Jamboree) -> None:
     """As where a cluster loses one primary: what lies in no bucket is on another one."""
     key = jam._connection.keyspace.episode(new_episode(jam).summary.id)
     prefix, _, _ = beside(jam, key, "unbacked").partition("}")
-    jam.redis.delete(*keys(jam, f"{prefix}}}:*"))
+    jam.redis.delete(*keys_like(jam.redis, f"{prefix}}}:*"))
 
 
 @pytest.mark.parametrize("lose", [None, empty, empty_bucket])
@@ -413,7 +413,7 @@ def test_an_episode_that_is_imported_again_stays(
     jam.backup.flush()
 
     assert len(jam.episode(episode.summary.id).data()) == 3
-    jam.redis.delete(*keys(jam, f"*{jam._connection.keyspace.namespace}:*"))
+    jam.redis.delete(*keys_like(jam.redis, f"*{jam._connection.keyspace.namespace}:*"))
     assert len(jam.episode(episode.summary.id).data()) == 3
     assert jam.backup.verify()
 

@@ -20,7 +20,8 @@ def valkey(): pass
 @pytest.fixture
 def jam(valkey): pass
 
-def test_that_shares_it(jam): pass
+@pytest.mark.parametrize("write", ["sync", "fsync"])
+def test_that_shares_it(jam, write): pass
 
 @pytest.mark.one_server
 def test_about_one_server(jam): pass
@@ -28,13 +29,16 @@ def test_about_one_server(jam): pass
 def test_without_a_redis(): pass
 """
 
+SHARING = ["test_that_shares_it[sync]", "test_that_shares_it[fsync]"]
+
 
 @pytest.mark.once
 @pytest.mark.parametrize(
     ("options", "chosen"),
     [
-        ([], ["test_that_shares_it", "test_about_one_server", "test_without_a_redis"]),
-        (["--on-a-cluster", "redis7"], ["test_that_shares_it"]),
+        ([], [*SHARING, "test_about_one_server", "test_without_a_redis"]),
+        (["--on-a-cluster", "valkey9"], SHARING),
+        (["--on-a-cluster", "redis7"], SHARING[:1]),  # it has no WAITAOF
     ],
 )
 def test_those_that_share_a_redis_but_for_those_about_one_server(

@@ -12,7 +12,7 @@ from backed_up import follower_of
 from conftest import Server, StartRedis
 from processes import NoteHandler
 from recorded_envs import ACTION, CountingEnv, play
-from stored import at, beside, keys_of, listed
+from stored import at, beside, keys_like, listed
 
 from jamboree_gym import Jamboree
 from jamboree_gym.backup import RetentionPolicy
@@ -498,7 +498,7 @@ def test_a_record_that_is_sent_again_after_its_eviction_is_there_once(
     monkeypatch.setattr(restore, "PAGE_BYTES", 0)  # as with a large log: only its head comes back
     notes = save_unheard(late_jam)
     if is_emptied:
-        everything = keys_of(late_jam.redis, f"*{late_jam._connection.keyspace.namespace}*")
+        everything = keys_like(late_jam.redis, f"*{late_jam._connection.keyspace.namespace}*")
         late_jam.redis.delete(*everything)
     else:
         evict_log(late_jam, notes._key)

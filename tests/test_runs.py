@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from recorded_envs import ACTION, CountingEnv, play
-from stored import at, calls_by_command, keys
+from stored import at, calls_by_command, keys_like
 
 from jamboree_gym import DBHandler, Jamboree
 from jamboree_gym.errors import (
@@ -524,7 +524,7 @@ def test_a_run_goes_whole(jam: Jamboree) -> None:
 
     assert jam.runs().names() == ["b"]
     assert jam.episodes(forks=True).ids() == [kept]
-    assert not keys(jam, f"*{jam._connection.keyspace.namespace}*run=a}}")
+    assert not keys_like(jam.redis, f"*{jam._connection.keyspace.namespace}*run=a}}")
     with pytest.raises(RunNotFound):
         jam.run("a").delete()
     assert jam.backup.verify()
@@ -578,4 +578,4 @@ def test_a_short_id_has_no_more_digits_than_it_needs() -> None:
 
 
 def runs_of(jam: Jamboree) -> list[bytes]:
-    return keys(jam, f"{{{jam._connection.keyspace.namespace}:*}}:runs")
+    return keys_like(jam.redis, f"{{{jam._connection.keyspace.namespace}:*}}:runs")

@@ -16,7 +16,7 @@ import numpy as np
 import psutil
 import pytest
 from recorded_envs import ACTION, CountingEnv
-from stored import keys
+from stored import keys_like
 
 from jamboree_gym import Jamboree, JamboreeError
 
@@ -179,7 +179,7 @@ def wrong_values(annotation: str) -> list[str] | None:
 
 
 def stored(jam: Jamboree) -> Mapping[bytes, bytes]:
-    found = keys(jam, f"*{jam._connection.keyspace.namespace}:*")
+    found = keys_like(jam.redis, f"*{jam._connection.keyspace.namespace}:*")
     return {key: jam.redis.dump(key) for key in found}
 
 

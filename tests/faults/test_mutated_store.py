@@ -21,7 +21,7 @@ from lengths import quick_and_long
 from mutations import mutate_bytes, mutate_json, mutate_msgpack
 from processes import NoteHandler
 from recorded_envs import CountingEnv, RenderingEnv, play
-from stored import at, keys, listing_of
+from stored import at, keys_like, listing_of
 
 from jamboree_gym import Jamboree
 from jamboree_gym.encoding.batch_format import encode_note
@@ -229,7 +229,7 @@ def test_a_store_that_was_written_into_gives_errors_of_ours_or_data(
         assert_errors_of_ours_or_data(reader, name, other, f"{changed} ({number})")
         if expected is not None:
             assert reader.episode(other).data().rewards.tolist() == expected
-        reader.redis.delete(*keys(reader, f"*{namespace}:*"))
+        reader.redis.delete(*keys_like(reader.redis, f"*{namespace}:*"))
         reader.close()
 
 
@@ -298,7 +298,7 @@ def test_a_backup_that_was_written_into_gives_errors_of_ours_or_data(
         collection.replace_one(
             {"_id": document["_id"]}, document | {field: content, "crc": zlib.crc32(content)}
         )
-        jam.redis.delete(*keys(jam, f"*{jam._connection.keyspace.namespace}:*"))
+        jam.redis.delete(*keys_like(jam.redis, f"*{jam._connection.keyspace.namespace}:*"))
         reader = open_jamboree(mongo_url=mongo.url)
         for read in (reader.backup.restore, reader.backup.verify, reader.episode(name).data):
             try:
@@ -310,7 +310,7 @@ def test_a_backup_that_was_written_into_gives_errors_of_ours_or_data(
                 raise AssertionError(f"after {place} was changed ({number})") from error
         reader.close()
         collection.replace_one({"_id": document["_id"]}, document)
-    jam.redis.delete(*keys(jam, f"*{jam._connection.keyspace.namespace}:*"))
+    jam.redis.delete(*keys_like(jam.redis, f"*{jam._connection.keyspace.namespace}:*"))
     reader = open_jamboree(mongo_url=mongo.url)
     reader.backup.restore()
     assert len(reader.episode(other).data()) == len(reader.episode(name).data()) == 3

@@ -13,7 +13,7 @@ import pytest
 from conftest import Server
 from paying_env import PayingEnv, actions, record
 from processes import read_line, wait_until
-from stored import at, keys
+from stored import at, keys_like
 from warm import start_warm
 
 from jamboree_gym import Jamboree
@@ -64,7 +64,7 @@ def test_the_next_export_names_what_it_lacks(
     process = start_warm(RECORDER, valkey.url, namespace)
     id = read_line(process).strip()
     process.send_signal(signal.SIGSTOP)
-    for key in keys(jam, jam._connection.keyspace.lease("*")):
+    for key in keys_like(jam.redis, jam._connection.keyspace.lease("*")):
         jam.redis.pexpire(at(jam, key), 1)  # what happens by itself, only sooner
     wait_until(lambda: jam.episode(id).status == "interrupted")
     query = jam.episodes(run="r")

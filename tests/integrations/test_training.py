@@ -15,7 +15,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 from processes import wait_until
-from stored import keys
+from stored import keys_like
 from trained import CASES, cartpole, one_thread, recorded
 
 from jamboree_gym import Jamboree
@@ -493,7 +493,7 @@ def test_only_the_newest_checkpoints_stay_and_the_last_of_each_learn(jam: Jambor
     assert [one.is_final for one in found] == [True, False, True]
     assert len(found[0].content()) == found[0].size
     contents = f"*{jam._connection.keyspace.namespace}:*checkpoint-content*"
-    wait_until(lambda: len(keys(jam, contents)) == 3)
+    wait_until(lambda: len(keys_like(jam.redis, contents)) == 3)
 
 
 def test_a_learn_that_is_over_leaves_nothing_to_be_done_at_the_close(jam: Jamboree) -> None:

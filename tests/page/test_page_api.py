@@ -19,7 +19,7 @@ from conftest import Server
 from processes import wait_until
 from proxy import Proxy, direct
 from served_page import DISCOUNT, SURPRISE, Asker, ImageEnv, play, record_some
-from stored import keys
+from stored import keys_like
 
 from jamboree_gym import Episode, Jamboree
 from jamboree_gym.page import app, pictures, serving
@@ -654,7 +654,7 @@ def test_a_lost_mongodb_is_said_where_it_is_needed(
     with Jamboree(valkey.url, direct(mongo_line), namespace=namespace, backup=False) as jam:
         (id,) = play(jam.record(gym.make("CartPole-v1"), run="kept"), 1)
         jam.backup.flush()
-        for key in keys(jam, f"*:episode:{{{id}}}"):
+        for key in keys_like(jam.redis, f"*:episode:{{{id}}}"):
             jam.redis.delete(key)  # as an eviction does
     mongo_line.lose_server()
     monkeypatch.setattr(mongo_client, "CONNECT_TIMEOUT_S", 0.2)
@@ -676,7 +676,7 @@ def test_a_lost_folder_of_the_backup_is_not_taken_for_a_lost_redis(
     with Jamboree(valkey.url, namespace=namespace) as jam:
         (id,) = play(jam.record(gym.make("CartPole-v1"), run="kept"), 1)
         jam.backup.flush()
-        for key in keys(jam, f"*:episode:{{{id}}}"):
+        for key in keys_like(jam.redis, f"*:episode:{{{id}}}"):
             jam.redis.delete(key)
         folder.rename(tmp_path / "elsewhere")
         with PageServer(jam, port=0).start() as page:

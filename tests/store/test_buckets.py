@@ -15,7 +15,7 @@ from processes import NoteHandler
 from recorded_envs import ACTION, CountingEnv, RenderingEnv, play
 from redis.crc import key_slot
 from redis.exceptions import ResponseError
-from stored import keys
+from stored import keys_like
 
 from jamboree_gym import Jamboree
 from jamboree_gym.encoding.batch_format import CODEC_RECORDS, Head, encode_batch
@@ -95,7 +95,7 @@ def test_every_call_of_a_script_touches_one_slot(
     )
     assert len(jam.episodes()) == 5
     assert len(jam.episode(ids[1]).data()) == 3
-    jam.redis.delete(*keys(jam, f"{{{jam._connection.keyspace.namespace}:??}}:*"))
+    jam.redis.delete(*keys_like(jam.redis, f"{{{jam._connection.keyspace.namespace}:??}}:*"))
     assert jam.episodes(run="r1").ids() == ids[1::2]
     jam.backup.restore()
     assert jam.backup.verify()
@@ -224,9 +224,12 @@ def test_the_number_that_is_stored_is_used(
         expected = {
             stored_key(reader, reader._connection.keyspace.episode(id), number) for id in ids
         }
-        assert set(map(bytes.decode, keys(reader, f"*{namespace}:*}}:episode:*"))) == expected
+        assert (
+            set(map(bytes.decode, keys_like(reader.redis, f"*{namespace}:*}}:episode:*")))
+            == expected
+        )
         writer.backup.flush()
-        writer.redis.delete(*keys(writer, f"*{namespace}:*"))
+        writer.redis.delete(*keys_like(writer.redis, f"*{namespace}:*"))
         ids.append(record(writer))
 
 
@@ -240,7 +243,7 @@ def test_who_is_first_in_an_emptied_redis_stores_the_number_there(
     jam = open_jamboree(mongo_url=mongo.url)
     id = record(jam)
     jam.backup.flush()
-    jam.redis.delete(*keys(jam, f"*{namespace}:*"))
+    jam.redis.delete(*keys_like(jam.redis, f"*{namespace}:*"))
     getattr(jam.backup, act)()
 
     other = open_jamboree(mongo_url=mongo.url)
