@@ -7,8 +7,8 @@ import logging
 import threading
 from collections.abc import Callable
 
+from jamboree_gym.backup.copy import read_pending
 from jamboree_gym.backup.follow import Follower, OpenedBackup
-from jamboree_gym.backup.pending import read_pending
 from jamboree_gym.backup.waiting import StopSignal
 from jamboree_gym.connection import Connection
 from jamboree_gym.errors import JamboreeError

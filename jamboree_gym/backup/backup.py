@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from jamboree_gym.backup.compare import Comparison
-from jamboree_gym.backup.copy import LogCopier, finish_deletions
+from jamboree_gym.backup.copy import LogCopier, finish_deletions, read_pending
 from jamboree_gym.backup.eviction.policy import (
     RETENTION_SETTING,
     RetentionPolicy,
@@ -20,7 +20,6 @@ from jamboree_gym.backup.eviction.policy import (
 )
 from jamboree_gym.backup.eviction.preview import WouldEvict, preview
 from jamboree_gym.backup.eviction.trimmer import Trimmed, Trimmer
-from jamboree_gym.backup.pending import read_pending
 from jamboree_gym.backup.restore import BackupRestorer, damaged_summaries, repair_listings
 from jamboree_gym.backup.transfer import BackupTransfer
 from jamboree_gym.checked import checked

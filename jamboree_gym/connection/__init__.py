@@ -3,7 +3,7 @@
 Imports: `arrays`, `delivery`, `encoding`, `errors`, `journal`, `keys`, `process_life`, `records`,
     `servers`, `store`, `wording`.
 Imported by: `backup`, `diagnosis`, `handlers`, `integrations`, `jamboree`, `multi_agent`,
-    `reading`, `recording`, `replay`, `runs`, `wrappers`.
+    `page`, `reading`, `recording`, `replay`, `runs`, `wrappers`.
 """
 
 from jamboree_gym.connection.connection import Connection

@@ -18,8 +18,7 @@ import pyarrow as pa
 from jamboree_gym.connection import Connection
 from jamboree_gym.errors import InvalidArgument
 from jamboree_gym.page.curves import Finished
-from jamboree_gym.page.packed import NUMBERS, STATUSES, PackedSummaries
-from jamboree_gym.page.run_reader import RunReader
+from jamboree_gym.page.run_reader import NUMBERS, STATUSES, PackedSummaries, RunReader
 from jamboree_gym.reading.finding.known_ids import KnownIds
 from jamboree_gym.runs.run_summary import EpisodeColumns
 from jamboree_gym.tables.expressions import Condition
