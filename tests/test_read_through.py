@@ -693,6 +693,29 @@ def test_what_is_saved_last_is_delivered_by_close_to_a_log_that_is_looked_for(
     assert [one["n"] for one in NoteHandler(jam, "n").many(9)] == [0, 1, 2, 3]
 
 
+def test_however_often_the_backup_has_to_be_asked_one_thread_does_it(
+    jam: Jamboree, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writer, may_answer = jam._connection.writer, threading.Event()
+    real, asked = writer._store.ask_for, list[int]()
+
+    def ask_for(appends: Any) -> Any:
+        asked.append(len(appends))
+        assert may_answer.wait(20)
+        return real(appends)
+
+    monkeypatch.setattr(writer._store, "ask_for", ask_for)
+    jam.redis.flushall()
+    for name in "abcd":
+        NoteHandler(jam, name).save({"n": 0})
+        writer.deliver_round()
+    assert sum(one.name == "jamboree-ask" for one in threading.enumerate()) == 1
+    may_answer.set()
+    jam.flush()
+    assert [NoteHandler(jam, name).count() for name in "abcd"] == [1] * 4
+    assert asked[0] == 1
+
+
 def test_an_episode_goes_on_after_flushall(jam: Jamboree) -> None:
     env = jam.record(CountingEnv(length=9))
     play(env, [ACTION] * 4)
@@ -729,6 +752,25 @@ def test_a_young_episode_without_a_copy_goes_on_after_flushall_and_not_once_it_i
     env.step(ACTION)
     jam.flush()
     assert other.episodes().ids() == []
+
+
+def test_a_young_episode_is_not_begun_again_while_nobody_knows_whether_it_was_deleted(
+    own_valkey: Server,
+    own_mongo: Server,
+    open_jamboree: Callable[..., Jamboree],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(mongo_client, "CONNECT_TIMEOUT_S", 0.2)
+    jam, other = (open_jamboree(own_valkey.url, mongo_url=own_mongo.url) for _ in range(2))
+    env = jam.record(CountingEnv(length=9))
+    play(env, [ACTION] * 4)
+    jam.flush()
+    other.episode(env.episode_id).delete()
+    jam.redis.flushall()
+    own_mongo.kill()
+    env.step(ACTION)
+    with pytest.raises(JamboreeError, match="no longer in Redis"):
+        jam.flush()
 
 
 @pytest.mark.usefixtures("nothing_held")

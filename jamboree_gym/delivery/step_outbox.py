@@ -346,8 +346,15 @@ class StepOutbox(RowBuffer):
         return True
 
     def was_asked_for(self, epoch: str, stored: int = 0) -> None:
-        """As `Outbox.was_asked_for`. The summary is sent again: nothing was said of it."""
+        """As `Outbox.was_asked_for`. The summary is sent again: nothing was said of it.
+
+        What Redis has lost may have been deleted: it is begun again only if the backup has
+        answered.
+        """
         self._note_sent = None
+        if self._was_lost and self.is_uncertain:
+            self._refuse_lost(self._stored_count + sum(one.count for one in self._batches))
+            return
         super().was_asked_for(epoch, stored)
 
     def _confirm_rows(self, row: int) -> None:
@@ -389,12 +396,7 @@ class StepOutbox(RowBuffer):
                 expected - result.count,
             )
         elif result.count < expected:
-            self.refuse(
-                EpisodeNotFound(
-                    f"episode {self.id!r}: the first {expected} rows are no longer in "
-                    "Redis, so the next ones cannot be added. Was it emptied? Restore the backup."
-                )
-            )
+            self._refuse_lost(expected)
         else:
             self.refuse(
                 EpisodeInUse(
@@ -402,6 +404,14 @@ class StepOutbox(RowBuffer):
                     "rows that this process did not write. Give the episode another id."
                 )
             )
+
+    def _refuse_lost(self, rows: int) -> None:
+        self.refuse(
+            EpisodeNotFound(
+                f"episode {self.id!r}: the first {rows} rows are no longer in "
+                "Redis, so the next ones cannot be added. Was it emptied? Restore the backup."
+            )
+        )
 
 
 class PlainRows(msgspec.Struct, frozen=True, eq=False, gc=False):

@@ -118,7 +118,8 @@ class Writer:
         self._is_urgent = False  # the pause is over
         self._stopping = False
         self._thread: threading.Thread | None = None
-        self._askers: list[threading.Thread] = []
+        self._asker: threading.Thread | None = None
+        self._to_ask: dict[Outbox, Append] = {}  # by the asker, when it has the answer to others
         self._closing = False
         self.backpressure = Backpressure(
             self,
@@ -331,8 +332,8 @@ class Writer:
             self._bell.ring()
             if self._thread is not None:
                 self._join(self._thread, timeout_s)
-            for asker in self._askers:
-                self._join(asker, timeout_s)
+            if self._asker is not None:
+                self._join(self._asker, timeout_s)
 
     @staticmethod
     def _join(thread: threading.Thread, timeout_s: float) -> None:
@@ -415,29 +416,39 @@ class Writer:
     def _settle_asked(self, outbox: Outbox, key: str, asked: Asked) -> None:
         if key in asked.deleted:
             outbox.settle(AppendResult(0, 0, -math.inf, is_deleted=True))
-            if outbox.error is not None:
-                self._refuse(outbox, outbox.error)
         elif asked.epoch and key not in asked.failed:
             outbox.is_uncertain = asked.is_uncertain
             outbox.was_asked_for(asked.epoch, asked.stored.get(key, 0))
+        if outbox.error is not None:
+            self._refuse(outbox, outbox.error)
 
     def _ask_beside(self, unknown: dict[Outbox, Append]) -> None:
         """The same on a separate thread: the other logs do not wait for it."""
+        with self._dirty_lock:
+            self._to_ask |= unknown
+            if self._asker is not None:
+                return
+            self._asker = threading.Thread(target=self._ask, name="jamboree-ask", daemon=True)
+            try:
+                self._asker.start()
+            except RuntimeError:  # the interpreter is ending: `close` asks by itself
+                self._asker, self._to_ask = None, {}
+                log.debug("no thread asks the backup for %d logs: `flush` does", len(unknown))
 
-        def ask() -> None:
+    def _ask(self) -> None:
+        while unknown := self._next_to_ask():
             try:
                 self._ask_for(unknown)
             except Exception as error:  # noqa: BLE001 - the delivery that follows says so
                 log.debug("the backup could not be asked: %s", error)
             self._wake()
 
-        asker = threading.Thread(target=ask, name="jamboree-ask", daemon=True)
-        try:
-            asker.start()
-        except RuntimeError:  # the interpreter is ending: `close` asks by itself
-            log.debug("no thread to ask the backup: %d logs wait for flush or close", len(unknown))
-            return
-        self._askers = [*(one for one in self._askers if one.is_alive()), asker]
+    def _next_to_ask(self) -> dict[Outbox, Append]:
+        with self._dirty_lock:
+            unknown, self._to_ask = self._to_ask, {}
+            if not unknown:
+                self._asker = None
+            return unknown
 
     def _deliver(self, outboxes: Collection[Outbox]) -> dict[Outbox, Append]:
         """Deliver all that these hold; what could not be, before the backup is asked for it."""

@@ -209,6 +209,13 @@ FAILED = {
         Step("writer-1", "flush", 0),
         Step("keeper-2", "copy", 0),
     ),
+    "a deleted episode was begun again after Redis was emptied, while MongoDB did not answer": (
+        Step("writer-3", "step", 0),
+        Step("keeper", "delete_episode", 0),
+        Step("world", "empty_redis", 0),
+        Step("world", "mongo_away", 0),
+        Step("writer-3", "step", 0),
+    ),
 }
 
 
