@@ -13,8 +13,9 @@ import errno
 import gc
 import io
 import os
+import signal
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from jamboree_gym.errors import MissingExtra
 
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = ["app", "main"]
 
-NOT_COMPLETE, INTERRUPTED, BROKEN_PIPE = 1, 130, 141
+NOT_COMPLETE, INTERRUPTED, BROKEN_PIPE, TERMINATED = 1, 130, 141, 143
 
 
 def build_app() -> typer.Typer:
@@ -63,6 +64,7 @@ def main() -> None:
     # What is loaded stays until the end, where Python would look through all of it for garbage.
     gc.disable()  # a command enables it
     try:
+        signal.signal(signal.SIGTERM, _terminate)
         _prepare_streams()
         app = build_app()
         from typer.main import get_command
@@ -86,6 +88,11 @@ def main() -> None:
         os._exit(NOT_COMPLETE)
     finally:
         gc.freeze()
+
+
+def _terminate(number: int, frame: Any) -> None:
+    """End as after Ctrl-C: what is recorded is delivered, and a terminal is as it was."""
+    sys.exit(TERMINATED)
 
 
 def _prepare_streams() -> None:

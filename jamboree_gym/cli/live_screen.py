@@ -5,12 +5,10 @@ from __future__ import annotations
 import os
 import select
 import shutil
-import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
 
 from jamboree_gym.cli.output import encodable
 from jamboree_gym.wording import one_line
@@ -19,7 +17,6 @@ __all__ = ["Drawing", "show_live"]
 
 _OPEN, _CLOSE = "\x1b[?1049h\x1b[?25l", "\x1b[?25h\x1b[?1049l"
 _HOME, _REST_OF_LINE, _BELOW = "\x1b[H", "\x1b[K", "\x1b[J"
-TERMINATED = 128 + signal.SIGTERM
 
 
 class Drawing(str):
@@ -57,17 +54,11 @@ def _draw(lines: Sequence[str]) -> None:
 
 @contextmanager
 def _screen() -> Iterator[None]:
-    """The other screen of the terminal, without a cursor; also `kill` brings back the usual one."""
-
-    def end(number: int, frame: Any) -> None:
-        sys.exit(TERMINATED)
-
-    before = signal.signal(signal.SIGTERM, end)
+    """The other screen of the terminal, without a cursor."""
     try:
         sys.stdout.write(_OPEN)
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
         sys.stdout.write(_CLOSE)
         sys.stdout.flush()
 

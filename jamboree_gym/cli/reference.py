@@ -97,6 +97,7 @@ jamboree-gym tail ppo                    # what happens now
 | 3 | the store is away or full |
 | 130 | Ctrl-C |
 | 141 | the program that read the output has ended (`head`) |
+| 143 | `kill`, or the end of a container: SIGTERM. What is recorded is delivered first |
 """
 
 

@@ -11,6 +11,7 @@ import gymnasium as gym
 import pytest
 from conftest import Server
 from gymnasium.envs.registration import EnvSpec
+from processes import wait_until
 from recorded_store import WARM_STREAMS, Store
 from stable_baselines3 import A2C
 from warm import run_warm
@@ -54,6 +55,17 @@ def test_a_training_has_episodes_and_a_checkpoint(store: Store) -> None:
     (run,) = store.objects("run", "learnt")
     assert run["checkpoint"]["timesteps"] == 60
     assert run["steps"] == 60
+
+
+def test_a_recording_that_is_told_to_end_delivers_what_it_has(store: Store) -> None:
+    process = store.start("record", "CartPole-v1", "--episodes", 10**6, "--run", "told")
+    with store.open() as jam:
+        wait_until(lambda: "told" in [one.name for one in jam.runs().summaries()])
+    process.terminate()
+    process.communicate(timeout=60)
+    assert process.returncode == 143
+    (newest,) = store.objects("ls", "--run", "told", "--last", 1)
+    assert newest["status"] in {"abandoned", "terminated"}
 
 
 def test_policies_are_a_function_or_a_file(
