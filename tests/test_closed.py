@@ -214,6 +214,7 @@ def test_what_is_no_environment_is_named(jam: Jamboree) -> None:
         jam.record("CartPole-v1")  # type: ignore[call-overload]
 
 
+@pytest.mark.usefixtures("nothing_held")
 def test_an_error_in_the_block_is_not_hidden_by_what_cannot_be_saved_at_its_end(
     open_jamboree: OpenJamboree,
 ) -> None:
