@@ -164,11 +164,14 @@ class ReadThroughStore(LogAppender, LogStore):
             return summary.status == "running"
         return False
 
-    def _filled_up(self, key: str, found: LogSlice, how: tuple[Any, ...]) -> LogSlice:
+    def _filled_up(self, key: str, found: LogSlice, how: tuple[Any, ...]) -> LogSlice | None:
         """Add older batches to the answer of Redis; restore them to Redis if they are small."""
         head = found.head
         batches = self._ask(lambda backup: self._stored_batches(backup, key, head))
         if batches is None:
+            now = self.redis.reader.read(key, *how)
+            if now is None or now.head.born != head.born:  # it was deleted meanwhile
+                return self.completed(key, now, how)
             raise DecodeError(
                 f"{key} at index {head.first}: Redis at {self.where} has evicted it, and no "
                 "backup is known that holds it; backup=URL says where that is"

@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, ClassVar
 
 import gymnasium as gym
@@ -15,8 +17,19 @@ from jamboree_envs.faults import FAULTS, STRIKES_AT, WIND_VARIABLE, ReductionOrd
 from jamboree_gym import Jamboree
 from jamboree_gym.reading.episode import Episode
 from jamboree_gym.replay import verify
+from jamboree_gym.replay.verification.causes import standing_clock
 
 STEPS = 15
+
+
+def test_a_play_counts_the_calls_of_its_clock_and_other_threads_have_the_usual_one() -> None:
+    with standing_clock(), ThreadPoolExecutor(1) as pool:
+        elsewhere = pool.submit(time.time).result()
+        first = time.time()
+        pool.submit(time.time).result()
+        second = time.time()
+    assert second - first == pytest.approx(0.001)
+    assert abs(elsewhere - time.time()) < 60
 
 
 def record(jam: Jamboree, name: str, *, episodes: int = 1, **kwargs: Any) -> list[Episode]:
@@ -87,6 +100,7 @@ import sys
 import jamboree_envs.faults
 from jamboree_gym import Jamboree
 from jamboree_gym.replay import verify
+from jamboree_gym.replay.verification.causes import standing_clock
 
 with Jamboree(sys.argv[1], namespace=sys.argv[2]) as jam:
     mismatch = verify(jam.episode(sys.argv[3])).mismatch

@@ -216,6 +216,19 @@ FAILED = {
         Step("world", "mongo_away", 0),
         Step("writer-3", "step", 0),
     ),
+    "a reader was told that no backup is known, as the log was deleted while it read": (
+        Step("writer-3", "save", 1),
+        Step("world", "wait", 5),
+        Step("keeper", "take_turn", 0),
+        Step("keeper", "trim", 578),
+        Step("reader", "read_episodes", 230),
+        Step(
+            "reader",
+            "read_notes",
+            14,
+            (Fault(2, "meanwhile", step=Step("keeper", "delete_notes", 924)),),
+        ),
+    ),
 }
 
 

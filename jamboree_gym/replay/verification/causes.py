@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import random
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -81,14 +82,24 @@ def _kept_torch() -> AbstractContextManager[None]:
 
 @contextmanager
 def standing_clock() -> Iterator[None]:
-    """Let the clocks of Python count calls, the same in each play."""
+    """Let the clocks of Python count the calls of this thread, the same in each play.
+
+    Other threads have the usual clocks.
+    """
     names = ("time", "monotonic", "perf_counter", "time_ns", "monotonic_ns", "perf_counter_ns")
     kept = {name: getattr(time, name) for name in names}
-    calls = itertools.count(1)
+    calls, thread = itertools.count(1), threading.get_ident()
+
+    def counting(usual: Callable[[], float], *, whole: bool) -> Callable[[], float]:
+        def clock() -> float:
+            is_ours = threading.get_ident() == thread
+            return _at(next(calls), whole=whole) if is_ours else usual()
+
+        return clock
+
     try:
-        for name in names:
-            is_whole = name.endswith("_ns")
-            setattr(time, name, lambda whole=is_whole: _at(next(calls), whole=whole))
+        for name, usual in kept.items():
+            setattr(time, name, counting(usual, whole=name.endswith("_ns")))
         yield
     finally:
         for name, clock in kept.items():
