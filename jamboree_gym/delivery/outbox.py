@@ -89,6 +89,7 @@ class Outbox(ABC):
         "_born",
         "_clock",
         "_codec",
+        "_lost_rows",
         "_mark",
         "_marked",
         "_next_index",
@@ -96,7 +97,6 @@ class Outbox(ABC):
         "_sent",
         "_stored_count",
         "_unanswered",
-        "_was_lost",
         "_writer_id",
         "answers",
         "checked_bytes",
@@ -129,7 +129,7 @@ class Outbox(ABC):
         self._batches: tuple[SealedBatch, ...] = ()
         self._sent = 0
         self._unanswered: Append | None = None  # what was sent last, while its fate is not known
-        self._was_lost = False  # the log: it may have been deleted, too
+        self._lost_rows = 0  # of a log that is gone: it may have been deleted, too
         self._asked_in = ""
         self._blobs_used: Mapping[str, bytes] = {}  # immutable content that batches refer to
         self._born: float | None = None  # first timestamp of the log, where this has begun it
@@ -180,7 +180,7 @@ class Outbox(ABC):
             return None
         encoded: list[bytes] = []
         size = 0
-        is_repeated = self._was_lost or self._unanswered is not None
+        is_repeated = self._lost_rows > 0 or self._unanswered is not None
         limit = MAX_BATCHES_PER_APPEND
         if is_repeated and self._sent:
             limit, most_bytes = self._sent, MAX_APPEND_BYTES
@@ -222,7 +222,7 @@ class Outbox(ABC):
         self._batches, self._stored_count = self._batches[done:], stored
         self._unanswered = None
         if result.stored:  # a failover may lose the log, in the same epoch: then ask again
-            self._asked_in, self._was_lost = "", False
+            self._asked_in, self._lost_rows = "", 0
         self.answers += 1
         if result.is_deleted or done < self._sent:
             self._continue_at(result)
@@ -246,7 +246,7 @@ class Outbox(ABC):
         if stored:
             self._sent = stored
             self.settle(AppendResult(stored, self._index_after(stored), -math.inf))
-        self._asked_in, self._unanswered, self._was_lost = epoch, None, False
+        self._asked_in, self._unanswered, self._lost_rows = epoch, None, 0
 
     def refuse(self, error: JamboreeError) -> None:
         """This log can never be written: keep the reason for `flush` and `close`."""

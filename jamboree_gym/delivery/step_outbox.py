@@ -323,7 +323,7 @@ class StepOutbox(RowBuffer):
 
     def _take_back(self, result: AppendResult) -> bool:
         """Send again what Redis has lost of this log; False where it is not held here any more."""
-        held, is_gone = self._newest_stored, result.log is None
+        held = self._newest_stored
         if held is None or (result.log is not None and result.log[1] != self._born_there):
             return False
         lost, first = list[SealedBatch](), self._stored_count
@@ -337,8 +337,9 @@ class StepOutbox(RowBuffer):
         for batch in lost:
             held.pop()
             self._newest_stored_bytes -= len(batch.encoded)
+        self._lost_rows = self._stored_count if result.log is None else 0
         self._batches = (*reversed(lost), *self._batches)
-        self._stored_count, self._sent, self._was_lost = first, 0, is_gone
+        self._stored_count, self._sent = first, 0
         self._note_sent = self._note_stored = None
         self._stored_status = "running"
         for extent in self._extents:
@@ -352,8 +353,8 @@ class StepOutbox(RowBuffer):
         answered.
         """
         self._note_sent = None
-        if self._was_lost and self.is_uncertain:
-            self._refuse_lost(self._stored_count + sum(one.count for one in self._batches))
+        if self._lost_rows and self.is_uncertain:
+            self._refuse_lost(self._lost_rows)
             return
         super().was_asked_for(epoch, stored)
 

@@ -332,8 +332,9 @@ class Writer:
             self._bell.ring()
             if self._thread is not None:
                 self._join(self._thread, timeout_s)
-            if self._asker is not None:
-                self._join(self._asker, timeout_s)
+            asker = self._asker
+            if asker is not None:
+                self._join(asker, timeout_s)
 
     @staticmethod
     def _join(thread: threading.Thread, timeout_s: float) -> None:
@@ -513,16 +514,15 @@ class Writer:
                 outbox.settle(result)
                 if outbox.error is not None:
                     self._refuse(outbox, outbox.error)
-        taken = _taken(appends, results)
         if self.watchers:
-            self._tell(Delivery(began, taken, full))
+            self._tell(Delivery(began, _taken(appends, results), full))
         if self._on_delivery is not None and len(unknown) < len(sent):
             self._on_delivery()
         renew()  # again: the server may have been replaced by an empty one
         if full is not None:
             self._send_less(appends)
             raise full
-        if taken:
+        if self._round_trip_bytes < MAX_APPEND_BYTES and _taken(appends, results):
             self._round_trip_bytes = min(MAX_APPEND_BYTES, 2 * self._round_trip_bytes)
 
     def _send_less(self, appends: Sequence[Append]) -> None:

@@ -18,6 +18,7 @@ from recorded_envs import ACTION, CountingEnv, play
 
 from jamboree_gym import Jamboree
 from jamboree_gym.delivery import lease
+from jamboree_gym.delivery.outbox import MAX_APPEND_BYTES
 from jamboree_gym.errors import StoreFull
 from jamboree_gym.store.backups.reader import checked_chain, stored_logs
 from jamboree_gym.store.mongo import client as mongo_client
@@ -143,6 +144,11 @@ def test_what_is_more_than_there_can_ever_be_room_for_is_sent_in_parts(
         jam.flush(timeout_s=20)
 
     assert len(list(jam.episodes())) == 301
+    jam.redis.config_set("maxmemory", 0)
+    for _ in range(9):
+        play(env, [ACTION])
+        jam.flush()
+    assert jam._connection.writer._round_trip_bytes == MAX_APPEND_BYTES
 
 
 @pytest.mark.long  # the tests above make room; test_admission.py and test_writer.py wait for it
