@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from processes import NoteHandler
 from recorded_envs import ACTION, CountingEnv, DiscreteEnv, NestedEnv, ScriptedEnv, play
 
 from jamboree_gym import Jamboree
+from jamboree_gym.delivery import writer as writer_module
 from jamboree_gym.encoding.summary_codec import encode_origin, encode_summary
 from jamboree_gym.journal import segments as segments_module
 from jamboree_gym.journal.segments import Segments
@@ -44,8 +46,9 @@ def other(other_valkey: Shared) -> str:
 
 
 @pytest.fixture
-def recording(open_jamboree: OpenJamboree, home: Path) -> Jamboree:
-    """Delivers nothing by itself."""
+def recording(open_jamboree: OpenJamboree, home: Path, monkeypatch: pytest.MonkeyPatch) -> Jamboree:
+    """Delivers nothing by itself, however much it is."""
+    monkeypatch.setattr(writer_module, "HURRY_BYTES", sys.maxsize)
     return open_jamboree(home=home, flush_interval_s=HOUR_S)
 
 
