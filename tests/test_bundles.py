@@ -370,7 +370,7 @@ def test_an_episode_that_another_backup_has_bundled_newer_is_listed_as_it_ended(
     assert with_documents(jam) == [key_of(jam, id)]
     assert len(list(itertools.chain(*bundled(jam)))) == 11
     backup = other._connection.backup_store
-    assert backup.counts([key_of(jam, id)])[key_of(jam, id)][1] == STEPS + 1
+    assert backup.counts([key_of(jam, id)])[key_of(jam, id)].records == STEPS + 1
     assert backup.records() == 11 * (STEPS + 1)
     before = batches(jam)
     wipe(jam)

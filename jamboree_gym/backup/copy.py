@@ -175,7 +175,7 @@ class LogCopier:
                 grown[key] = GrownLog(head.acknowledged(), head.acked, note.run)
                 batches += [(key, head.born, blob) for blob in blobs]
         self._note_if_late()
-        refused = self._differing(grown)
+        grown, refused = self._compared(grown)
         batches = [one for one in batches if one[0] not in refused]
         inserted = inserter.insert(new)
         by_themselves += sorted(inserted.of_other_length)
@@ -224,9 +224,11 @@ class LogCopier:
                 )
                 return
             known = GrownLog(head.acknowledged(), since, note.run)
-            if refused := self._differing({key: known}):
+            compared, refused = self._compared({key: known})
+            if refused:
                 self._refuse(refused)
                 return
+            known = compared[key]
             for page in pages(self._store, key, since, head.count):
                 self._put_blobs(key, head, page)
                 refused = self._backup.insert_batches((key, head.born, one.blob) for one in page)
@@ -240,21 +242,26 @@ class LogCopier:
             self._note_if_late()
             self._put_heads({key: known}, acked=head.acked)
 
-    def _differing(self, logs: Mapping[str, GrownLog]) -> dict[str, str]:
-        """Logs whose unacknowledged data in the backup differ from Redis, each with its difference.
+    def _compared(self, logs: Mapping[str, GrownLog]) -> tuple[dict[str, GrownLog], dict[str, str]]:
+        """The logs with their fences, and those whose unacknowledged data in the backup differ.
 
-        Ask before batches are inserted: the new batches would mix with the ones in the backup.
+        The latter each with the difference. Ask before batches are inserted: the new batches would
+        mix with the ones in the backup.
         """
+        fenced = dict(logs)
         counts = self._backup.counts(list(logs))
-        others = {(key, born) for key, (born, _) in counts.items() if born != logs[key].head.born}
+        births = {(key, there.born) for key, there in counts.items()}
+        others = births - {(key, log.head.born) for key, log in logs.items()}
         others -= self._backup.deleted(others)
         found = {key: ANOTHER_LOG for key, _ in others}
-        for key, (born, count) in counts.items():
-            if born == logs[key].head.born and count > logs[key].since:
-                what = self._difference(key, logs[key].since)
-                if what is not None:
-                    found[key] = what
-        return found
+        for key, there in counts.items():
+            if there.born == logs[key].head.born:
+                fenced[key] = replace(logs[key], fence=there.fence)
+                if there.records > logs[key].since:
+                    what = self._difference(key, logs[key].since)
+                    if what is not None:
+                        found[key] = what
+        return fenced, found
 
     def _was_trimmed(self, key: str, head: Head) -> bool:
         """Whether a faster backup was first, so that Redis has evicted the batches to be read."""
@@ -279,8 +286,10 @@ class LogCopier:
         """Move records behind those that the backup holds; record which logs cannot be copied."""
         for key, what in refused.items():
             failure: JamboreeError = self._mismatch(key, what)
+            before = self._backup.counts([key])
             try:
-                if self._join(key) or not self._is_different(key):
+                is_mended = self._join(key) or not self._is_different(key)
+                if is_mended or self._backup.counts([key]) != before:
                     self._rejoined[key] = what
                     continue
             except DecodeError as error:
@@ -299,7 +308,8 @@ class LogCopier:
         head = self._store.head(key)
         if head is None:
             return False
-        return bool(self._differing({key: GrownLog(head.acknowledged(), head.acked)}))
+        _, differing = self._compared({key: GrownLog(head.acknowledged(), head.acked)})
+        return bool(differing)
 
     def _mismatch(self, key: str, what: str) -> BackupMismatch:
         name = self._store.keyspace.in_words(key)
@@ -320,13 +330,15 @@ class LogCopier:
             return False
         if kept is not None and (kept.head.born != head.born or self._difference(key, 0)):
             return False
-        start = 0 if kept is None else kept.head.count
-        found = 0
-        for batch in self._backup.batches_from(key, head.born, start, _EVERYTHING):
-            if batch.blob is None or self._is_other_batch(key, batch.blob):
-                self._backup.clear_batch(key, head.born, batch)
-                found += 1
-        return found > 0
+        count = 0 if kept is None else kept.head.count
+        left = [
+            batch
+            for batch in self._backup.batches_from(key, head.born, count, _EVERYTHING)
+            if batch.blob is None or self._is_other_batch(key, batch.blob)
+        ]
+        if left:
+            self._backup.clear_batches(key, head.born, left, count=count)
+        return bool(left)
 
     def _was_restored(self, key: str) -> bool:
         """Give Redis back the newest records of a log, which it has lost and the backup holds.
@@ -387,6 +399,7 @@ class LogCopier:
         that was there at the comparison, and with all its batches. Returns the difference; "" if
         this head is not stored, and must not be acknowledged.
         """
+        counts = self._backup.counts([key])
         kept = self._backup.logs([key]).get(key)
         difference = self._difference(key, log.since)
         if difference is not None:
@@ -410,7 +423,8 @@ class LogCopier:
                 return ""
         elif kept.head.revision >= log.head.revision:
             return None  # it is there already
-        log = replace(log, since=log.head.count, instead_of=kept.head.revision)
+        fence = counts[key].fence if key in counts else 0
+        log = replace(log, since=log.head.count, instead_of=kept.head.revision, fence=fence)
         unsettled = self._backup.put_heads({key: log})
         return (unsettled[key] or "") if key in unsettled else None
 

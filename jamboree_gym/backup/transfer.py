@@ -16,6 +16,7 @@ from jamboree_gym.store.backups.reader import checked_chain, stored_logs
 from jamboree_gym.store.backups.records import (
     ANOTHER_LOG,
     MAX_INLINE_BYTES,
+    Copied,
     GrownLog,
     NewLog,
     StoredLog,
@@ -116,12 +117,12 @@ class BackupTransfer:
         self.failures += [self._mismatch(key, what) for key, what in refused.items()]
         self.copied += len(logs) - len(refused)
 
-    def _copy_log(self, log: _Read, there: tuple[float, int] | None) -> NewLog | None:
+    def _copy_log(self, log: _Read, there: Copied | None) -> NewLog | None:
         """Copy one log, page by page, its head last; or return it, if it is short and new."""
         key, head = log.key, log.head
-        if there is not None and there[0] != head.born:
+        if there is not None and there.born != head.born:
             raise self._mismatch(key, ANOTHER_LOG)
-        if there is not None and there[1] > head.count:
+        if there is not None and there.records > head.count:
             return None  # the target is ahead
         run, has_ended = _run_of(log)
         where = f"{backup_name(self._source.where)}: {key}"
@@ -136,8 +137,8 @@ class BackupTransfer:
         if there is None and is_whole and size <= MAX_INLINE_BYTES:
             return NewLog(head, page, run, has_ended)
         self._insert(log, page)
-        self._put_head(log, run)
-        self.copied += there is None or there[1] < head.count
+        self._put_head(log, run, fence=0 if there is None else there.fence)
+        self.copied += there is None or there.records < head.count
         return None
 
     def _insert(self, log: _Read, batches: Sequence[bytes]) -> None:
@@ -147,8 +148,8 @@ class BackupTransfer:
             if refused:
                 raise self._mismatch(log.key, refused[log.key])
 
-    def _put_head(self, log: _Read, run: str | None) -> None:
-        grown = GrownLog(log.head, log.head.count, run)
+    def _put_head(self, log: _Read, run: str | None, *, fence: int) -> None:
+        grown = GrownLog(log.head, log.head.count, run, fence=fence)
         refused = self._target.put_heads({log.key: grown})
         there = self._target.logs([log.key]).get(log.key) if refused else None
         if isinstance(there, StoredLog) and is_other_head(there.head, log.head):

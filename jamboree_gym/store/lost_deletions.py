@@ -27,6 +27,7 @@ __all__ = ["carry_out", "delete_again"]
 log = logging.getLogger(__name__)
 
 LOGS_AT_ONCE = 500
+FIRST_REVISION_UNASKED = 10**9  # of what is begun while the backup does not answer: append.lua
 _MARK = "deletions"  # a setting of the backup
 
 
@@ -82,8 +83,9 @@ def _others(
 def delete_again(store: RedisStore, backup: BackupStore) -> int:
     """Delete the episodes that a failover of Redis has brought back; return how many.
 
-    Logs of records stay: others may have saved to them since. So do episodes in a Redis that may
-    have been emptied, if no backup has copied them: they were imported again. These logs get
+    Also those that a writer has begun again in an emptied Redis while the backup did not answer.
+    Logs of records stay: others may have saved to them since. So do other episodes in a Redis that
+    may have been emptied, if no backup has copied them: they were imported again. These logs get
     another birth, so that the backup takes them.
     """
     mark = _mark(backup)
@@ -100,7 +102,8 @@ def delete_again(store: RedisStore, backup: BackupStore) -> int:
                 continue
             bucket = store.buckets.of(key)  # of a cluster, one primary may have been emptied
             was_not_emptied = part_of(since, bucket) == part_of(epoch, bucket)
-            if store.keyspace.is_episode(key) and (was_not_emptied or head.acked > 0):
+            is_back = was_not_emptied or head.acked > 0 or head.revision >= FIRST_REVISION_UNASKED
+            if store.keyspace.is_episode(key) and is_back:
                 entry = entry_of(store, key, head)
                 store.deletions.delete(key, entry=entry, born=head.born, only_this=True)
                 log.warning("%s was deleted, and Redis had it again: it is deleted again", key)

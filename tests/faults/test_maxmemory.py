@@ -118,9 +118,9 @@ def test_a_training_goes_on_for_as_long_as_mongodb_takes_the_rest(
     wait_until(lambda: is_complete(jam), timeout_s=300)
 
     counts = {
-        key: count
+        key: there.records
         for keys in batched(rows_of, 1000)
-        for key, (_, count) in jam._connection.backup_store.counts(keys).items()
+        for key, there in jam._connection.backup_store.counts(keys).items()
     }
     assert counts == rows_of
     for keys in batched(rows_of, 200, every=max(1, len(rows_of) // 4000)):

@@ -199,6 +199,8 @@ class _Collection:
         for name, fields in update.items():
             if name == "$set":
                 changed.update(_copied(dict(fields)))
+            elif name == "$inc":
+                changed.update({field: changed.get(field, 0) + by for field, by in fields.items()})
             elif name == "$pull":
                 for field, pulled in fields.items():
                     changed[field] = [one for one in changed[field] if not matches(one, pulled)]

@@ -216,6 +216,16 @@ FAILED = {
         Step("world", "mongo_away", 0),
         Step("writer-3", "step", 0),
     ),
+    "an episode was begun again that had been deleted before its writer had an answer": (
+        Step("writer-4", "step", 952, (Fault(0, "answer late", 27, of="append"),)),
+        Step("writer-2", "step", 299),
+        Step("writer-2", "flush", 0),
+        Step("keeper", "copy", 0),
+        Step("keeper", "delete_episode", 0),
+        Step("world", "mongo_away", 0),
+        Step("world", "empty_redis", 0),
+        Step("writer-4", "close", 241),
+    ),
     "a reader was told that no backup is known, as the log was deleted while it read": (
         Step("writer-3", "save", 1),
         Step("world", "wait", 5),

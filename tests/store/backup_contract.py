@@ -23,7 +23,14 @@ from jamboree_gym.store.backups.errors import BackupUnavailable
 from jamboree_gym.store.backups.presence import check_is_there, is_there
 from jamboree_gym.store.backups.protocol import BackupStore
 from jamboree_gym.store.backups.reader import StoredBatches, checked_chain, stored_logs
-from jamboree_gym.store.backups.records import GrownLog, Inserted, NewLog, StoredBatch, StoredLog
+from jamboree_gym.store.backups.records import (
+    Copied,
+    GrownLog,
+    Inserted,
+    NewLog,
+    StoredBatch,
+    StoredLog,
+)
 from jamboree_gym.store.log import identity
 
 OpenBackup = Callable[[], BackupStore]
@@ -78,8 +85,9 @@ def insert(store: BackupStore, logs: Mapping[str, NewLog]) -> Inserted:
 def grow(store: BackupStore, key: str, since: int, *batches: bytes, revision: int) -> None:
     """As the copier does: first the batches, then the head."""
     stop = decode_batch(batches[-1], where="test").stop
+    fence = store.counts([key])[key].fence
     assert store.insert_batches((key, BORN, one) for one in batches) == {}
-    grown = GrownLog(head(stop, revision=revision), since)
+    grown = GrownLog(head(stop, revision=revision), since, fence=fence)
     assert store.put_heads({key: grown}) == {}
 
 
@@ -124,7 +132,7 @@ class BackupContract:
         for reader in (store, open_backup()):
             assert content(reader, KEY) == (log.head.encode(), list(log.batches))
             assert list(reader.keys()) == [KEY]
-            assert (reader.birth(KEY), reader.counts([KEY, "b"])) == (BORN, {KEY: (BORN, 7)})
+            assert (reader.birth(KEY), reader.counts([KEY, "b"])) == (BORN, {KEY: Copied(BORN, 7)})
             assert (reader.runs(), reader.records()) == (["a"], 7)
 
     @pytest.mark.parametrize("count", [3, 120])
@@ -281,16 +289,37 @@ class BackupContract:
         insert(store, {KEY: new_log(batch(0, 5))})
         late = [batch(5, 5, fill=9), batch(10, 5, fill=9)]
         assert store.insert_batches((KEY, BORN, one) for one in late) == {}
-        assert store.counts([KEY]) == {KEY: (BORN, 5)}
+        assert store.counts([KEY]) == {KEY: Copied(BORN, 5)}
         assert store.insert_batches([(KEY, BORN, batch(5, 5))]).keys() == {KEY}
-        store.clear_batch(KEY, BORN, StoredBatch(5, batch(5, 5)))  # not that one
+        store.clear_batches(KEY, BORN, [StoredBatch(5, batch(5, 5))], count=5)  # not that one
         assert starts(store, 5) == [5, 10]
-        store.clear_batch(KEY, BORN, StoredBatch(5, late[0]))
+        store.clear_batches(KEY, BORN, [StoredBatch(5, late[0])], count=5)
         assert starts(store, 5) == [10]
         grow(store, KEY, 5, batch(5, 5), revision=2)
-        for one in late:
-            store.clear_batch(KEY, BORN, StoredBatch(batch_span(one)[0], one))
+        left = [StoredBatch(batch_span(one)[0], one) for one in late]
+        store.clear_batches(KEY, BORN, left, count=10)
         assert starts(store, 10) == []
+        found = content(store, KEY)
+        assert found is not None
+        assert found[1] == [batch(0, 5), batch(5, 5)]
+
+    def test_a_head_is_refused_whose_batches_may_have_been_removed(
+        self, store: BackupStore
+    ) -> None:
+        insert(store, {KEY: new_log(batch(0, 5))})
+        before = store.counts([KEY])[KEY]
+        assert store.insert_batches([(KEY, BORN, batch(5, 5))]) == {}
+        left = [StoredBatch(5, batch(5, 5))]
+        store.clear_batches(KEY, BORN, left, count=3)  # the head has changed since
+        assert starts(store, 5) == [5]
+        store.clear_batches(KEY, BORN, left, count=5)
+        assert starts(store, 5) == []
+        grown = GrownLog(head(10, revision=2), 5, fence=before.fence)
+        assert store.put_heads({KEY: grown}) == {KEY: None}
+        assert store.insert_batches([(KEY, BORN, batch(5, 5))]) == {}
+        grown = replace(grown, fence=store.counts([KEY])[KEY].fence)
+        assert store.put_heads({KEY: grown}) == {}
+        store.clear_batches(KEY, BORN, left, count=5)  # it is counted now
         found = content(store, KEY)
         assert found is not None
         assert found[1] == [batch(0, 5), batch(5, 5)]

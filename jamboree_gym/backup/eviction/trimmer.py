@@ -245,9 +245,9 @@ class Trimmer:
     ) -> int:
         counts = self._backup.counts([one.key for one in portion])
         backed_up = {
-            one.key: counts[one.key][1]
+            one.key: counts[one.key].records
             for one in portion
-            if one.key in counts and counts[one.key][0] == one.born
+            if one.key in counts and counts[one.key].born == one.born
         }
         evicted = self._eviction.trim(portion, backed_up, before=before, enough_bytes=enough_bytes)
         for one in evicted.retry_later:

@@ -7,7 +7,14 @@ from typing import Protocol
 
 from jamboree_gym.encoding.batch_format import Head
 from jamboree_gym.errors import DecodeError
-from jamboree_gym.store.backups.records import GrownLog, Inserted, NewLog, StoredBatch, StoredLog
+from jamboree_gym.store.backups.records import (
+    Copied,
+    GrownLog,
+    Inserted,
+    NewLog,
+    StoredBatch,
+    StoredLog,
+)
 from jamboree_gym.store.log import BackupIdentity
 
 __all__ = ["BackupStore", "LogInserter"]
@@ -52,7 +59,7 @@ class BackupStore(Protocol):
 
         Returns:
             Logs with other bytes in the backup, each with the first such index. Others of these
-            batches may be there now: another backup may need them (`clear_batch`).
+            batches may be there now: another backup may need them (`clear_batches`).
         """
 
     def put_heads(self, logs: Mapping[str, GrownLog]) -> dict[str, str | None]:
@@ -61,7 +68,8 @@ class BackupStore(Protocol):
         Returns:
             Logs whose heads were not stored. The value is the difference if the backup holds
             another log of the same name. It is None if the backup holds more records than `since`,
-            or another head that is not older, so that they must be compared.
+            or another head that is not older, or if batches may have been removed since they were
+            inserted, so that they must be compared.
         """
 
     def put_blobs(self, blobs: Mapping[str, bytes]) -> None:
@@ -73,8 +81,13 @@ class BackupStore(Protocol):
     def delete(self, logs: Iterable[tuple[str, float]]) -> None:
         """Delete logs, given with their births, for good."""
 
-    def clear_batch(self, key: str, born: float, batch: StoredBatch) -> None:
-        """Remove a batch of a log, unless another one has taken its place."""
+    def clear_batches(
+        self, key: str, born: float, batches: Sequence[StoredBatch], *, count: int
+    ) -> None:
+        """Remove batches that no head counts, unless others have taken their places.
+
+        Nothing is removed if the head does not count `count` records any more; 0 = there is none.
+        """
 
     def clear_deleted(self, logs: Iterable[tuple[str, float]]) -> None:
         """Remove data that arrived for these logs after their deletion."""
@@ -93,11 +106,8 @@ class BackupStore(Protocol):
     def birth(self, key: str) -> float | None:
         """Birth of a log; None if the backup does not hold it."""
 
-    def counts(self, keys: Sequence[str]) -> dict[str, tuple[float, int]]:
-        """How far each of these logs is copied: its birth and number of records.
-
-        Missing logs are left out.
-        """
+    def counts(self, keys: Sequence[str]) -> dict[str, Copied]:
+        """How far each of these logs is copied; missing logs are left out."""
 
     def logs(self, keys: Sequence[str]) -> dict[str, StoredLog | DecodeError]:
         """Read several logs; the error in place of a damaged one. Missing logs are left out."""

@@ -12,6 +12,7 @@ from jamboree_gym.encoding.batch_format import Head
 __all__ = [
     "ANOTHER_LOG",
     "MAX_INLINE_BYTES",
+    "Copied",
     "GrownLog",
     "Inserted",
     "NewLog",
@@ -38,13 +39,15 @@ class NewLog:
 class GrownLog:
     """A log to which records from `since` on have been added; only episodes have a run.
 
-    A head of the revision `instead_of` may be replaced, also if that is newer.
+    A head of the revision `instead_of` may be replaced, also if that is newer. `fence` is that of
+    `Copied`, asked for before the records were inserted.
     """
 
     head: Head
     since: int
     run: str | None = None
     instead_of: int = -1
+    fence: int = 0
 
     def may_replace(self, revision: int) -> bool:
         """Whether this head takes the place of one of a revision."""
@@ -68,6 +71,18 @@ class StoredBatch:
 
     start: int
     blob: bytes | None
+
+
+class Copied(NamedTuple):
+    """How far a log is copied: its birth, and the number of its records.
+
+    `fence` is how often batches that no head counted were removed. A head is refused if its batches
+    may have been removed since it was read.
+    """
+
+    born: float
+    records: int
+    fence: int = 0
 
 
 class Inserted(NamedTuple):

@@ -6,6 +6,7 @@ from bisect import bisect_left, bisect_right
 from collections import Counter
 from typing import Any, NamedTuple
 
+from jamboree_gym.encoding.batch_format import Head
 from jamboree_gym.store.folder.sections import Kind, Section
 
 __all__ = ["FolderIndex", "IndexedLog", "Place", "Span"]
@@ -122,6 +123,16 @@ class FolderIndex:
         """The log of a key that has a head, and its birth."""
         born = self.births.get(key)
         return None if born is None else (born, self.logs[key, born])
+
+    def has_batches(self, key: str, head: Head, since: int) -> bool:
+        """Whether the batches from an index on are there that a head counts."""
+        log = self.logs.get((key, head.born)) or IndexedLog()
+        reached = max(since, head.first)
+        for start in log.starts(0, head.count):
+            _, (_, stop, _, _) = log.batches[start]
+            if start <= reached:
+                reached = max(reached, stop)
+        return reached >= head.count
 
     def sorted_keys(self) -> list[str]:
         """Keys of all logs that have a head. Do not change the list."""

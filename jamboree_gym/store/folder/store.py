@@ -16,6 +16,7 @@ from jamboree_gym.store.backups.protocol import BackupStore, LogInserter
 from jamboree_gym.store.backups.records import (
     ANOTHER_LOG,
     MAX_INLINE_BYTES,
+    Copied,
     GrownLog,
     Inserted,
     NewLog,
@@ -152,7 +153,9 @@ class FolderStore(BackupStore):
                     continue
                 if found is not None and found[0] != log.head.born:
                     unsettled[key] = ANOTHER_LOG
-                elif found is not None and found[1].count > log.since:
+                elif (found is not None and found[1].count > log.since) or not index.has_batches(
+                    key, log.head, log.since
+                ):
                     unsettled[key] = None
                 elif found is None or log.may_replace(found[1].revision):
                     self._add_head(key, log.head, log.run)
@@ -190,20 +193,27 @@ class FolderStore(BackupStore):
                 if (key, born) not in index.deleted:
                     self._state.add(Kind.DELETION, [key, born, now])
 
-    def clear_batch(self, key: str, born: float, batch: StoredBatch) -> None:
-        """As `BackupStore.clear_batch`; those behind it are added again."""
+    def clear_batches(
+        self, key: str, born: float, batches: Sequence[StoredBatch], *, count: int
+    ) -> None:
+        """As `BackupStore.clear_batches`."""
         with self._state.writing() as index:
             log = index.logs.get((key, born))
-            if log is None or batch.start not in log.batches:
-                return
-            if self._state.content(log.batches[batch.start][0]) != batch.blob:
-                return
-            behind = [log.batches[one] for one in log.starts(batch.start + 1, _EVERYTHING)]
-            kept = [(span, self._state.content(place)) for place, span in behind]
-            self._state.add(Kind.CLEARING, [key, born, batch.start])
-            for span, blob in kept:
-                if blob is not None:
-                    self._state.add(Kind.BATCH, [key, born, *span], blob)
+            if log is not None and log.count == count:
+                for batch in batches:
+                    self._clear_batch(key, born, log, batch)
+
+    def _clear_batch(self, key: str, born: float, log: IndexedLog, batch: StoredBatch) -> None:
+        """Remove a batch; those behind it are added again."""
+        there = log.batches.get(batch.start)
+        if there is None or self._state.content(there[0]) != batch.blob:
+            return
+        behind = [log.batches[one] for one in log.starts(batch.start + 1, _EVERYTHING)]
+        kept = [(span, self._state.content(place)) for place, span in behind]
+        self._state.add(Kind.CLEARING, [key, born, batch.start])
+        for span, blob in kept:
+            if blob is not None:
+                self._state.add(Kind.BATCH, [key, born, *span], blob)
 
     def clear_deleted(self, logs: Iterable[tuple[str, float]]) -> None:
         """Nothing to do: what comes late of a deleted log is not stored."""
@@ -227,12 +237,12 @@ class FolderStore(BackupStore):
         """As `BackupStore.birth`."""
         return self._state.look(lambda index: index.births.get(key))
 
-    def counts(self, keys: Sequence[str]) -> dict[str, tuple[float, int]]:
+    def counts(self, keys: Sequence[str]) -> dict[str, Copied]:
         """As `BackupStore.counts`."""
 
-        def count(index: FolderIndex) -> dict[str, tuple[float, int]]:
+        def count(index: FolderIndex) -> dict[str, Copied]:
             found = ((key, index.log(key)) for key in keys)
-            return {key: (one[0], one[1].count) for key, one in found if one is not None}
+            return {key: Copied(one[0], one[1].count) for key, one in found if one is not None}
 
         return self._state.look(count)
 

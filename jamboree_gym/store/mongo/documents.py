@@ -35,6 +35,7 @@ __all__ = [
     "chunk_span",
     "count_of",
     "crc_of",
+    "fence_of",
     "found_log",
     "head_fields",
     "is_chunk_of",
@@ -183,6 +184,12 @@ def count_of(document: Any) -> int:
     """Number of records that the document of a log counts; -1 if it is damaged."""
     count = document.get("count")
     return count if isinstance(count, int) else -1
+
+
+def fence_of(document: Any) -> int:
+    """How often batches were removed that the log's head did not count."""
+    fence = document.get("fence")
+    return fence if isinstance(fence, int) else 0
 
 
 def is_older(document: Any, found: Any) -> bool:

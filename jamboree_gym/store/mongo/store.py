@@ -14,7 +14,7 @@ from jamboree_gym.encoding.batch_format import Head
 from jamboree_gym.errors import DecodeError
 from jamboree_gym.store.backups.errors import check_threads
 from jamboree_gym.store.backups.protocol import BackupStore
-from jamboree_gym.store.backups.records import StoredBatch, StoredLog
+from jamboree_gym.store.backups.records import Copied, StoredBatch, StoredLog
 from jamboree_gym.store.log import BackupIdentity, identity, log_of_identity, or_error
 from jamboree_gym.store.mongo.bundle_documents import Member
 from jamboree_gym.store.mongo.client import client_from_url
@@ -27,6 +27,7 @@ from jamboree_gym.store.mongo.documents import (
     checked_content,
     chunk_span,
     count_of,
+    fence_of,
     found_log,
     is_chunk_of,
     is_older,
@@ -44,7 +45,7 @@ __all__ = ["MongoStore"]
 HEADS_AT_ONCE = 1000
 FEW = 8  # for parts of one batch, and leftovers of a deleted log
 _IDENTITY = "identity"
-_STATE = {"born": 1, "revision": 1, "count": 1}  # fields of a log's document
+_STATE = {"born": 1, "revision": 1, "count": 1, "fence": 1}  # fields of a log's document
 
 
 class MongoStore(LogWriter, BackupStore):
@@ -209,8 +210,8 @@ class MongoStore(LogWriter, BackupStore):
         ours = identity(key, born)
         return (batch for found, batch in self._batches(query) if found == ours)
 
-    def counts(self, keys: Sequence[str]) -> dict[str, tuple[float, int]]:
-        """Birth and number of records of each of these logs; missing logs are left out."""
+    def counts(self, keys: Sequence[str]) -> dict[str, Copied]:
+        """How far each of these logs is copied; missing logs are left out."""
         bundled = self.bundles.members(keys)
         return _counts(bundled, self.link.find(self.link.logs, keys, _STATE))
 
@@ -281,15 +282,15 @@ class MongoStore(LogWriter, BackupStore):
         """Number of records and episode rows in all logs."""
         bundled = self.bundles.all_members()
         found = self.link.scan(lambda: list(self.link.logs.find({}, _STATE)))
-        return sum(max(0, count) for _, count in _counts(bundled, found).values())
+        return sum(max(0, one.records) for one in _counts(bundled, found).values())
 
 
-def _counts(bundled: Iterable[Member], documents: Iterable[Any]) -> dict[str, tuple[float, int]]:
-    """Birth and number of records of each log, by its newest state."""
+def _counts(bundled: Iterable[Member], documents: Iterable[Any]) -> dict[str, Copied]:
+    """How far each log is copied, by its newest state."""
     newest = {one.key: one for one in sorted(bundled, key=attrgetter("revision"))}
-    counts = {one.key: (one.born, one.records) for one in newest.values()}
+    counts = {one.key: Copied(one.born, one.records) for one in newest.values()}
     for one in documents:
         key = one["_id"]
         if key not in newest or not is_older(one, newest[key]):
-            counts[key] = birth_of(one), count_of(one)
+            counts[key] = Copied(birth_of(one), count_of(one), fence_of(one))
     return counts

@@ -26,6 +26,7 @@ from jamboree_gym.store.mongo.documents import (
     birth_of,
     chunk_documents,
     count_of,
+    fence_of,
     head_fields,
     log_document,
     log_of_chunk,
@@ -196,7 +197,7 @@ class LogWriter:
 
         Returns:
             Logs with other bytes in MongoDB, each with the first such index. Others of these
-            batches are there now: another backup may need them (`clear_batch`).
+            batches are there now: another backup may need them (`clear_batches`).
 
         Raises:
             StoreUnavailable: MongoDB does not answer; insert again.
@@ -222,7 +223,8 @@ class LogWriter:
         Returns:
             Logs whose heads were not stored. The value is the difference if MongoDB holds another
             log of the same name. It is None if MongoDB holds more batches than expected, or another
-            head that is not older, so that they must be compared.
+            head that is not older, or if batches were removed meanwhile, so that they must be
+            compared.
         """
         unsettled = self._give_documents(logs)
         logs = {key: log for key, log in logs.items() if key not in unsettled}
@@ -236,7 +238,11 @@ class LogWriter:
                 unsettled[key] = str(stored)
             elif stored.head.born != log.head.born:
                 unsettled[key] = ANOTHER_LOG
-            elif stored.head.count > log.since or is_other_head(stored.head, log.head):
+            elif (
+                stored.head.count > log.since
+                or is_other_head(stored.head, log.head)
+                or fence_of(document) != log.fence
+            ):
                 unsettled[key] = None
         return unsettled
 
@@ -287,8 +293,33 @@ class LogWriter:
         self.link.run(lambda: self.link.logs.bulk_write(deletions, ordered=False))
         self._clear_chunks({"key": {"$in": [key for key, _ in logs]}}, logs)
 
-    def clear_batch(self, key: str, born: float, batch: StoredBatch) -> None:
-        """Remove a batch of a log, unless another one has taken its place."""
+    def clear_batches(
+        self, key: str, born: float, batches: Sequence[StoredBatch], *, count: int
+    ) -> None:
+        """Remove batches that no head counts, unless others have taken their places.
+
+        Nothing is removed if the head does not count `count` records any more; 0 = there is none.
+        """
+        if count:
+            is_as_seen = self._raise_fence(key, born, count)
+        else:
+            is_as_seen = self.link.find_one(self.link.logs, key) is None
+        for batch in batches if is_as_seen else ():
+            self._clear_batch(key, born, batch)
+
+    def _raise_fence(self, key: str, born: float, count: int) -> bool:
+        """Refuse heads of those who have looked before now, unless such a head is there already.
+
+        See M. Kleppmann, "How to do distributed locking" (2016), on fencing tokens.
+        """
+        for found in self.bundles.find([key]) if self.bundles.members([key]) else ():
+            if found.born == born:
+                self._give_document(found)
+        which = {"_id": key, "born": born, "count": count}
+        update = partial(self.link.logs.update_one, which, {"$inc": {"fence": 1}})
+        return bool(self.link.run(update).matched_count)
+
+    def _clear_batch(self, key: str, born: float, batch: StoredBatch) -> None:
         from pymongo import DeleteOne
 
         if batch.blob is None:
@@ -342,6 +373,7 @@ def _update_of(key: str, log: GrownLog) -> tuple[dict[str, Any], dict[str, Any]]
     }
     older = {"$lt": log.head.revision}
     expected["revision"] = older if log.instead_of < 0 else log.instead_of
+    expected["fence"] = log.fence or {"$exists": False}
     return expected, {"$set": {"run": log.run, **slot_field(key), **head_fields(log.head)}}
 
 
