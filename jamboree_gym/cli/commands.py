@@ -49,6 +49,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "DryRunOption",
+    "AnyEnvArgument",
     "EnvArgument",
     "EnvArgumentsOption",
     "EpisodeOptions",
@@ -112,12 +113,13 @@ WeightsOption = Annotated[
         help="Where a reward is several numbers: the weight of each in the return, 0.7,0.3.",
     ),
 ]
-EnvArgument = Annotated[
+_GYMNASIUM_ID = "Its Gymnasium id; module:id imports the module first."
+EnvArgument = Annotated[str, typer.Argument(metavar="ENV", help=_GYMNASIUM_ID)]
+AnyEnvArgument = Annotated[
     str,
     typer.Argument(
         metavar="ENV",
-        help="Its Gymnasium id; module:id imports the module first. Of PettingZoo: "
-        "aec:classic/tictactoe-v3 or parallel:ID.",
+        help=f"{_GYMNASIUM_ID} Of PettingZoo: aec:classic/tictactoe-v3 or parallel:ID.",
     ),
 ]
 EnvArgumentsOption = Annotated[

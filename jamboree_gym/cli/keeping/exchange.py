@@ -127,7 +127,11 @@ def import_(
         ),
     ],
     format: Annotated[
-        Format | None, typer.Option(help="The format.", show_default="what the folder shows")
+        Format | None,
+        typer.Option(
+            help="The format; only minari, hdf5 and datasets hold whole episodes.",
+            show_default="what the folder shows",
+        ),
     ] = None,
     run: Annotated[
         str | None,
