@@ -48,8 +48,8 @@ if TYPE_CHECKING:
     from jamboree_gym.records import EpisodeSummary
 
 __all__ = [
-    "DryRunOption",
     "AnyEnvArgument",
+    "DryRunOption",
     "EnvArgument",
     "EnvArgumentsOption",
     "EpisodeOptions",

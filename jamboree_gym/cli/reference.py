@@ -35,7 +35,7 @@ _HEAD = """\
 # The command line
 
 With `jamboree-gym` you look at a store from a shell. You need
-`pip install 'jamboree-gym[cli]'`.
+`pip install 'jamboree-gym[cli]'`, or `'jamboree-gym[cli,embedded]'` if you run no servers.
 
 ```sh
 jamboree-gym record CartPole-v1 --run trial --episodes 3   # three episodes under random actions
@@ -47,7 +47,7 @@ jamboree-gym show @last                                    # the episode that be
 This page is made from the commands themselves:
 `python -m jamboree_gym.cli.reference > docs/cli.md`.
 
-You begin a training:
+## Begin a training
 
 ```sh
 jamboree-gym doctor                                   # is the set-up right? if not, how to mend it
@@ -56,7 +56,7 @@ jamboree-gym train CartPole-v1 --algo ppo --run ppo   # records episodes, metric
 jamboree-gym top                                      # in another terminal: the runs, live
 ```
 
-A run looks odd at night:
+## A run looks odd at night
 
 ```sh
 jamboree-gym run ppo                     # alive or stuck, returns, metrics now and an hour before
