@@ -282,7 +282,7 @@ class Jamboree(HasConnection):
         Raises:
             UnsupportedSpace: It is none of these, or has a space that cannot be recorded.
             InvalidRecord: A tag cannot be kept.
-            InvalidArgument: The run is no name, or another argument is not what it can be.
+            InvalidArgument: The run is no name, or another argument is wrong.
         """
         recorder = _recorder_of(env)
         if recorder is not RecordEpisodes:
@@ -308,11 +308,11 @@ class Jamboree(HasConnection):
             >>> jam.episode("01a21f").data().rewards.sum()
 
         Args:
-            id: The id, which costs nothing; or its first letters, which read the listings. An
-                episode is taken for its id.
+            id: The id, for which nothing is read; or its first digits, at least 6, for which the
+                listings are read. An episode stands for its id.
 
         Raises:
-            EpisodeNotFound: Several ids begin like that; names some.
+            EpisodeNotFound: No id begins like that, or several do; names some.
         """
         return Episode(self._open(), id_of(self._open(), id))
 
@@ -348,8 +348,8 @@ class Jamboree(HasConnection):
             since: Only those begun at or after this time, epoch seconds.
             order_by: As in `EpisodeQuery.order_by`.
             limit: At most this many, those at the front.
-            wait: Whether a run that is not there is one that is to come: the query then finds
-                nothing. Else it is taken for misspelt.
+            wait: Whether a run may be missing because it begins later: the query then finds
+                nothing. Otherwise a missing run is an error.
             forks: Whether forks of an episode of the same run are found, too: they are experiments,
                 not data of the run.
 
@@ -377,7 +377,7 @@ class Jamboree(HasConnection):
             >>> print(jam.joint_episode(env.joint_id).verify())
 
         Args:
-            id: The id, or the first letters of it.
+            id: The id, or its first digits.
 
         Raises:
             EpisodeNotFound: There is none.
@@ -445,7 +445,7 @@ class Jamboree(HasConnection):
 
         Args:
             name: The name.
-            wait: Whether a run that is not there is one that is to come. Else what is read of it
+            wait: Whether the run may be missing because it begins later. Otherwise a read of it
                 raises `RunNotFound`, which names the runs that there are.
         """
         return Run(self._open(), name, wait=wait)
@@ -544,10 +544,10 @@ class Jamboree(HasConnection):
 
     @checked
     def diff(self, a: Episode | str, b: Episode | str) -> EpisodeDiff:
-        """Where two episodes part, and their summaries side by side.
+        """Where two episodes begin to differ, and their summaries side by side.
 
-        Forks are compared with all that came before them: a child and its parent part at the fork,
-        or later.
+        A fork is compared with all steps before it, too: a child and its parent begin to differ at
+        the fork, or later.
 
         Example:
             >>> if report := jam.diff(parent, child):
