@@ -77,10 +77,7 @@ class InvalidUrl(JamboreeError, ValueError):
 
 
 class InvalidArgument(JamboreeError, ValueError, TypeError):
-    """An argument of a call is not what it can be; the message names it and what to choose.
-
-    It is a `ValueError` and a `TypeError`: which of the two an argument is depends on who asks.
-    """
+    """An argument of a call is wrong; the message names it and says what to give."""
 
 
 class InvalidRecord(JamboreeError, ValueError):
@@ -88,7 +85,7 @@ class InvalidRecord(JamboreeError, ValueError):
 
 
 class InvalidExpression(JamboreeError, ValueError):
-    """An expression over columns cannot be understood; the message shows where."""
+    """An expression over columns cannot be parsed; the message shows where."""
 
 
 class UnknownKey(JamboreeError, LookupError):
@@ -96,7 +93,7 @@ class UnknownKey(JamboreeError, LookupError):
 
 
 class NotCopyable(JamboreeError, TypeError):
-    """Copied or pickled was what cannot go there, as a password; says what to do instead."""
+    """A value cannot be copied or pickled, a password for example; says what to do instead."""
 
 
 class NotReset(UnknownKey, AttributeError):
@@ -112,7 +109,7 @@ class EpisodeNotFound(JamboreeError, LookupError):
 
 
 class RunNotFound(JamboreeError, LookupError):
-    """No training of that run is in the store."""
+    """No run of that name is in the store, or no training of it."""
 
 
 class CheckpointNotFound(JamboreeError, LookupError):
@@ -128,7 +125,7 @@ class DecodeError(JamboreeError, ValueError):
 
 
 class ColumnConflict(JamboreeError, ValueError):
-    """No one column holds the values of two episodes; the message names both."""
+    """The values of two episodes do not fit into one column; the message names both episodes."""
 
 
 class ExportError(JamboreeError, ValueError):
@@ -148,11 +145,11 @@ class ReplayError(JamboreeError):
 
 
 class ReplayArgument(ReplayError, InvalidArgument):
-    """An argument of a replay is not what it can be: no such step, no such kind of file."""
+    """An argument of a replay is wrong: there is no such step, or no such kind of file."""
 
 
 class ReplayMismatch(ReplayError):
-    """A replay is not what was recorded: another action, seed, options or result; names both."""
+    """A replay got or returned something else than was recorded; names both values."""
 
 
 class JamboreeClosed(JamboreeError):

@@ -1,4 +1,4 @@
-"""`Jamboree`: what users hold in their hands."""
+"""`Jamboree`: the object that users open."""
 
 from __future__ import annotations
 
@@ -66,8 +66,8 @@ class RecordKeywords(TypedDict, total=False):
 class Jamboree(HasConnection):
     """Saves, reads and deletes records in Redis (fast) and in a backup: MongoDB, or a folder.
 
-    Without URLs it uses embedded servers that live under `home`, shared by all processes of that
-    home; they start by themselves and are gone a minute after their last client.
+    Without URLs it uses embedded servers, whose data are in the directory `home`. All processes of
+    a home share them. They start by themselves, and stop a minute after their last client.
 
     Example:
         >>> with Jamboree() as jam:
@@ -81,24 +81,24 @@ class Jamboree(HasConnection):
         home: Directory of the embedded servers; None = `JAMBOREE_HOME`, else the user data
             directory.
         namespace: Keeps two projects on the same servers apart.
-        write: `buffered` (default): a save returns once it is in a file of this machine, which
-            outlives a killed process. `sync`: once Redis has acknowledged it. `fsync`: once it is
-            on Redis' disk.
-        flush_interval_s: Longest time for which a save waits for its delivery to Redis while
-            somebody follows it, seconds. While nobody does, it waits up to one second.
-        max_pending_bytes: So much may wait in memory for a server that does not answer.
-        when_full: Once it does, `block` (default): the next save, step or reset waits until the
-            server is back. `raise`: it raises `StoreUnavailable` before it does anything, so that
-            it can be repeated.
+        write: When `step` and `save` return. `buffered` (default): when the data are in a file of
+            this machine, which outlives a killed process. `sync`: when Redis has acknowledged them.
+            `fsync`: when they are on Redis' disk.
+        flush_interval_s: The longest time that a save waits for its delivery to Redis while
+            another process follows it, seconds. While none does, it waits up to one second.
+        max_pending_bytes: How much may wait in memory while Redis does not answer, bytes.
+        when_full: What happens when so much waits. `block` (default): the next save, step or reset
+            waits until Redis is back. `raise`: it raises `StoreUnavailable` before it does
+            anything, so that it can be repeated.
         backup: The URL of the backup: `mongodb://`, `mongodb+srv://` or `file:///path/of/a/folder`.
-            Or whether what is saved is copied there by itself: by a process beside the embedded
-            servers; with a URL by a thread, unless another process does. Without a URL it is
-            `JAMBOREE_BACKUP_URL` or `JAMBOREE_MONGO_URL`, and where neither is set, the embedded
-            backup; but with a `redis_url`, nothing is copied there by itself. None = yes, unless
-            `JAMBOREE_BACKUP` is 0. Opened on first use.
-        backup_interval_s: The longest time that something saved waits for this copy, seconds. It
-            is copied sooner if some megabytes wait, or Redis' memory fills up. `backup.flush()`
-            copies now.
+            Or a bool: whether data are copied in the background; None = yes, unless
+            `JAMBOREE_BACKUP` is 0. Without a URL, the backup is `JAMBOREE_BACKUP_URL` or
+            `JAMBOREE_MONGO_URL`; if neither is set, it is the embedded backup, and with a
+            `redis_url` nothing is copied to this in the background. The embedded servers have a
+            process that copies; to a URL a thread copies, unless another process does. The backup
+            is opened on first use.
+        backup_interval_s: The longest time that data wait for this copy, seconds. They are copied
+            sooner if 16 MB wait, or if Redis' memory fills up. `backup.flush()` copies now.
         clock: Gives the time of what is recorded, epoch seconds; for tests and simulated time.
 
     Raises:
@@ -282,7 +282,7 @@ class Jamboree(HasConnection):
         Raises:
             UnsupportedSpace: It is none of these, or has a space that cannot be recorded.
             InvalidRecord: A tag cannot be kept.
-            InvalidArgument: The run is no name, or another argument is not what it can be.
+            InvalidArgument: The run is no name, or another argument is wrong.
         """
         recorder = _recorder_of(env)
         if recorder is not RecordEpisodes:
@@ -308,11 +308,11 @@ class Jamboree(HasConnection):
             >>> jam.episode("01a21f").data().rewards.sum()
 
         Args:
-            id: The id, which costs nothing; or its first letters, which read the listings. An
-                episode is taken for its id.
+            id: The id, for which nothing is read; or its first digits, at least 6, for which the
+                listings are read. An episode stands for its id.
 
         Raises:
-            EpisodeNotFound: Several ids begin like that; names some.
+            EpisodeNotFound: No id begins like that, or several do; names some.
         """
         return Episode(self._open(), id_of(self._open(), id))
 
@@ -348,8 +348,8 @@ class Jamboree(HasConnection):
             since: Only those begun at or after this time, epoch seconds.
             order_by: As in `EpisodeQuery.order_by`.
             limit: At most this many, those at the front.
-            wait: Whether a run that is not there is one that is to come: the query then finds
-                nothing. Else it is taken for misspelt.
+            wait: Whether a run may be missing because it begins later: the query then finds
+                nothing. Otherwise a missing run is an error.
             forks: Whether forks of an episode of the same run are found, too: they are experiments,
                 not data of the run.
 
@@ -377,7 +377,7 @@ class Jamboree(HasConnection):
             >>> print(jam.joint_episode(env.joint_id).verify())
 
         Args:
-            id: The id, or the first letters of it.
+            id: The id, or its first digits.
 
         Raises:
             EpisodeNotFound: There is none.
@@ -445,7 +445,7 @@ class Jamboree(HasConnection):
 
         Args:
             name: The name.
-            wait: Whether a run that is not there is one that is to come. Else what is read of it
+            wait: Whether the run may be missing because it begins later. Otherwise a read of it
                 raises `RunNotFound`, which names the runs that there are.
         """
         return Run(self._open(), name, wait=wait)
@@ -544,10 +544,10 @@ class Jamboree(HasConnection):
 
     @checked
     def diff(self, a: Episode | str, b: Episode | str) -> EpisodeDiff:
-        """Where two episodes part, and their summaries side by side.
+        """Where two episodes begin to differ, and their summaries side by side.
 
-        Forks are compared with all that came before them: a child and its parent part at the fork,
-        or later.
+        A fork is compared with all steps before it, too: a child and its parent begin to differ at
+        the fork, or later.
 
         Example:
             >>> if report := jam.diff(parent, child):

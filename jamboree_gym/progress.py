@@ -62,6 +62,9 @@ def _on_stderr(done_are: str, done: int, total: int) -> None:
 def timecontext(label: str = "it took") -> Iterator[None]:
     """Print how long a block took, in seconds.
 
+    Args:
+        label: The text before the number.
+
     Example:
         >>> with timecontext():
         ...     pass

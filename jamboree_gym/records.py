@@ -49,7 +49,7 @@ class StepData:
         index: Position in the episode, from 0.
         observation: What the agent saw before acting.
         action: What it did.
-        reward: What this step returned: a float, or an array where it is several numbers.
+        reward: What this step returned: a float, or an array if it is several numbers.
         next_observation: What this step returned.
         terminated: Whether this step reached a terminal state.
         truncated: Whether the episode was cut off after this step.
@@ -121,15 +121,15 @@ _make_of, _set_make, _forget_make = _late.__get__, _late.__set__, _late.__delete
 class Transitions(_MadeLater):
     """n consecutive transitions of one episode as arrays, oldest first.
 
-    Observations, actions and annotations of a dict or tuple are dicts or tuples of arrays; where
-    values have no fixed shape (text, sequences, graphs), an array of objects. Iterating gives each
-    value with the type that it had.
+    Observations, actions and annotations of a dict or tuple are dicts or tuples of arrays. Values
+    without a fixed shape (text, sequences, graphs) are an array of objects. A loop over the
+    transitions gives each as `StepData`, and each value with its original type.
 
     Attributes:
         indices: int64 (n,), position in the episode.
         observations: (n, ...), what the agent saw before acting.
         actions: (n, ...).
-        rewards: float64 (n,); where a reward is several numbers, (n, ...) of their dtype.
+        rewards: float64 (n,); if a reward is several numbers, (n, ...) of their dtype.
         next_observations: (n, ...).
         terminations: bool (n,).
         truncations: bool (n,).
@@ -327,8 +327,8 @@ class EpisodeOrigin:
             the state that the generator was given there; None where it kept its own.
         options: The `options` given to `reset`; None = none were.
         provenance: Digest of the blob that holds environment spec, versions and machine.
-        follows: Id of the episode of the same environment whose end, or whose newest step, the
-            reset went on from, where seed and `rng_state` do not tell all: play that one first.
+        follows: Id of the episode of the same environment that a replay has to play first, if seed
+            and `rng_state` are not enough; else None.
         parent: Id of the episode that this one was forked from: it begins without a reset, where
             that one stood.
         fork_step: Number of the parent's steps before the fork.

@@ -4,11 +4,13 @@ Where a page begins with commands, these run, too. `make test` runs the quick pa
 interpreters, of which one has torch. `make long` runs all, each in a fresh one.
 """
 
+import inspect
 import multiprocessing
 import os
 import re
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
@@ -18,6 +20,8 @@ from typing import Any
 import pytest
 from embedded_home import new_home
 from pages import CommandFailed, begin, run_commands, run_page
+
+from jamboree_gym import Jamboree
 
 pytestmark = [pytest.mark.once, pytest.mark.timeout(300)]  # a busy machine takes its time
 
@@ -242,9 +246,25 @@ def test_files_that_pages_name_are_there() -> None:
     assert missing == []
 
 
+def test_the_arguments_of_a_jamboree_are_in_the_table_with_their_defaults() -> None:
+    table = section_of("record.md", "## The arguments of `Jamboree`")
+    rows = re.findall(r"^\| `(\w+)` \| ([^|]*) \|", table, re.MULTILINE)
+    parameters = inspect.signature(Jamboree).parameters
+    assert [name for name, _ in rows] == [*parameters]
+    for name, shown in rows:
+        default = parameters[name].default
+        if default is None:
+            assert re.match(r"`JAMBOREE_\w+`", shown)
+        else:
+            assert eval(shown.strip("`"), {"time": time}) == default
+
+
+def section_of(page: str, heading: str) -> str:
+    return (ROOT / "docs" / page).read_text().split(heading)[1].split("\n## ")[0]
+
+
 def test_ten_places_are_where_the_page_says() -> None:
-    page = (ROOT / "docs" / "architecture.md").read_text()
-    table = page.split("## Ten places to know")[1].split("\n## ")[0]
+    table = section_of("architecture.md", "## Ten places to know")
     found = re.findall(r"^\| [^|]* \| `([\w/]+\.py)`[^|]* \| `(\w+)` \|$", table, re.MULTILINE)
     assert len(found) == 10
     for file, name in found:

@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from jamboree_gym.records import EpisodeSummary
 
 __all__ = [
+    "AnyEnvArgument",
     "DryRunOption",
     "EnvArgument",
     "EnvArgumentsOption",
@@ -112,12 +113,13 @@ WeightsOption = Annotated[
         help="Where a reward is several numbers: the weight of each in the return, 0.7,0.3.",
     ),
 ]
-EnvArgument = Annotated[
+_GYMNASIUM_ID = "Its Gymnasium id; module:id imports the module first."
+EnvArgument = Annotated[str, typer.Argument(metavar="ENV", help=_GYMNASIUM_ID)]
+AnyEnvArgument = Annotated[
     str,
     typer.Argument(
         metavar="ENV",
-        help="Its Gymnasium id; module:id imports the module first. Of PettingZoo: "
-        "aec:classic/tictactoe-v3 or parallel:ID.",
+        help=f"{_GYMNASIUM_ID} Of PettingZoo: aec:classic/tictactoe-v3 or parallel:ID.",
     ),
 ]
 EnvArgumentsOption = Annotated[

@@ -6,6 +6,7 @@ import re
 import textwrap
 from collections.abc import Iterator, Mapping
 from dataclasses import fields
+from enum import Enum
 from typing import Any
 
 import typer
@@ -34,7 +35,7 @@ _HEAD = """\
 # The command line
 
 With `jamboree-gym` you look at a store from a shell. You need
-`pip install 'jamboree-gym[cli]'`.
+`pip install 'jamboree-gym[cli]'`, or `'jamboree-gym[cli,embedded]'` if you run no servers.
 
 ```sh
 jamboree-gym record CartPole-v1 --run trial --episodes 3   # three episodes under random actions
@@ -46,7 +47,7 @@ jamboree-gym show @last                                    # the episode that be
 This page is made from the commands themselves:
 `python -m jamboree_gym.cli.reference > docs/cli.md`.
 
-You begin a training:
+## Begin a training
 
 ```sh
 jamboree-gym doctor                                   # is the set-up right? if not, how to mend it
@@ -55,7 +56,7 @@ jamboree-gym train CartPole-v1 --algo ppo --run ppo   # records episodes, metric
 jamboree-gym top                                      # in another terminal: the runs, live
 ```
 
-A run looks odd at night:
+## A run looks odd at night
 
 ```sh
 jamboree-gym run ppo                     # alive or stuck, returns, metrics now and an hour before
@@ -303,14 +304,35 @@ def _section(name: str, command: Any, documented: Mapping[str, str] | None) -> I
 
 
 def _options_of(command: Any, names: set[str]) -> Iterator[str]:
-    yield "| option | |"
-    yield "|---|---|"
+    yield "| option | | default |"
+    yield "|---|---|---|"
     for one in command.params:
         if one.name in names:
-            shown = ", ".join(f"`{text}`" for text in one.opts if text.startswith("-"))
+            words = [text for text in (*one.opts, *one.secondary_opts) if text.startswith("-")]
+            shown = ", ".join(f"`{text}`" for text in words)
             variable = f" Also `{one.envvar}`." if one.envvar else ""
             shown = shown or f"`{_cell(one.metavar or one.name.upper())}`"
-            yield f"| {shown} | {_cell(one.help or '')}{variable} |"
+            meaning = f"{_cell(one.help or '')}{_choices_of(one)}{variable}"
+            row = " | ".join((shown, meaning, _default_of(one))).rstrip()
+            yield f"| {row} |"
+
+
+def _choices_of(option: Any) -> str:
+    """The words that an option takes, where it takes only some."""
+    kind = option.type_descriptor.annotation
+    is_choice = isinstance(kind, type) and issubclass(kind, Enum)
+    return f" One of {_listed(tuple(one.value for one in kind))}." if is_choice else ""
+
+
+def _default_of(option: Any) -> str:
+    """What holds where an option is not given: a value, or words for it."""
+    if option.required:
+        return "required"
+    if isinstance(option.show_default, str):
+        return _cell(option.show_default)
+    if option.default is None or option.default is False or option.default == []:
+        return ""
+    return f"`{option.opts[0] if option.default is True else option.default}`"
 
 
 def _names(group: type[Any]) -> set[str]:

@@ -40,6 +40,9 @@ class DBHandler:
         >>> handler.last()["value"]
         3
 
+    Args:
+        jam: The `Jamboree` that stores the records; it can also be set later, as `handler.event`.
+
     Attributes:
         entity: The kind of record; part of the log's key.
         required: Name and type of each key that must be set before saving or reading.
@@ -163,8 +166,8 @@ class DBHandler:
         """Save one record; it gets an `index` and a `timestamp`. The caller's dict does not change.
 
         Args:
-            record: Field names and values: numbers, strings, bytes, None, NumPy arrays and
-                scalars, and lists, tuples, sets and dicts of these.
+            record: Field names and values: numbers, texts, bytes, None, times, NumPy arrays and
+                scalars, tensors, enums, dataclasses, and lists, tuples, sets and dicts of these.
 
         Raises:
             UnknownKey: A required key or the Jamboree is not set.

@@ -1,4 +1,4 @@
-"""An episode as it lies in the store."""
+"""`Episode`: reads one stored episode."""
 
 from __future__ import annotations
 
@@ -63,11 +63,16 @@ _SideLog = TypeVar("_SideLog", bound=DBHandler)
 
 
 class Episode(ReadWhenShown):
-    """Reads one episode; holds no steps itself.
+    """Reads one episode; holds no steps itself. `jam.episode(id)` makes one.
 
-    Every read asks Redis in one round trip (a large one in several) and sees all steps that this
-    process has recorded; `steps`, `recent`, `between` and `as_of` do not ask where this process
-    holds the rows, as it does with the newest of an episode that it records.
+    Each read asks Redis in one round trip (a large one in several), and sees all steps that this
+    process has recorded. If this process records the episode, `steps`, `recent`, `between` and
+    `as_of` take its newest steps from memory.
+
+    Example:
+        >>> episode = jam.episodes(run="first").last()
+        >>> episode.data().observations.shape
+        (24, 4)
 
     Args:
         connection: Where it is stored.
@@ -95,12 +100,12 @@ class Episode(ReadWhenShown):
 
     @property
     def origin(self) -> EpisodeOrigin:
-        """What it can be begun with again."""
+        """How it began: seed or state of the generator, options, provenance."""
         return self._notes()[1]
 
     @property
     def predecessor(self) -> Episode | None:
-        """The episode of the same environment that its reset went on from, where that matters."""
+        """The earlier episode that a replay has to play first; None if there is none."""
         follows = self.origin.follows
         return None if follows is None else Episode(self._connection, follows)
 
@@ -209,6 +214,10 @@ class Episode(ReadWhenShown):
         Example:
             >>> episode.steps(-16)  # the newest 16
             >>> episode.steps(0, -1)  # all but the newest
+
+        Raises:
+            EpisodeNotFound: There is no such episode.
+            DecodeError: Its bytes are damaged; names key and index.
         """
         if start < 0 and stop is None:
             return self.recent(-start)
@@ -221,7 +230,12 @@ class Episode(ReadWhenShown):
 
     @checked
     def recent(self, n: Count) -> Transitions:
-        """The newest n steps as arrays, oldest first; `Jamboree.recent` for several episodes."""
+        """The newest n steps as arrays, oldest first; `Jamboree.recent` for several episodes.
+
+        Raises:
+            EpisodeNotFound: There is no such episode.
+            DecodeError: Its bytes are damaged; names key and index.
+        """
         found = self._recent_in_memory(n)
         return recent_of([self], n)[0] if found is None else found
 
@@ -308,7 +322,7 @@ class Episode(ReadWhenShown):
         return self._handler(RenderHandler)
 
     def snapshots(self) -> SnapshotHandler:
-        """Where the environment stood after some of its steps; kept with `snapshot_every=`."""
+        """States of the environment after some of its steps; kept with `snapshot_every=`."""
         return self._handler(SnapshotHandler)
 
     def _handler(self, of_class: Callable[[Connection], _SideLog]) -> _SideLog:
@@ -379,11 +393,11 @@ class Episode(ReadWhenShown):
 
     @checked
     def play(self, speed: float = 1.0) -> Iterator[StepData]:
-        """Its steps at the pace at which they were taken, counted from when the first is asked for.
+        """Its steps with the pauses that were between them; the time begins with the first `next`.
 
         A slow consumer receives steps without delay until it has caught up. The episode is read in
-        parts. The iterator ends with the newest step that is there when it gets there, even if the
-        episode is still being recorded; `tail` follows such an episode.
+        parts. The iterator ends with the newest step that is stored when it arrives there, even if
+        the episode is still being recorded; `tail` follows such an episode.
 
         Example:
             >>> for step in episode.play(speed=2):
@@ -406,8 +420,8 @@ class Episode(ReadWhenShown):
 
         An expression has the columns of `frame` for names, comparisons, `in (1, 2)`, and, or, not,
         arithmetic, and abs, sqrt, isnan, isfinite, min, max. It is evaluated over whole columns,
-        and never run as code. `column("...")` is for a column whose name is no Python name. A step
-        without the info that is asked for is no hit, whichever way it is asked.
+        and never run as code. `column("...")` is for a column whose name is no Python name. If a
+        step lacks an info that a comparison needs, the comparison is unknown, and so is its `not`.
 
         Example:
             >>> episode.find("reward < -1 and action == 2")
@@ -532,7 +546,7 @@ class Episode(ReadWhenShown):
 
     @checked
     def diff(self, other: Episode | str) -> EpisodeDiff:
-        """Where it parts from another one: as `jam.diff`.
+        """Where it begins to differ from another one: as `jam.diff`.
 
         Example:
             >>> print(parent.diff(child))

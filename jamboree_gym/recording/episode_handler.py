@@ -65,8 +65,8 @@ class _Lane(NamedTuple):
 class EpisodeHandler(DBHandler):
     """Writes the steps of episodes, one episode at a time, and reads them back.
 
-    A recorder drives it with `begin`, `step` and `end`; anyone else sets
-    `handler["episode"] = id` and reads. Subclass it for what is to be derived from the steps.
+    A recorder calls `begin`, `step` and `end`. To read, set `handler["episode"] = id`. A subclass
+    can have methods that derive something from the steps: `jam.record(env, handler_class=...)`.
 
     Example:
         >>> handler = EpisodeHandler(jam)
@@ -438,7 +438,7 @@ class EpisodeHandler(DBHandler):
 
     @property
     def episode(self) -> Episode:
-        """The episode that the handler stands on."""
+        """The episode of `handler["episode"]`."""
         return Episode(self._connection, self["episode"])
 
     @checked

@@ -17,7 +17,7 @@ class RecordOptions:
 
     Attributes:
         run: Name of the run that the episodes belong to; None = the Jamboree's own.
-        tags: Whatever episodes shall be found by: `{"lr": 3e-4, "branch": "main"}`.
+        tags: Values by which episodes can be found: `{"lr": 3e-4, "branch": "main"}`.
         handler_class: `EpisodeHandler` or a subclass.
         record_infos: Whether infos are kept, or a list of the keys that are.
         strict_infos: Whether an info that cannot be stored is an error, instead of a mark in place

@@ -112,8 +112,7 @@ def fork(
         tags: Tags of the child, added to the parent's.
         record: Whether to record the child.
         render_mode: For `render`; a time limit and everything else is as recorded.
-        wrappers: Classes of wrappers that may be rebuilt, besides those of Gymnasium and this
-            package.
+        wrappers: As in `verify`.
         trust_entry_point: Import and call the code that the store names, if it is unknown here, and
             accept arguments that name modules.
         trust_snapshots: Use stored snapshots of ALE. ALE reads them unchecked: tampered bytes

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from embedded_home import new_home
 from processes import NoteHandler, wait_until
 from recorded_envs import ACTION, CountingEnv, play
 from stored import at
@@ -17,6 +18,7 @@ from typer.testing import CliRunner, Result
 from jamboree_gym import Jamboree
 from jamboree_gym.backup import RetentionPolicy
 from jamboree_gym.cli import app
+from jamboree_gym.integrations.hdf5 import to_hdf5
 from jamboree_gym.store.mongo import client as mongo_client
 
 Run = Callable[..., Result]
@@ -168,11 +170,28 @@ def test_a_size_counts_the_oldest_first(jam: Jamboree) -> None:
     assert jam.backup.would_evict(max_redis_bytes=0).episodes == 3
 
 
+def test_a_home_that_is_not_there_is_made_of_a_backup_or_a_dataset(
+    jam: Jamboree, tmp_path: Path
+) -> None:
+    record(jam)
+    jam.backup.copy_to((tmp_path / "copy").as_uri())
+    to_hdf5(jam.episodes(), tmp_path / "exported")
+    namespace = ("--namespace", jam._connection.keyspace.namespace)
+    for command, told in (
+        (("backup", "restore", "--from", str(tmp_path / "copy")), "1 log put back"),
+        (("import", str(tmp_path / "exported")), "run exported: 1 episode"),
+    ):
+        with new_home() as home:
+            result = CliRunner().invoke(app, [*command, *namespace, "--home", str(home)])
+            assert (result.exit_code, result.output) == (0, f"{told}\n")
+
+
 def test_a_home_that_is_not_there_is_said_and_not_made(tmp_path: Path) -> None:
     home, other = tmp_path / "misspelt", tmp_path / "other"
     other.mkdir()
     (other / "thesis.tex").touch()
-    for command in (["backup", "status"], ["backup", "trim"], ["verify"], ["status"], ["down"]):
+    looking = (["backup", "status"], ["backup", "trim"], ["verify"], ["status"], ["down"])
+    for command in (*looking, ["backup", "restore"]):
         result = CliRunner().invoke(app, [*command, "--home", str(home)])
         assert result.exit_code in (1, 2)
         assert f"no home at {home}: nothing has been recorded there" in result.output

@@ -38,6 +38,15 @@ def test_the_page_is_what_the_commands_say() -> None:
     assert page == reference(), "python -m jamboree_gym.cli.reference > docs/cli.md"
 
 
+@pytest.mark.once
+def test_the_page_has_defaults_choices_and_both_words_of_a_switch() -> None:
+    page = reference()
+    assert "| `--timesteps` | How many. | `100000` |" in page
+    assert "| `--open`, `--no-open` | Whether to show it in a browser. | `--open` |" in page
+    assert "| `--format` | The format. One of `arrow`, `parquet`, " in page
+    assert "| `--step` | Number of steps before the fork. | required |" in page
+
+
 def test_help_loads_nothing_of_the_library() -> None:
     done = run_python(
         "import sys\n"

@@ -76,10 +76,15 @@ def restore(
 ) -> None:
     """Put back into Redis what the backup holds and Redis does not. Overwrites nothing newer.
 
+    On a new machine it makes the home, if --from, --backup-url or a variable names a backup.
+
     Example: jamboree-gym backup restore
     """
+    from jamboree_gym.connection.chosen_urls import chosen_backup_url
+
     chosen = store if from_url is None else replace(store, backup_url=_url(from_url))
-    with chosen.open() as jam, progress_bar("restoring") as progress:
+    is_named = chosen_backup_url(chosen.backup_url, None) is not None
+    with chosen.open(is_new=is_named) as jam, progress_bar("restoring") as progress:
         only = named_episodes(jam, episodes) if episodes else None
         restored = jam.backup.restore(only, progress=progress)
     if json:

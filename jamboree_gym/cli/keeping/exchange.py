@@ -127,7 +127,11 @@ def import_(
         ),
     ],
     format: Annotated[
-        Format | None, typer.Option(help="The format.", show_default="what the folder shows")
+        Format | None,
+        typer.Option(
+            help="The format; only minari, hdf5 and datasets hold whole episodes.",
+            show_default="what the folder shows",
+        ),
     ] = None,
     run: Annotated[
         str | None,
@@ -148,7 +152,7 @@ def import_(
             "import reads minari, hdf5 and datasets: export the episodes as one of these"
         )
     name = run or (dataset if chosen is Format.minari else _folder_of(dataset).name)
-    with store.open() as jam, progress_bar("storing") as progress:
+    with store.open(is_new=True) as jam, progress_bar("storing") as progress:
         try:
             ids = _read(jam, chosen, dataset, name, tags, progress)
         except (EpisodeNotFound, MissingExtra) as error:

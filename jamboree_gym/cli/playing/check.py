@@ -8,7 +8,7 @@ import typer
 
 from jamboree_gym.cli.commands import (
     NO,
-    EnvArgument,
+    AnyEnvArgument,
     EnvArgumentsOption,
     JsonOption,
     ModulesOption,
@@ -21,7 +21,7 @@ __all__ = ["check"]
 
 
 def check(
-    env: EnvArgument,
+    env: AnyEnvArgument,
     arguments: EnvArgumentsOption = None,
     steps: Annotated[int, typer.Option(min=1, help="Most steps of an episode.")] = 200,
     seed: Annotated[int, typer.Option(min=0, help="Of the first episode.")] = 0,

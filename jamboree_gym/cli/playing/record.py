@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from jamboree_gym.cli.commands import (
+    AnyEnvArgument,
     EnvArgument,
     EnvArgumentsOption,
     JsonOption,
@@ -36,7 +37,7 @@ SeedOption = Annotated[
 
 def record(
     store: StoreOptions,
-    env: EnvArgument,
+    env: AnyEnvArgument,
     policy: Annotated[
         str,
         typer.Option(help="random, a .zip of Stable-Baselines3, or module:callable.", metavar="P"),

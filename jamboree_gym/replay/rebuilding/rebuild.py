@@ -72,8 +72,8 @@ def rebuild_env(
 
     Args:
         provenance: As stored: any writer of the store may have written it.
-        wrappers: Classes that may be built with stored arguments, besides those of Gymnasium and
-            this package.
+        wrappers: Classes that may be built with stored arguments, beside the known ones
+            (`known_wrappers.py`).
         trust_entry_point: Import and call the code that the store names, if it is unknown here, and
             accept arguments that name modules.
         render_mode: Replaces the recorded mode; a replay needs no window.

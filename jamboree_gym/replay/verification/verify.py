@@ -84,7 +84,8 @@ def verify(
         atol: Allowed absolute difference of floats. If both are 0, every bit must be equal.
         infos: Keys of infos to compare too, with a dot for those of nested dicts
             (`"state.lives"`); True: all recorded infos.
-        wrappers: Wrapper classes that may be built, besides those of Gymnasium and this package.
+        wrappers: Wrapper classes that may be built, beside the known ones: those of Gymnasium, this
+            package, Minigrid, SB3 and others that only compute, where their module is loaded.
             They are built with the stored arguments, which anyone who writes to the store can
             choose; or with yours: `functools.partial(Crop, size=8)`.
         trust_entry_point: Import and call what the store names for environments and wrappers that
