@@ -235,6 +235,11 @@ class Cluster:
                 client.execute_command(*command)
         return len(keys)
 
+    def open_slots(self, address: str) -> list[str]:
+        """Slots that begin to move to or from a server, as `CLUSTER NODES` shows them."""
+        shown = [slot for one in self.nodes(address) for slot in one["slots"]]
+        return [slot for slot in shown if slot.startswith("[")]
+
     def end_move(self, slot: int, to: str) -> None:
         """All keys of a slot have moved."""
         for address in dict.fromkeys([to, self.owner_of(slot), *self.primaries()]):

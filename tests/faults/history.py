@@ -16,6 +16,7 @@ The promises are those of docs/promises.md. What may be lost is just this:
 from __future__ import annotations
 
 import math
+import re
 from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -740,7 +741,7 @@ def a_loss_is_said_once(history: History) -> Iterator[str]:
             if one.words in said:
                 yield f"{_seen(one)}: said again: {one.words}"
             said.add(one.words)
-            told = [id for id in history.episodes if id in one.words]
+            told = history.episodes.keys() & set(re.findall(r"\w+", one.words))
             lost = [
                 *(loss for loss in history.losses if not told or any(map(loss.touches, told))),
                 *history.by_action["delete"],
