@@ -130,11 +130,23 @@ def schedule(seed: int, seconds: float, deeds: Sequence[tuple[str, str]]) -> lis
     return story
 
 
+def with_clients(of_servers: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
+    """What may be done to servers, and to the clients."""
+    clients = [(what, slot) for slot in CLIENTS for what in ("kill", "stop")]
+    return [*of_servers, *of_servers, *clients]
+
+
 # -- the servers ----------------------------------------------------------------------------------
 
 
 class Servers:
-    """What the nemesis asks of all of them."""
+    """What the nemesis asks of all of them.
+
+    Attributes:
+        deeds: What may be done, and to whom.
+    """
+
+    deeds: tuple[tuple[str, str], ...]
 
     def aim(self, target: str) -> list[int] | None:
         """Choose whom the next deed is done to; the buckets that he has, if not all."""
@@ -735,8 +747,7 @@ def run(seed: int, seconds: float, keep: Path | None = None, cluster: str = "") 
             servers = EmbeddedServers(exits)
         else:
             servers = OwnServers(Path(name), appendfsync, exits)
-        clients = [(what, slot) for slot in CLIENTS for what in ("kill", "stop")]
-        story = schedule(seed, seconds, [*servers.deeds * 2, *clients])
+        story = schedule(seed, seconds, with_clients(servers.deeds))
         world = World(servers, logs, appendfsync)
         exits.callback(world.kill_all)
         for slot in CLIENTS:
