@@ -50,6 +50,7 @@ PRIMARY = "primary"  # of a cluster, as the nemesis calls it
 EVERYSEC_S = 3.0  # `everysec` puts off a write for 2 s at most while the disk is busy with a sync
 NODE_TIMEOUT_S = 2.0  # so long the replica of a silent primary waits at least
 LAG_S = 2.0  # of a replica
+TOLD_S = 10.0  # by then, a writer has tried to deliver a step, also if a primary fails meanwhile
 LEASE_S = 10.0
 ASK_AGAIN_S = 30.0  # so long a process does not ask a MongoDB that was away
 LATE_S = 3.0  # of a process on a busy machine
@@ -303,19 +304,15 @@ class History:
         """Whether MongoDB answered all the time between."""
         return not any(one.meets(start, end) for one in self.mongo_away)
 
-    def has_loss(self, what: str, start: float, end: float, *, shown: float = math.inf) -> bool:
-        """Whether some of it that was known at `start` may be gone at `end`.
+    def losses_of(self, what: str, start: float, end: float) -> Iterator[Loss]:
+        """Why some of it that was known at `start` may be gone at `end`."""
+        for loss in self.losses:
+            if loss.span.meets(start, end) and loss.touches(what):
+                yield loss
 
-        Args:
-            what: An episode, or the shared log.
-            start: When it was known.
-            end: When it is looked for.
-            shown: When it was in Redis at the latest.
-        """
-        return any(
-            loss.span.meets(start, end) and loss.since <= shown and loss.touches(what)
-            for loss in self.losses
-        )
+    def has_loss(self, what: str, start: float, end: float) -> bool:
+        """Whether some of it that was known at `start` may be gone at `end`."""
+        return any(self.losses_of(what, start, end))
 
     def holds(self, what: str, claim: Claim, time: float) -> bool:
         """Whether what was claimed has to be there for a read that ends at that time."""
@@ -608,12 +605,28 @@ def _lost_from_journals(history: History) -> Iterator[str]:
     end = last[-1].end
     for episode in history.episodes.values():
         is_buffered = history.modes.get(episode.writer) == "buffered"
-        if not is_buffered or history.has_loss(episode.id, episode.start, end):
+        losses = history.losses_of(episode.id, episode.start, end)
+        if not is_buffered or any(_may_end(history, episode, loss) for loss in losses):
             continue
         count = found.get(episode.id, 0)
         if count < episode.returned and not history.may_be_deleted(episode.id, end):
             words = f"and {episode.returned} of {episode.writer} had returned"
             yield f"{episode.id} has {count} steps, {words}"
+
+
+def _may_end(history: History, episode: Episode, loss: Loss) -> bool:
+    """Whether a loss may have ended an episode: its writer sends again what a failover has lost.
+
+    If it cannot, it says so. After the end of the episode it does not know.
+    """
+    newest = max((step.start for step in episode.steps if step.is_ok), default=-math.inf)
+    if not loss.is_failover or history.died.get(episode.writer, math.inf) < newest + TOLD_S:
+        return True
+    own = history.by_process[episode.writer]
+    was_told = any(
+        "EpisodeNotFound" in (one.error, one.cause) for one in own if one.end > loss.since
+    )
+    return newest <= loss.span.end or was_told
 
 
 def a_process_reads_its_own_writes(history: History) -> Iterator[str]:
@@ -636,10 +649,18 @@ def reads_never_go_back(history: History) -> Iterator[str]:
             continue
         episode = history.episodes.get(seen.id)
         since = last.by.start if episode is None else episode.start
-        if history.has_loss(seen.id, since, seen.by.end, shown=last.by.end):
+        losses = history.losses_of(seen.id, since, seen.by.end)
+        if any(_may_hide(loss, last.by) for loss in losses):
             continue
         if seen.count < last.count or (last.status in ENDS and seen.status != last.status):
             yield f"{_sight(seen)}, after {last.count} steps and {last.status!r}"
+
+
+def _may_hide(loss: Loss, read: Operation) -> bool:
+    """Whether what a read has shown may be gone: a replica has it from before, or gets it later."""
+    if loss.is_failover:
+        return loss.since <= read.end and read.start <= loss.span.end
+    return True
 
 
 def what_is_deleted_stays_deleted(history: History) -> Iterator[str]:

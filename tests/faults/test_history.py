@@ -338,6 +338,12 @@ EXCUSED: dict[str, Sequence[Operation]] = {
         primary("kill", "e2", 9.0, 13.0),
         stepped("s", "e2", 3, 13.5, error="EpisodeNotFound", words="e2 is lost"),
     ],
+    "the writer of a journal was told": [
+        primary("kill", "d", 35.0, 39.0),
+        op("b", "flush", at=40.5, error="UnsavedRecords", cause="EpisodeNotFound"),
+        read(AFTER_ALL, "d", 2, "interrupted", 81.5),
+        read(EMPTIED_AFTER_ALL, "d", 2, "interrupted", 91.5),
+    ],
     "the primary of a log was killed right after the answer": [
         primary("kill", LOG, 9.0, 13.0),
         records("x", 13.5, (0, "b", 1), (1, "s", 1), (2, "b", 2)),
@@ -440,6 +446,18 @@ FOUND_ALL_THE_SAME: dict[str, tuple[str, Sequence[Operation]]] = {
     "what was seen long before its primary was killed is gone": (
         "reads_never_go_back",
         [primary("kill", "e2", 9.0, 13.0), read("r", "e2", 0, "running", 13.5)],
+    ),
+    "what was seen after its primary was replaced is gone": (
+        "reads_never_go_back",
+        [
+            primary("kill", "e2", 5.0, 8.5),
+            read("r", "e2", 2, "running", 9.0),
+            read("r", "e2", 1, "running", 9.5),
+        ],
+    ),
+    "an episode goes on after its primary was killed, and lacks steps that nobody was told of": (
+        "what_was_acknowledged_is_there",
+        [primary("kill", "d", 35.0, 39.0), read(AFTER_ALL, "d", 2, "interrupted", 81.5)],
     ),
     "its own step is not seen, and another primary was killed": (
         "a_process_reads_its_own_writes",
