@@ -58,6 +58,8 @@ CUT_EVERY ?= 1
 # Which histories `make nemesis` makes and checks, and how long each goes on.
 SEEDS ?= 0-99
 SECONDS ?= 30
+# On a cluster of which program: valkey9, redis7, redis8; empty: on one server.
+CLUSTER ?=
 # For how many seconds `make simulate` and `make faults` draw seeds.
 SIMULATED_SECONDS ?= 600
 # How many mutated inputs `make faults` feeds to the decoders, twice: by chance, and by coverage.
@@ -111,7 +113,7 @@ kills: $(DEV_READY) ## recording processes of every kind are killed, with Redis 
 
 .PHONY: nemesis
 nemesis: $(DEV_READY) ## all kinds of processes at once, while each is killed, stopped, cut off; the history is checked
-	$(BIN)/python tests/faults/nemesis.py --seeds $(SEEDS) --seconds $(SECONDS)
+	$(BIN)/python tests/faults/nemesis.py --seeds $(SEEDS) --seconds $(SECONDS) $(if $(CLUSTER),--cluster $(CLUSTER))
 
 .PHONY: simulate
 simulate: $(DEV_READY) ## the store on simulated servers and time: many schedules of actors and faults

@@ -28,6 +28,7 @@ class Cluster:
             busy the machine is.
         program: The server.
         password: Of all servers; empty: they have none.
+        options: Further ones of the command line.
     """
 
     def __init__(
@@ -39,7 +40,9 @@ class Cluster:
         node_timeout_ms: int = NEVER_MS,
         program: str = "",
         password: str = PASSWORD,
+        options: Sequence[str] = (),
     ) -> None:
+        self._options = options
         self._directory = directory
         self._timeout_ms = node_timeout_ms
         self._program = program or valkey_program()
@@ -71,7 +74,7 @@ class Cluster:
         command += ["--masterauth", self._password, "--cluster-enabled", "yes"]
         command += ["--cluster-port", str(free_port())]
         command += ["--cluster-node-timeout", str(self._timeout_ms)]
-        command += ["--cluster-replica-validity-factor", "0"]
+        command += ["--cluster-replica-validity-factor", "0", *self._options]
         address = f"127.0.0.1:{port}"
         self.servers[address] = Server(self._admin_url(address), command, redis_answers).start()
         return address
@@ -162,6 +165,12 @@ class Cluster:
         id, nodes = self.id_of(primary), self.nodes(primary)
         return next(str(one["address"]) for one in nodes if one["primary"] == id)
 
+    def is_primary(self, address: str) -> bool:
+        """Whether a server takes itself for a primary."""
+        with self.admin(address) as client:
+            told: Any = client.info("replication")
+            return bool(told["role"] == "master")
+
     def is_well(self) -> bool:
         """Whether all servers run, all serve, and every replica follows its primary."""
         return all(self._serves(one) and self._follows(one) for one in self.servers)
@@ -205,16 +214,35 @@ class Cluster:
 
     def move_slot(self, slot: int, to: str) -> None:
         """Move a slot key by key, as `redis-cli --cluster reshard` does."""
+        self.begin_to_move(slot, to)
+        while self.move_keys(slot, to, most=10):
+            pass
+        self.end_move(slot, to)
+
+    def begin_to_move(self, slot: int, to: str) -> None:
+        """From now on, some keys of a slot may be there already."""
         source = self.owner_of(slot)
-        host, port = to.split(":")
         self.tell(to, "SETSLOT", slot, "IMPORTING", self.id_of(source))
         self.tell(source, "SETSLOT", slot, "MIGRATING", self.id_of(to))
-        with self.admin(source) as client:
-            while keys := self.tell(source, "GETKEYSINSLOT", slot, 10):
-                client.execute_command(
-                    *("MIGRATE", host, port, "", 0, 5000, "AUTH", self._password, "KEYS", *keys)
-                )
-        for address in dict.fromkeys([to, source, *self.primaries()]):
+
+    def move_keys(self, slot: int, to: str, *, most: int) -> int:
+        """Move some keys of a slot; returns how many."""
+        source, (host, port) = self.owner_of(slot), to.split(":")
+        keys = self.tell(source, "GETKEYSINSLOT", slot, most)
+        if keys:
+            command = ("MIGRATE", host, port, "", 0, 5000, "AUTH", self._password, "KEYS", *keys)
+            with self.admin(source) as client:
+                client.execute_command(*command)
+        return len(keys)
+
+    def open_slots(self, address: str) -> list[str]:
+        """Slots that begin to move to or from a server, as `CLUSTER NODES` shows them."""
+        shown = [slot for one in self.nodes(address) for slot in one["slots"]]
+        return [slot for slot in shown if slot.startswith("[")]
+
+    def end_move(self, slot: int, to: str) -> None:
+        """All keys of a slot have moved."""
+        for address in dict.fromkeys([to, self.owner_of(slot), *self.primaries()]):
             self.tell(address, "SETSLOT", slot, "NODE", self.id_of(to))
 
     def stop(self) -> None:

@@ -26,7 +26,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 import numpy as np
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
-from history import AFTER_ALL, EMPTIED_AFTER_ALL
+from history import AFTER_ALL, EMPTIED_AFTER_ALL, LOG, NAMESPACE
 from operations import OperationLog
 from processes import NoteHandler
 from recorded_envs import ACTION, CountingEnv
@@ -46,7 +46,6 @@ from jamboree_gym.records import EpisodeOrigin, EpisodeSummary
 LONGEST = 40
 LARGEST_TOKEN = 2**23  # float32 has each of these
 FLUSH_TIMEOUT_S = 3.0
-LOG = "shared"
 QUIET_S = 2.0  # a follower gives up after so long
 SESSION_S = 5.0  # or after so long, to begin anew
 VECTOR_ENVS = 8  # so many are recorded a row for all at once
@@ -87,7 +86,7 @@ class Client:
                     self.redis_url,
                     self.mongo_url,
                     home=self.home,
-                    namespace="history",
+                    namespace=NAMESPACE,
                     write=self.mode,  # type: ignore[arg-type]
                     backup=self.redis_url is None,
                 )

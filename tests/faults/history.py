@@ -8,23 +8,49 @@ The promises are those of docs/promises.md. What may be lost is just this:
 
 - Redis was emptied: what no backup had copied completely before;
 - Redis was killed with `appendfsync everysec`: what it had answered to shortly before;
+- a primary of a cluster was killed or stopped: what it had answered to shortly before, or when it
+  was woken and had been replaced, of the buckets that it had;
 - an episode that lost a row in one of these ways, from there on, until its writer was told.
 """
 
 from __future__ import annotations
 
 import math
+import re
 from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any, NamedTuple
 
 from operations import Operation
 
-__all__ = ["AFTER_ALL", "EMPTIED_AFTER_ALL", "RULES", "Violation", "violations"]
+from jamboree_gym.keys import Keyspace
+from jamboree_gym.store.redis.buckets import BUCKETS
 
+__all__ = [
+    "AFTER_ALL",
+    "EMPTIED_AFTER_ALL",
+    "LOG",
+    "NAMESPACE",
+    "NODE_TIMEOUT_S",
+    "PRIMARY",
+    "RULES",
+    "Violation",
+    "bucket_of",
+    "violations",
+]
+
+NAMESPACE = "history"
+LOG = "shared"
+"""The log of records that all writers share."""
+
+PRIMARY = "primary"  # of a cluster, as the nemesis calls it
 EVERYSEC_S = 3.0  # `everysec` puts off a write for 2 s at most while the disk is busy with a sync
+NODE_TIMEOUT_S = 2.0  # so long the replica of a silent primary waits at least
+LAG_S = 2.0  # of a replica
+TOLD_S = 10.0  # by then, a writer has tried to deliver a step, also if a primary fails meanwhile
 LEASE_S = 10.0
 ASK_AGAIN_S = 30.0  # so long a process does not ask a MongoDB that was away
 LATE_S = 3.0  # of a process on a busy machine
@@ -43,6 +69,14 @@ MAY_FAIL = (
 )
 WRITES = ("begin", "step", "save", "flush", "close", "import")
 TROUBLES = ("kill", "stop", "hold", "slow", "cut", "full", "disk")
+
+
+@cache
+def bucket_of(what: str) -> int:
+    """Where an episode or the shared log is."""
+    keys = Keyspace(NAMESPACE)
+    key = keys.records("note", {"name": LOG}) if what == LOG else keys.episode(what)
+    return keys.bucket_of(key, BUCKETS)
 
 
 class Violation(NamedTuple):
@@ -76,11 +110,22 @@ class Loss:
         since: What it answered before this is still there.
         span: When it happened.
         spares_fsync: Whether what `WAITAOF` confirmed is still there.
+        buckets: Those that the primary of a cluster had; None = all.
     """
 
     since: float
     span: Span
     spares_fsync: bool
+    buckets: frozenset[int] | None = None
+
+    @property
+    def is_failover(self) -> bool:
+        """Whether a replica took the place of a primary."""
+        return self.buckets is not None
+
+    def touches(self, what: str) -> bool:
+        """Whether an episode or the shared log may have lost something."""
+        return self.buckets is None or bucket_of(what) in self.buckets
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,7 +235,9 @@ class History:
         for one in self.by_action["delete"]:
             self.deletions[one.what].append(one)
         self.died = {one.what: one.start for one in self.by_action["kill"]}
-        self.losses = list(self._losses())
+        self.failovers = list(self._failovers())
+        self.woken = list(self._woken())
+        self.losses = [*self._losses(), *self.failovers, *self.woken]
         self.met_outages = {
             process: [Span(one.start, one.end) for one in own if one.error == "BackupUnavailable"]
             for process, own in self.by_process.items()
@@ -216,6 +263,28 @@ class History:
             if one.what == "redis" and is_lazy:
                 yield Loss(one.start - EVERYSEC_S, Span(one.start, one.end), spares_fsync=True)
 
+    def _of_primaries(self, *actions: str) -> Iterator[tuple[Operation, frozenset[int]]]:
+        for action in actions:
+            for one in self.by_action[action]:
+                if one.what == PRIMARY:
+                    yield one, frozenset(one.asked)
+
+    def _failovers(self) -> Iterator[Loss]:
+        """A replica took over: until then, its primary alone could answer."""
+        for one, buckets in self._of_primaries("kill", "stop"):
+            span = Span(one.start, one.start + NODE_TIMEOUT_S)
+            yield Loss(one.start - LAG_S, span, False, buckets)
+
+    def _woken(self) -> Iterator[Loss]:
+        """Who was a primary answers to what had come meanwhile, until it hears that it is none."""
+        for one, buckets in self._of_primaries("stop"):
+            span = Span(max(one.start, one.end - LATE_S), one.end + LATE_S)
+            yield Loss(span.start, span, False, buckets)
+
+    def is_stale(self, by: Operation, what: str) -> bool:
+        """Whether a read of it may have been answered by one that was a primary before."""
+        return any(one.span.meets(by.start, by.end) and one.touches(what) for one in self.woken)
+
     def _troubles(self, *targets: str) -> Iterator[Span]:
         for action in TROUBLES:
             for one in self.by_action[action]:
@@ -235,13 +304,19 @@ class History:
         """Whether MongoDB answered all the time between."""
         return not any(one.meets(start, end) for one in self.mongo_away)
 
-    def has_loss(self, start: float, end: float) -> bool:
-        """Whether something that was known at `start` may be gone at `end`."""
-        return any(loss.span.meets(start, end) for loss in self.losses)
+    def losses_of(self, what: str, start: float, end: float) -> Iterator[Loss]:
+        """Why some of it that was known at `start` may be gone at `end`."""
+        for loss in self.losses:
+            if loss.span.meets(start, end) and loss.touches(what):
+                yield loss
 
-    def holds(self, claim: Claim, time: float) -> bool:
+    def has_loss(self, what: str, start: float, end: float) -> bool:
+        """Whether some of it that was known at `start` may be gone at `end`."""
+        return any(self.losses_of(what, start, end))
+
+    def holds(self, what: str, claim: Claim, time: float) -> bool:
         """Whether what was claimed has to be there for a read that ends at that time."""
-        return not any(self._takes(loss, claim, time) for loss in self.losses)
+        return not any(self._takes(loss, claim, time) for loss in self.losses if loss.touches(what))
 
     def _takes(self, loss: Loss, claim: Claim, time: float) -> bool:
         is_spared = loss.spares_fsync and claim.is_fsync
@@ -262,7 +337,7 @@ class History:
         """The most that a read between two times has to find; None: perhaps nothing."""
         known = bisect_left(episode.claims, start, key=lambda claim: claim.acked)
         for claim in reversed(episode.claims[:known]):
-            if self.holds(claim, end):
+            if self.holds(episode.id, claim, end):
                 return claim
             if not self.copies:  # those before it are not copied, either
                 return None
@@ -274,6 +349,9 @@ class History:
         return bool(own) and own[-1].start > time
 
     def _sightings(self) -> Iterator[Sighting]:
+        return (seen for seen in self._shown() if not self.is_stale(seen.by, seen.id))
+
+    def _shown(self) -> Iterator[Sighting]:
         for one in self.by_action["read"]:
             if one.error == "EpisodeNotFound":
                 yield Sighting(one, one.what, -1, "")
@@ -459,11 +537,11 @@ def _followed_records(history: History) -> Iterator[str]:
         since = seen[0].start
         for one in seen:
             has_gap = bool(part) and one.result[0] != part[-1][0] + 1
-            if has_gap and history.has_loss(since, one.end):
+            if has_gap and history.has_loss(log, since, one.end):
                 part, since = [], one.start  # the log has begun anew, or goes on elsewhere
             before = since - ASK_AGAIN_S - LATE_S
             was_away = not history.is_mongo_well(before, one.end)
-            if was_away and history.has_loss(before, one.end):
+            if was_away and history.has_loss(log, before, one.end):
                 part, since = [], one.start  # begun anew, it moves behind what MongoDB has
             part.append(one.result)
         for words in _faults_of_records(history, log, part, math.inf):
@@ -496,22 +574,25 @@ def _lacking_in_lists(history: History) -> Iterator[str]:
         for episode in history.episodes.values():
             if episode.id in one.result or history.may_be_deleted(episode.id, one.end):
                 continue
+            if history.is_stale(one, episode.id):
+                continue
             if claim := history.demanded(episode, one.start, one.end):
                 yield f"{_seen(one)}: {episode.id} is not listed, and {claim} was acknowledged"
 
 
 def _lacking_records(history: History) -> Iterator[str]:
     for one in history.by_action["records"]:
-        if not one.is_ok:
+        if not one.is_ok or history.is_stale(one, one.what):
             continue
         found = {(by, number) for _, by, number in one.result}
         is_last = one.process in (AFTER_ALL, EMPTIED_AFTER_ALL)
-        if not is_last and not history.is_mongo_well(-math.inf, one.end) and history.losses:
+        was_emptied = any(not loss.is_failover for loss in history.losses)
+        if not is_last and not history.is_mongo_well(-math.inf, one.end) and was_emptied:
             continue  # a log that is not in Redis counts as new while MongoDB does not answer
         for by, claims in history.records[one.what].items():
             known = [claim for claim in claims if claim.acked < one.start or is_last]
             for claim in known if is_last else known[-1:]:
-                if (by, claim.count) not in found and history.holds(claim, one.end):
+                if (by, claim.count) not in found and history.holds(one.what, claim, one.end):
                     yield f"{_seen(one)}: record {claim} of {by} is not there"
 
 
@@ -524,7 +605,8 @@ def _lost_from_journals(history: History) -> Iterator[str]:
     end = last[-1].end
     for episode in history.episodes.values():
         is_buffered = history.modes.get(episode.writer) == "buffered"
-        if not is_buffered or history.has_loss(episode.start, end):
+        losses = history.losses_of(episode.id, episode.start, end)
+        if not is_buffered or any(_may_end(history, episode, loss) for loss in losses):
             continue
         count = found.get(episode.id, 0)
         if count < episode.returned and not history.may_be_deleted(episode.id, end):
@@ -532,12 +614,28 @@ def _lost_from_journals(history: History) -> Iterator[str]:
             yield f"{episode.id} has {count} steps, {words}"
 
 
+def _may_end(history: History, episode: Episode, loss: Loss) -> bool:
+    """Whether a loss may have ended an episode: its writer sends again what a failover has lost.
+
+    If it cannot, it says so. After the end of the episode it does not know.
+    """
+    newest = max((step.start for step in episode.steps if step.is_ok), default=-math.inf)
+    if not loss.is_failover or history.died.get(episode.writer, math.inf) < newest + TOLD_S:
+        return True
+    own = history.by_process[episode.writer]
+    was_told = any(
+        "EpisodeNotFound" in (one.error, one.cause) for one in own if one.end > loss.since
+    )
+    return newest <= loss.span.end or was_told
+
+
 def a_process_reads_its_own_writes(history: History) -> Iterator[str]:
     """All that it has saved before."""
     for one in history.by_action["own"]:
         count, since = one.asked
-        is_excused = history.has_loss(since, one.end) or history.may_be_deleted(one.what, one.end)
-        if one.is_ok and one.result < count and not is_excused:
+        if not one.is_ok or history.may_be_deleted(one.what, one.end):
+            continue
+        if one.result < count and not history.has_loss(one.what, since, one.end):
             yield f"{_seen(one)}: {one.result} of {count} that it has written itself"
 
 
@@ -551,10 +649,18 @@ def reads_never_go_back(history: History) -> Iterator[str]:
             continue
         episode = history.episodes.get(seen.id)
         since = last.by.start if episode is None else episode.start
-        if history.has_loss(since, seen.by.end):
+        losses = history.losses_of(seen.id, since, seen.by.end)
+        if any(_may_hide(loss, last.by) for loss in losses):
             continue
         if seen.count < last.count or (last.status in ENDS and seen.status != last.status):
             yield f"{_sight(seen)}, after {last.count} steps and {last.status!r}"
+
+
+def _may_hide(loss: Loss, read: Operation) -> bool:
+    """Whether what a read has shown may be gone: a replica has it from before, or gets it later."""
+    if loss.is_failover:
+        return loss.since <= read.end and read.start <= loss.span.end
+    return True
 
 
 def what_is_deleted_stays_deleted(history: History) -> Iterator[str]:
@@ -576,7 +682,16 @@ def _may_be_back(history: History, deletion: Operation, time: float) -> bool:
     return any(
         loss.span.meets(deletion.start, time) and loss.span.start < known
         for loss in history.losses
-        if deletion.end >= loss.since
+        if deletion.end >= loss.since and not loss.is_failover
+    ) or _failed_over(history, deletion, time)
+
+
+def _failed_over(history: History, deletion: Operation, time: float) -> bool:
+    """Whether a replica may lack a deletion: in a cluster, only one of them is compared then."""
+    return any(
+        loss.span.meets(deletion.start, time) and deletion.end >= loss.since
+        for loss in history.losses
+        if loss.is_failover and loss.touches(deletion.what)
     )
 
 
@@ -609,11 +724,11 @@ def _wrongly_dead(history: History, episode: Episode, by: Operation, words: str)
         return
     if not history.is_alive(episode.writer, end):
         return
-    if history.trouble_s(start, end, episode.writer, "redis") > LEASE_S - RENEWED_S:
+    if history.trouble_s(start, end, episode.writer, "redis", PRIMARY) > LEASE_S - RENEWED_S:
         return
     if any(loss.span.meets(by.start - RENEWED_S, end) for loss in history.losses):
         return
-    if history.has_loss(episode.start, end):  # it may have been given up for that
+    if history.has_loss(episode.id, episode.start, end):  # it may have been given up for that
         return
     yield f"{words}, and {episode.writer} lives"
 
@@ -647,7 +762,11 @@ def a_loss_is_said_once(history: History) -> Iterator[str]:
             if one.words in said:
                 yield f"{_seen(one)}: said again: {one.words}"
             said.add(one.words)
-            lost = [*history.losses, *history.by_action["delete"]]
+            told = history.episodes.keys() & set(re.findall(r"\w+", one.words))
+            lost = [
+                *(loss for loss in history.losses if not told or any(map(loss.touches, told))),
+                *history.by_action["delete"],
+            ]
             if not any(_start_of(other) <= one.end for other in lost):
                 yield f"{_seen(one)}: {one.words}"
 
@@ -658,14 +777,21 @@ def _start_of(one: Loss | Operation) -> float:
 
 def the_backup_is_equal(history: History) -> Iterator[str]:
     """At the end: MongoDB has what Redis has, and the same comes back from it."""
+    back = {
+        id
+        for id, deletions in history.deletions.items()
+        if any(_failed_over(history, one, math.inf) for one in deletions)
+    }
+    logs = set(map(Keyspace(NAMESPACE).episode, back))
     for one in history.by_action["verify"]:
-        if not one.is_ok or one.result:
-            yield f"{_seen(one)}: {one.result or one.words or 'it did not return'}"
+        different = {key: words for key, words in (one.result or {}).items() if key not in logs}
+        if not one.is_ok or different:
+            yield f"{_seen(one)}: {different or one.words or 'it did not return'}"
     found = [
         {
             (one.action, one.what): _without_lease(one.result)
             for one in history.by_process.get(process, ())
-            if one.action in ("read", "records") and one.is_ok
+            if one.action in ("read", "records") and one.is_ok and one.what not in back
         }
         for process in (AFTER_ALL, EMPTIED_AFTER_ALL)
     ]

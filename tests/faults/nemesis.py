@@ -2,6 +2,7 @@
 stops, cuts, slows down, fills and empties what they stand on; then their history is checked.
 
     python tests/faults/nemesis.py --seeds 0-9 --seconds 30
+    python tests/faults/nemesis.py --seeds 0-9 --seconds 30 --cluster valkey9
 
 A seed gives the same schedule each time; what the machine makes of it differs. The schedule is
 printed as a story if something is wrong, or with `--story`. Who takes part: `clients.py`. What must
@@ -34,22 +35,37 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "store"))
 import psutil
 import redis
 from clients import Client
-from conftest import Server
+from cluster_servers import Cluster
+from conftest import REDIS_PROGRAMS, Server
 from embedded_home import SUPERVISOR, new_home, processes_of
 from full_disk import fill, free, mongo_of_its_own, redis_of_its_own
-from history import AFTER_ALL, EMPTIED_AFTER_ALL, LEASE_S, Violation, violations
+from history import (
+    AFTER_ALL,
+    EMPTIED_AFTER_ALL,
+    LEASE_S,
+    NAMESPACE,
+    NODE_TIMEOUT_S,
+    PRIMARY,
+    Violation,
+    violations,
+)
 from operations import Operation, OperationLog, read_operations
 from processes import PATHS, wait_until
 from proxy import Lane, Proxy, direct
+from redis.crc import key_slot
 from warm import start_warm
 
+from jamboree_gym.keys import Keyspace
 from jamboree_gym.servers.home import VALKEY_SOCKET
+from jamboree_gym.store.redis.buckets import BUCKETS
 
 ENDS_WITHIN_S = 180.0  # a process that has been told to; its last copy takes a while
 READS_ALL_WITHIN_S = 600.0  # the last ones: half a second an episode, on a busy machine
 WARM_UP_S = 2.0
 STOPPED_FOR_LONG_S = LEASE_S + 2
 ROOM_BYTES = 20_000  # until a disk is full
+FAILOVER_S = NODE_TIMEOUT_S + 2  # until a replica has taken the place of its primary
+RANGE = 2  # slots that move together
 
 CLIENT = "import sys; from faults.clients import main; main(sys.argv[1])"
 CLIENTS = {
@@ -105,6 +121,8 @@ def schedule(seed: int, seconds: float, deeds: Sequence[tuple[str, str]]) -> lis
         for_s = chance.random() * (0.5 if what == "kill" else 2.0)
         if what == "stop" and target in CLIENTS and chance.random() < 0.3:
             for_s = STOPPED_FOR_LONG_S
+        if what in ("kill", "stop") and target == PRIMARY:
+            for_s += FAILOVER_S
         if busy_until[target] < at_s:
             story.append(Deed(at_s, what, target, for_s))
             busy_until[target] = at_s + for_s + 0.5
@@ -112,10 +130,43 @@ def schedule(seed: int, seconds: float, deeds: Sequence[tuple[str, str]]) -> lis
     return story
 
 
+def with_clients(of_servers: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
+    """What may be done to servers, and to the clients."""
+    clients = [(what, slot) for slot in CLIENTS for what in ("kill", "stop")]
+    return [*of_servers, *of_servers, *clients]
+
+
 # -- the servers ----------------------------------------------------------------------------------
 
 
-class OwnServers:
+class Servers:
+    """What the nemesis asks of all of them.
+
+    Attributes:
+        deeds: What may be done, and to whom.
+    """
+
+    deeds: tuple[tuple[str, str], ...]
+
+    def aim(self, target: str) -> list[int] | None:
+        """Choose whom the next deed is done to; the buckets that he has, if not all."""
+        return None
+
+    def mode(self, write: str) -> str:
+        """How a client writes."""
+        return write
+
+    def client(self) -> redis.Redis:
+        """To Redis itself."""
+        raise NotImplementedError
+
+    def empty(self) -> None:
+        """Redis has nothing any more."""
+        with self.client() as client:
+            client.flushall()
+
+
+class OwnServers(Servers):
     """A Redis, a MongoDB and a backup process, with proxies before the first two.
 
     Args:
@@ -136,20 +187,27 @@ class OwnServers:
         self.home = directory / "home"
         self.directory, self.exits = directory, exits
         self.folders = {"redis": directory / "redis", "mongo": directory / "mongo"}
-        options = ("--appendfsync", appendfsync)
-        servers: dict[str, AbstractContextManager[Server]] = {
-            "redis": redis_of_its_own("valkey9", self.folders["redis"], *options),
-            "mongo": mongo_of_its_own(self.folders["mongo"]),
-        }
-        self.servers = {name: exits.enter_context(server) for name, server in servers.items()}
-        self.proxies = {
-            "redis": exits.enter_context(Proxy(self.servers["redis"].url, directory)),
-            "mongo": exits.enter_context(Proxy(self.servers["mongo"].url)),
-        }
-        self.redis_url, self.mongo_url = self.proxies["redis"].url, direct(self.proxies["mongo"])
+        self.servers: dict[str, Server] = {}
+        self.proxies: dict[str, Proxy] = {}
+        self.redis_url = self.start_redis("--appendfsync", appendfsync)
+        self.mongo_url = direct(self._start("mongo", mongo_of_its_own(self.folders["mongo"])))
         self.backup: subprocess.Popen[bytes] | None = None
         self.restart("backup")
         exits.callback(self.stop_backup)
+
+    def start_redis(self, *options: str) -> str:
+        """By which URL the clients open it."""
+        server = redis_of_its_own("valkey9", self.folders["redis"], *options)
+        return self._start("redis", server, self.directory).url
+
+    def _start(
+        self, name: str, server: AbstractContextManager[Server], of_socket: Path | None = None
+    ) -> Proxy:
+        """Start a server; what stands before it."""
+        self.servers[name] = self.exits.enter_context(server)
+        proxy = self.exits.enter_context(Proxy(self.servers[name].url, of_socket))
+        self.proxies[name] = proxy
+        return proxy
 
     def pid(self, target: str) -> int | None:
         """Of a process; None while there is none."""
@@ -170,7 +228,7 @@ class OwnServers:
                 self.servers[target].start()
         elif self.backup is None or self.backup.poll() is not None:
             command = [sys.executable, "-m", "jamboree_gym.backup", "--follow"]
-            command += ["--interval-s", "0.5", "--namespace", "history", "--home", str(self.home)]
+            command += ["--interval-s", "0.5", "--namespace", NAMESPACE, "--home", str(self.home)]
             command += ["--redis-url", self.redis_url, "--mongo-url", self.mongo_url]
             with (self.directory / "backup.errors").open("ab") as errors:
                 self.backup = subprocess.Popen(command, env=_environment(), stderr=errors)
@@ -235,7 +293,150 @@ class OwnServers:
             lane.latency_s = 0.0
 
 
-class EmbeddedServers:
+class ClusterServers(OwnServers):
+    """Three primaries with a replica each, a MongoDB and a backup process.
+
+    One primary at a time has a bad time: two of three have to choose who takes its place.
+
+    Args:
+        directory: Where the files go.
+        program: Of the cluster.
+        chance: Draws which primary and which slots.
+        exits: Ends them.
+    """
+
+    deeds = (
+        *(("kill", PRIMARY),) * 4,
+        ("stop", PRIMARY),
+        *(("reshard", PRIMARY), ("migrate", PRIMARY)),
+        *(deed for deed in OwnServers.deeds if deed[1] != "redis"),
+    )
+
+    def __init__(
+        self, directory: Path, program: str, chance: random.Random, exits: ExitStack
+    ) -> None:
+        if program != "valkey9":  # the others move slots key by key only
+            self.deeds = tuple((what.replace("migrate", "reshard"), to) for what, to in self.deeds)
+        self.program, self.chance = program, chance
+        self.slots = [key_slot(one.tag.encode()) for one in Keyspace(NAMESPACE).buckets(BUCKETS)]
+        self.primary = self.replica = ""
+        super().__init__(directory, "everysec", exits)
+
+    def start_redis(self, *options: str) -> str:
+        """By which URL the clients open it."""
+        self.cluster = Cluster(
+            self.directory / "cluster",
+            node_timeout_ms=int(NODE_TIMEOUT_S * 1000),
+            program=REDIS_PROGRAMS[self.program](),
+            options=options,
+        )
+        self.exits.callback(self.cluster.stop)
+        self.primaries = self.cluster.primaries()
+        return self.cluster.url()
+
+    def mode(self, write: str) -> str:
+        """How a client writes: Redis 7.0 has no WAITAOF."""
+        return "sync" if write == "fsync" and self.program == "redis7" else write
+
+    def aim(self, target: str) -> list[int] | None:
+        """Choose a primary that has buckets, once all is well; which these are."""
+        if target != PRIMARY:
+            return None
+        self.check()
+        owners = [self.cluster.owner_of(slot) for slot in self.slots]
+        self.primary = self.chance.choice(sorted(set(owners)))
+        self.replica = self.cluster.replica_of(self.primary)
+        return [bucket for bucket, owner in enumerate(owners) if owner == self.primary]
+
+    def check(self) -> None:
+        """Wait until all are well.
+
+        Raises:
+            RuntimeError: They are not, or a replica has taken over without a deed: on a machine
+                that is too busy, primaries seem to be away.
+        """
+        self._wait_until(self.cluster.is_well)
+        before, self.primaries = self.primaries, self.cluster.primaries()
+        if gone := {*before} - {*self.primaries, self.primary}:
+            raise RuntimeError(f"{gone} were replaced, and nothing was done to them")
+        if any(map(self.cluster.open_slots, self.primaries)):
+            raise RuntimeError("some slots have been left half moved")
+
+    def _wait_until(self, condition: Callable[[], object]) -> None:
+        try:
+            wait_until(condition)
+        except TimeoutError as error:
+            raise RuntimeError(f"the cluster is not well: {error}") from error
+
+    def make_well(self) -> None:
+        """Start what has ended by itself, and wait for the rest."""
+        super().make_well()
+        self.check()
+
+    def pid(self, target: str) -> int | None:
+        """Of a process; None while there is none."""
+        if target != PRIMARY:
+            return super().pid(target)
+        return self.cluster.servers[self.primary].process.pid
+
+    def kill(self, target: str) -> None:
+        """As `kill -9` does."""
+        if target != PRIMARY:
+            super().kill(target)
+        else:
+            self.cluster.servers[self.primary].kill()
+
+    def restart(self, target: str) -> None:
+        """Start it, if it does not run; a primary once another one has taken its place."""
+        if target != PRIMARY:
+            super().restart(target)
+        else:
+            self._wait_until(lambda: self.cluster.is_primary(self.replica))
+            self.cluster.servers[self.primary].start()
+
+    def empty(self) -> None:
+        """None of them has anything any more."""
+        self.check()
+        for address in self.primaries:
+            with self.cluster.admin(address) as client:
+                client.flushall()
+
+    @contextmanager
+    def reshard(self, _: str) -> Iterator[None]:
+        """Slots move key by key; for a while, half of the keys have moved."""
+        ranges, to = self._ranges()
+        slots = [slot for first, last in ranges for slot in range(first, last + 1)]
+        for slot in slots:
+            self.cluster.begin_to_move(slot, to)
+            count = self.cluster.tell(self.primary, "COUNTKEYSINSLOT", slot)
+            self.cluster.move_keys(slot, to, most=count // 2)
+        yield
+        for slot in slots:
+            while self.cluster.move_keys(slot, to, most=100):
+                pass
+            self.cluster.end_move(slot, to)
+
+    @contextmanager
+    def migrate(self, _: str) -> Iterator[None]:
+        """Slots move at once."""
+        ranges, to = self._ranges()
+        for first, last in ranges:
+            words = ("MIGRATESLOTS", "SLOTSRANGE", first, last, "NODE", self.cluster.id_of(to))
+            self.cluster.tell(self.primary, *words)
+        yield
+        for first, _last in ranges:
+            self._wait_until(lambda first=first: self.cluster.owner_of(first) == to)
+
+    def _ranges(self) -> tuple[list[tuple[int, int]], str]:
+        """First and last slot of ranges that a primary has, and where they may move."""
+        own = [slot for slot in self.slots if self.cluster.owner_of(slot) == self.primary]
+        some = self.chance.sample(own, (len(own) + 1) // 2)
+        firsts = sorted({slot // RANGE * RANGE for slot in some})
+        to = self.chance.choice([one for one in self.primaries if one != self.primary])
+        return [(first, first + RANGE - 1) for first in firsts], to
+
+
+class EmbeddedServers(Servers):
     """The servers of a home, which start and restart by themselves."""
 
     deeds = (
@@ -313,7 +514,7 @@ class World:
         client = Client(
             *(CLIENTS.get(slot) or (role, mode))[:1],
             name,
-            (CLIENTS.get(slot) or (role, mode))[1],
+            self.servers.mode((CLIENTS.get(slot) or (role, mode))[1]),
             self.servers.redis_url,
             self.servers.mongo_url,
             str(self.servers.home),
@@ -344,7 +545,8 @@ class World:
         """Begin a deed; returns what ends it."""
         target = self.newest(deed.target)
         exits = ExitStack()
-        call = exits.enter_context(self.log.call(deed.what, target))
+        aimed_at = self.servers.aim(deed.target)
+        call = exits.enter_context(self.log.call(deed.what, target, aimed_at))
         try:
             if hasattr(self, f"_{deed.what}"):
                 deed_in_progress = getattr(self, f"_{deed.what}")(deed.target, target)
@@ -380,12 +582,11 @@ class World:
 
     @contextmanager
     def _empty(self, _: str, target: str) -> Iterator[None]:
-        with self.servers.client() as client:
-            client.flushall()
+        self.servers.empty()
         yield
 
     def run(self, story: Sequence[Deed]) -> None:
-        """Do all of it."""
+        """Do all of it. The clock of the story stands while a deed is begun or ended."""
         begun = time.monotonic()
         agenda: list[tuple[float, int, Any]] = [
             (deed.at_s, number, deed) for number, deed in enumerate(story)
@@ -395,11 +596,13 @@ class World:
         while agenda:
             at_s, _, what = heapq.heappop(agenda)
             time.sleep(max(0.0, begun + at_s - time.monotonic()))
+            stood_at = time.monotonic()
             if isinstance(what, Deed):
                 number += 1
                 heapq.heappush(agenda, (at_s + what.for_s, number, self.begin(what)))
             else:
                 what()
+            begun += time.monotonic() - stood_at
 
     # -- the end ----------------------------------------------------------------------------
 
@@ -522,26 +725,31 @@ class Sums:
         )
 
 
-def run(seed: int, seconds: float, keep: Path | None = None) -> Outcome:
+def run(seed: int, seconds: float, keep: Path | None = None, cluster: str = "") -> Outcome:
     """One history.
 
     Args:
         seed: Of the schedule. An even one has servers of its own, every third one embedded ones.
         seconds: How long the nemesis goes on.
         keep: Where the logs are copied to.
+        cluster: The program of a cluster, on which all seeds are then.
     """
-    is_embedded = seed % 3 == 2
+    is_embedded = seed % 3 == 2 and not cluster
     appendfsync = "everysec" if is_embedded else ("always", "everysec")[seed % 2]
     with ExitStack() as exits:
         name = exits.enter_context(tempfile.TemporaryDirectory(prefix="jg-", dir="/tmp"))
         logs = Path(name) / "logs"
         logs.mkdir()
-        if is_embedded:
-            servers: Any = EmbeddedServers(exits)
+        kind = f"own servers, appendfsync {appendfsync}"
+        if cluster:
+            kind = f"a cluster of {cluster}"
+            servers: Servers = ClusterServers(Path(name), cluster, random.Random(seed), exits)
+        elif is_embedded:
+            kind = "embedded servers"
+            servers = EmbeddedServers(exits)
         else:
             servers = OwnServers(Path(name), appendfsync, exits)
-        clients = [(what, slot) for slot in CLIENTS for what in ("kill", "stop")]
-        story = schedule(seed, seconds, [*servers.deeds * 2, *clients])
+        story = schedule(seed, seconds, with_clients(servers.deeds))
         world = World(servers, logs, appendfsync)
         exits.callback(world.kill_all)
         for slot in CLIENTS:
@@ -553,7 +761,6 @@ def run(seed: int, seconds: float, keep: Path | None = None) -> Outcome:
         if keep is not None:
             shutil.copytree(name, keep / f"seed-{seed}", ignore=shutil.ignore_patterns("*.sock"))
         check_servers_are_back(operations)
-        kind = "embedded servers" if is_embedded else f"own servers, appendfsync {appendfsync}"
         return Outcome(seed, kind, story, operations, violations(operations))
 
 
@@ -564,6 +771,9 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=30.0, help="of each")
     parser.add_argument("--story", action="store_true", help="print the schedule of each")
     parser.add_argument("--keep", type=Path, help="a directory for what all have noted")
+    parser.add_argument(
+        "--cluster", default="", choices=[*REDIS_PROGRAMS], help="on a cluster of this program"
+    )
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # what it has started ends with it
     first, _, last = options.seeds.partition("-")
@@ -572,8 +782,9 @@ def main() -> int:
     seeds = range(int(first), int(last or first) + 1)
     for seed in seeds:
         try:
-            outcome = run(seed, options.seconds, options.keep)
-        except RuntimeError as error:  # a server did not come back: nothing can be said
+            outcome = run(seed, options.seconds, options.keep, options.cluster)
+        except (RuntimeError, TimeoutError, redis.RedisError) as error:
+            # A server did not come back: nothing can be said.
             print(f"seed {seed} was broken off: {error}", flush=True)
             sums.broken_off.append(seed)
             continue

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from history import AFTER_ALL, EMPTIED_AFTER_ALL, RULES, violations
+from history import AFTER_ALL, EMPTIED_AFTER_ALL, LOG, RULES, bucket_of, violations
 from operations import Operation, OperationLog, read_operations
 from processes import PATHS
 
@@ -267,6 +267,13 @@ EMPTIED = op("nemesis", "empty", "redis", 20.0)
 KILLED = op("nemesis", "kill", "redis", 9.0)
 STOPPED = op("nemesis", "stop", "s", 20.0, end=32.0)
 MONGO_STOPPED = op("nemesis", "stop", "mongo", 8.0, end=12.0)
+
+
+def primary(action: str, of: str, start: float, end: float) -> Operation:
+    """The primary of a cluster that has an episode, or the shared log, has a bad time."""
+    return op("nemesis", action, "primary", start, end=end, asked=[bucket_of(of)])
+
+
 EXCUSED: dict[str, Sequence[Operation]] = {
     "Redis was emptied": [EMPTIED, gone("x", "e", 30.0), records("x", 30.0)],
     "Redis was emptied, and the steps after that are gone, too": [
@@ -322,6 +329,50 @@ EXCUSED: dict[str, Sequence[Operation]] = {
         op("f", "saw record", "shared", 9.0, end=math.inf, asked=1),
     ],
     "the lease is not over": [read("x", "d", 3, "running", 69.0)],
+    "its primary was killed right after the answer": [
+        primary("kill", "e2", 9.0, 13.0),
+        read("x", "e2", 1, "running", 13.5),
+        listed("x", 14.0, e=("terminated", 2), e2=("running", 1), d=("running", 1)),
+    ],
+    "its primary was killed right after the answer, and the writer was told": [
+        primary("kill", "e2", 9.0, 13.0),
+        stepped("s", "e2", 3, 13.5, error="EpisodeNotFound", words="e2 is lost"),
+    ],
+    "the writer of a journal was told": [
+        primary("kill", "d", 35.0, 39.0),
+        op("b", "flush", at=40.5, error="UnsavedRecords", cause="EpisodeNotFound"),
+        read(AFTER_ALL, "d", 2, "interrupted", 81.5),
+        read(EMPTIED_AFTER_ALL, "d", 2, "interrupted", 91.5),
+    ],
+    "the primary of a log was killed right after the answer": [
+        primary("kill", LOG, 9.0, 13.0),
+        records("x", 13.5, (0, "b", 1), (1, "s", 1), (2, "b", 2)),
+    ],
+    "its primary was killed right after the deletion": [
+        op("x", "delete", "e", 8.0),
+        primary("kill", "e", 9.0, 13.0),
+        read("r", "e", 2, "terminated", 30.0),
+        op(AFTER_ALL, "verify", at=82.0, result={"history:episode:{e}": "is missing"}),
+        read(AFTER_ALL, "e", 2, "terminated", 81.0),
+        gone(EMPTIED_AFTER_ALL, "e", 91.0),
+    ],
+    "its primary was stopped, and answered when it was woken": [
+        primary("stop", "e2", 2.0, 8.0),
+        read("x", "e2", 1, "running", 15.0),
+    ],
+    "its primary was stopped, and a read was answered by it when it was woken": [
+        primary("stop", "e2", 4.5, 12.0),
+        read("x", "e2", 1, "running", 12.5),
+        listed("x", 12.6, e=("terminated", 2), d=("running", 1)),
+    ],
+    "the primary of a log was stopped, and a read was answered by it when it was woken": [
+        primary("stop", LOG, 4.5, 12.0),
+        records("x", 12.5, (0, "b", 1), (1, "s", 1)),
+    ],
+    "a primary was away for so long that a lease may be over": [
+        primary("kill", "e", 20.0, 25.0),
+        read("x", "e2", 2, "interrupted", 30.0),
+    ],
 }
 
 FOUND_ALL_THE_SAME: dict[str, tuple[str, Sequence[Operation]]] = {
@@ -348,6 +399,117 @@ FOUND_ALL_THE_SAME: dict[str, tuple[str, Sequence[Operation]]] = {
             KILLED,
             read("x", "e2", 1, "running", 9.5),
         ],
+    ),
+    "another primary was killed": (
+        "what_was_acknowledged_is_there",
+        [primary("kill", "e", 9.0, 13.0), read("x", "e2", 1, "running", 13.5)],
+    ),
+    "the primary of a log was killed, and an episode lacks a step": (
+        "what_was_acknowledged_is_there",
+        [primary("kill", LOG, 9.0, 13.0), read("x", "e2", 1, "running", 13.5)],
+    ),
+    "the primary of another log was killed": (
+        "what_was_acknowledged_is_there",
+        [primary("kill", "e", 9.0, 13.0), records("x", 13.5, (0, "b", 1), (1, "s", 1))],
+    ),
+    "its primary was killed long after the answer": (
+        "what_was_acknowledged_is_there",
+        [primary("kill", "e2", 11.0, 15.0), read("x", "e2", 1, "running", 15.5)],
+    ),
+    "its primary was killed, and its successor lacks what it has answered to": (
+        "what_was_acknowledged_is_there",
+        [
+            primary("kill", "e2", 9.0, 13.0),
+            stepped("s", "e2", 3, 13.5),
+            read("x", "e2", 2, "running", 14.0),
+        ],
+    ),
+    "its primary was stopped, and its successor lacks what it has answered to": (
+        "what_was_acknowledged_is_there",
+        [primary("stop", "e2", 4.5, 12.0), read("x", "e2", 1, "running", 15.5)],
+    ),
+    "another primary was woken": (
+        "what_was_acknowledged_is_there",
+        [primary("stop", "e", 4.5, 12.0), read("x", "e2", 1, "running", 12.5)],
+    ),
+    "another primary was woken, and it is not listed": (
+        "what_was_acknowledged_is_there",
+        [
+            primary("stop", "e", 4.5, 12.0),
+            listed("x", 12.5, e=("terminated", 2), d=("running", 1)),
+        ],
+    ),
+    "slots of its primary moved": (
+        "what_was_acknowledged_is_there",
+        [primary("migrate", "e2", 9.0, 10.0), read("x", "e2", 1, "running", 10.5)],
+    ),
+    "what was seen long before its primary was killed is gone": (
+        "reads_never_go_back",
+        [primary("kill", "e2", 9.0, 13.0), read("r", "e2", 0, "running", 13.5)],
+    ),
+    "what was seen after its primary was replaced is gone": (
+        "reads_never_go_back",
+        [
+            primary("kill", "e2", 5.0, 8.5),
+            read("r", "e2", 2, "running", 9.0),
+            read("r", "e2", 1, "running", 9.5),
+        ],
+    ),
+    "an episode goes on after its primary was killed, and lacks steps that nobody was told of": (
+        "what_was_acknowledged_is_there",
+        [primary("kill", "d", 35.0, 39.0), read(AFTER_ALL, "d", 2, "interrupted", 81.5)],
+    ),
+    "its own step is not seen, and another primary was killed": (
+        "a_process_reads_its_own_writes",
+        [
+            primary("kill", "e", 8.3, 12.0),
+            op("s", "own", "e2", 12.5, asked=[2, 3.5], result=1),
+        ],
+    ),
+    "a record that a follower has missed, and another primary was killed": (
+        "a_follower_sees_each_once",
+        [
+            primary("kill", "e", 7.0, 8.5),
+            op("f", "saw record", LOG, 9.0, asked=1, result=[3, "s", 2]),
+        ],
+    ),
+    "a loss is told, and another primary was killed": (
+        "a_loss_is_said_once",
+        [
+            primary("kill", "e", 8.3, 12.0),
+            stepped("s", "e2", 3, 12.5, error="EpisodeNotFound", words="e2 is lost"),
+        ],
+    ),
+    "a step of the journal is gone, and another primary was killed": (
+        "what_was_acknowledged_is_there",
+        [primary("kill", "e", 39.0, 43.0), read(AFTER_ALL, "d", 2, "interrupted", 81.5)],
+    ),
+    "a deleted episode is back, and another primary was killed": (
+        "what_is_deleted_stays_deleted",
+        [
+            op("x", "delete", "e", 8.0),
+            primary("kill", "e2", 9.0, 13.0),
+            read("r", "e", 2, "terminated", 13.5),
+        ],
+    ),
+    "a deleted episode is back, and its primary was killed long after that": (
+        "what_is_deleted_stays_deleted",
+        [
+            op("x", "delete", "e", 8.0),
+            primary("kill", "e", 11.0, 15.0),
+            read("r", "e", 2, "terminated", 15.5),
+        ],
+    ),
+    "the backup lacks what nobody has deleted, and its primary was killed": (
+        "the_backup_is_equal",
+        [
+            primary("kill", "e", 9.0, 13.0),
+            op(AFTER_ALL, "verify", at=83.0, result={"history:episode:{e}": "is missing"}),
+        ],
+    ),
+    "a living writer counts as dead long after a primary was killed": (
+        "the_status_is_true",
+        [primary("kill", "d", 9.0, 14.0), read("x", "e2", 2, "interrupted", 30.0)],
     ),
     "the deletion came to MongoDB with a copy": (
         "what_is_deleted_stays_deleted",
@@ -411,6 +573,13 @@ def test_what_fsync_has_confirmed_outlives_a_killed_redis() -> None:
     assert not violations([*RIGHT, *planted])
     (found,) = violations([*synced, *planted])
     assert found.rule == "what_was_acknowledged_is_there"
+
+
+def test_what_fsync_has_confirmed_may_be_lost_with_its_primary() -> None:
+    planted = [primary("kill", "e2", 9.0, 13.0), read("x", "e2", 1, "running", 13.5)]
+    synced = [replace(one, asked="fsync") if one.asked == "sync" else one for one in RIGHT]
+
+    assert not violations([*synced, *planted])
 
 
 # -- the notes ------------------------------------------------------------------------------------

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import pytest
-from history import Violation
+from history import NODE_TIMEOUT_S, PRIMARY, Violation
 from nemesis import (
     CLIENTS,
+    ClusterServers,
     EmbeddedServers,
     Outcome,
     OwnServers,
@@ -13,6 +16,7 @@ from nemesis import (
     check_servers_are_back,
     run,
     schedule,
+    with_clients,
 )
 from operations import Operation
 
@@ -33,6 +37,21 @@ def test_no_target_has_two_deeds_at_once() -> None:
     for deed in schedule(7, 600.0, DEEDS):
         assert deed.at_s > until.get(deed.target, 0.0)
         until[deed.target] = deed.at_s + deed.for_s
+
+
+def test_primaries_are_killed_and_slots_move_in_thirty_seeds() -> None:
+    deeds = with_clients(ClusterServers.deeds)
+    planned = Counter(deed[1:3] for seed in range(30) for deed in schedule(seed, 30.0, deeds))
+
+    assert planned["kill", PRIMARY] >= 50
+    assert planned["reshard", PRIMARY] + planned["migrate", PRIMARY] >= 20
+    assert planned["stop", PRIMARY] >= 10
+
+
+def test_a_primary_is_away_until_it_is_replaced() -> None:
+    for deed in schedule(7, 600.0, [*ClusterServers.deeds]):
+        if deed.target == PRIMARY and deed.what in ("kill", "stop"):
+            assert deed.for_s > NODE_TIMEOUT_S
 
 
 def test_deeds_that_had_an_effect_are_summed_over_all_seeds() -> None:
@@ -65,4 +84,13 @@ def test_a_short_history_has_no_violation() -> None:
     outcome = run(seed=0, seconds=6.0)
 
     assert not outcome.violations, "\n".join([*map(str, outcome.story), str(outcome)])
+    assert {one.action for one in outcome.operations} >= {"step", "save", "read", "list", "verify"}
+
+
+@pytest.mark.long
+def test_a_short_history_on_a_cluster_has_no_violation() -> None:
+    outcome = run(seed=20, seconds=8.0, cluster="valkey9")
+
+    assert not outcome.violations, "\n".join([*map(str, outcome.story), str(outcome)])
+    assert outcome.done["kill primary"] == outcome.done["migrate primary"] == 1
     assert {one.action for one in outcome.operations} >= {"step", "save", "read", "list", "verify"}
