@@ -937,7 +937,9 @@ class _Simulation:
         before = self.stored_in_redis()
         for process in self.world.processes.values():
             process.leased_until = -math.inf
+        blobs = self._blobs_of_cluster()
         change()
+        self._put_back(blobs)
         after, copied = self.stored_in_redis(), self.stored_in_mongo()
         gone = before.names - after.names - copied.names - self._held()
         shorter = [
@@ -958,6 +960,23 @@ class _Simulation:
         self.ledger.come_back(copied, ())
         self.ledger.forget_deletions(carried_out)
         self.was_emptied = True
+
+    def _blobs_of_cluster(self) -> dict[bytes, tuple[RedisModel, bytes]]:
+        """Schemas and provenances that no backup has, and where they are."""
+        if not self.world.is_cluster:
+            return {}
+        before, copied = SPACE.blob(""), self.world.mongo.documents(NAMESPACE, "blobs")
+        return {
+            key: (part, value)
+            for part in self.world.redis.parts
+            for key, value in part.keyspace.values.items()
+            if key.startswith(before.encode()) and key.decode().removeprefix(before) not in copied
+        }
+
+    def _put_back(self, blobs: Mapping[bytes, tuple[RedisModel, bytes]]) -> None:
+        """A limit: what another primary has cannot be read without them (README.md)."""
+        for key, (part, value) in blobs.items():
+            part.keyspace.values.setdefault(key, value)
 
     def _arrives(self, what: str, execute: Callable[[], object]) -> None:
         if "'delete'" in what:  # what was saved after the deletion had failed is deleted, too
