@@ -262,7 +262,7 @@ FAILED_ON_CLUSTER: dict[str, Schedule] = {
         Step("keeper", "take_turn", 0),
         Step("writer-4", "save", 1),
         Step("world", "wait", 1),
-        Step("keeper", "delete_notes", 1),
+        Step("keeper", "delete_notes", 4),
         Step("world", "fail_over", 2),
     ),
 }
