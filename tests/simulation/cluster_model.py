@@ -22,7 +22,7 @@ from redis_scripts import Scripts
 
 from jamboree_gym.store.redis.cluster.nodes import SLOTS, Address, Nodes
 
-__all__ = ["ClusterModel", "Part", "Server", "nodes_of", "slot_of"]
+__all__ = ["ClusterModel", "Move", "Part", "Server", "nodes_of", "slot_of"]
 
 PRIMARIES = 3
 SHARE = SLOTS // PRIMARIES  # of the slots; the last primary has what is left, too
