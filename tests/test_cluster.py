@@ -8,7 +8,8 @@ import re
 import select
 import threading
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import ExitStack, closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +28,12 @@ from warm import run_warm
 from jamboree_gym import Jamboree
 from jamboree_gym.cli import app
 from jamboree_gym.diagnosis import diagnose
+from jamboree_gym.encoding.batch_format import decode_head
 from jamboree_gym.errors import (
     InvalidUrl,
     JamboreeClosed,
     JamboreeError,
+    StoreFull,
     StoreUnavailable,
     UnsupportedServer,
 )
@@ -338,6 +341,57 @@ def test_a_slot_is_followed_to_another_primary(
     assert [observed(jam, id) for id in ids] == [[0, 1, 2, 3]] * len(ids)  # MOVED
     assert jam._connection.store.losses > losses  # that server may lack what this one has answered
     assert to in jam._connection.redis_store.address()
+
+
+@pytest.mark.parametrize("how", ["replace", "refill"])
+def test_a_log_that_is_written_anew_while_its_slot_begins_to_move_is_not_lost(
+    cluster: Cluster, open_jamboree: OpenJamboree, how: str
+) -> None:
+    jam = open_jamboree(cluster.url(), write="sync")
+    note = NoteHandler(jam, "n")
+    note.save_many({"n": n} for n in range(3))
+    store, key = (
+        jam._connection.redis_store,
+        jam._connection.keyspace.records("note", {"name": "n"}),
+    )
+    head, *batches = store.whole([key])[0]
+    known, epoch, log = decode_head(head, where=key), store.epoch(), at(jam, key)
+    slot = int(key_slot(log.encode()))
+    source = cluster.owner_of(slot)
+    if how == "refill":  # nothing but its head is here
+        with cluster.admin(source) as client:
+            client.delete(log)
+            client.rpush(log, replace(known, held=known.count).encode())
+    (to, *_) = (one for one in cluster.primaries() if one != source)
+    cluster.tell(to, "SETSLOT", slot, "IMPORTING", cluster.id_of(source))
+    cluster.tell(source, "SETSLOT", slot, "MIGRATING", cluster.id_of(to))
+    if how == "replace":
+        assert store.restorer.replace(key, known, batches, instead_of=head, epoch=epoch)
+    else:
+        assert store.restorer.refill(key, replace(known, held=known.count), 0, batches)
+    cluster.move_slot(slot, to)
+    assert [one["n"] for one in note.many(9)] == [0, 1, 2]
+
+
+def test_nothing_is_stored_that_needs_a_schema_which_a_full_primary_refuses(
+    cluster: Cluster, open_jamboree: OpenJamboree
+) -> None:
+    jam = open_jamboree(cluster.url(), backup=False)
+    record(jam, 1)
+    store = jam._connection.redis_store
+    blobs = store.link.keys(store.keyspace.blob("*"))
+    full = {cluster.owner_of(int(key_slot(blob.encode()))) for blob in blobs}
+    with ExitStack() as exits:
+        for address in cluster.primaries():
+            client = exits.enter_context(cluster.admin(address))
+            client.flushall()
+            client.config_set("maxmemory", int(address in full))
+            exits.callback(client.config_set, "maxmemory", 0)
+        other = open_jamboree(cluster.url(), clock=Clock(), write="sync", backup=False)
+        for _ in range(12):
+            with pytest.raises(StoreFull):
+                other.record(CountingEnv(3)).reset()
+        assert not set(store.log_keys())
 
 
 def name_in(jam: Jamboree, slot: int) -> str:

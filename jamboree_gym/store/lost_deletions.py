@@ -2,10 +2,10 @@
 
 A replica that takes the place of a failed Redis lacks the newest writes. If a deletion is among
 these, the replica has the log again, although the backup has deleted it. So each round of deletions
-leaves the same mark in both: first in the backup, and in Redis after all else. A Redis that has
-lost a deletion has lost the mark, too. Where the two differ, the tombstones of the backup are
-compared with Redis. A mark names the epoch of Redis in which the first deletion was carried out: a
-Redis of that epoch has not been emptied since.
+leaves the same mark in both: first in the backup, and in each bucket of Redis after all else. A
+bucket that has lost a deletion has lost the mark, too. Where the two differ, the tombstones of the
+backup are compared with the bucket. A mark names the epoch of Redis in which the first deletion was
+carried out: a Redis of that epoch has not been emptied since.
 """
 
 from __future__ import annotations
@@ -50,7 +50,8 @@ def carry_out(store: RedisStore, backup: BackupStore, logs: Sequence[tuple[str, 
     identity = backup.identity()
     are_back = [store.deletions.forget(key, born, backup=identity) for key, born in logs]
     if not any(are_back):
-        store.backup_state.note_deletions(before, now, epoch="" if before else epoch)
+        known = {bucket.at: before for bucket in store.buckets.all}
+        store.backup_state.note_deletions(known, now, epoch="" if before else epoch)
     return not any(are_back)
 
 
@@ -89,18 +90,21 @@ def delete_again(store: RedisStore, backup: BackupStore) -> int:
     another birth, so that the backup takes them.
     """
     mark = _mark(backup)
-    known, since = store.backup_state.deletions_mark() if mark else ("", "")
-    if mark == known:
+    marks = store.backup_state.deletions_marks() if mark else {}
+    if all(one.mark == mark for one in marks.values()):
         return 0
     count, is_done, epoch = 0, True, store.epoch()
-    if not since:  # an older release has noted no epoch
-        since = epoch if known else _first_epoch(mark)
     tombstones = iter(list(backup.deletions()))
     while some := set(islice(tombstones, LOGS_AT_ONCE)):
         for key, head in store.reader.heads(sorted({key for key, _ in some})).items():
             if not (isinstance(head, Head) and (key, head.born) in some):
                 continue
             bucket = store.buckets.of(key)  # of a cluster, one primary may have been emptied
+            known, since, _ = marks[bucket.at]
+            if known == mark:
+                continue
+            if not since:  # an older release has noted no epoch
+                since = epoch if known else _first_epoch(mark)
             was_not_emptied = part_of(since, bucket) == part_of(epoch, bucket)
             is_back = was_not_emptied or head.acked > 0 or head.revision >= FIRST_REVISION_UNASKED
             if store.keyspace.is_episode(key) and is_back:
@@ -112,7 +116,8 @@ def delete_again(store: RedisStore, backup: BackupStore) -> int:
                 assign = store.deletions.assign_new_birth
                 is_done &= assign(key, head, epoch=epoch, without_evicted=True)
     if is_done:  # else a log has changed meanwhile: the next copy looks again
-        store.backup_state.note_deletions(known, mark, epoch=epoch)
+        before = {at: one.mark if one.is_own else "" for at, one in marks.items()}
+        store.backup_state.note_deletions(before, mark, epoch=epoch)
     return count
 
 

@@ -9,8 +9,10 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
+from itertools import chain
 from typing import Any
 
+from cluster_model import ClusterModel
 from mongo_model import MongoModel
 from redis_model import RedisModel
 
@@ -341,10 +343,10 @@ def _add(found: Found, space: Keyspace, key: str, head: Head, batches: Sequence[
         found.notes[log] = list(_notes(log, head, batches))
 
 
-def in_redis(model: RedisModel, namespace: str) -> Found:
+def in_redis(model: RedisModel | ClusterModel, namespace: str) -> Found:
     """What Redis holds."""
     found, space = Found(), Keyspace(namespace)
-    for stored, value in model.keyspace.values.items():
+    for stored, value in chain(*(part.keyspace.values.items() for part in model.parts)):
         if isinstance(value, list) and value and b"}:" in stored:
             key = space.out_of_bucket(stored.decode())
             _add(found, space, key, decode_head(value[0], where=key), value[1:])

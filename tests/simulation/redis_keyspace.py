@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any, ClassVar
 
-__all__ = ["Keyspace", "Refused", "Status", "name_of"]
+__all__ = ["OK", "Keyspace", "Refused", "Status", "copy_of", "name_of"]
 
 Args = Sequence[bytes]
 WRONG_TYPE = "WRONGTYPE Operation against a key holding the wrong kind of value"
@@ -113,11 +113,11 @@ class Keyspace:
 
     def copied(self) -> tuple[dict[bytes, Any], dict[bytes, float]]:
         """All keys as they are now."""
-        return {key: _copy_of(value) for key, value in self.values.items()}, dict(self.expires)
+        return {key: copy_of(value) for key, value in self.values.items()}, dict(self.expires)
 
     def put_back(self, copied: tuple[dict[bytes, Any], dict[bytes, float]]) -> None:
         """All keys as they were."""
-        self.values = {key: _copy_of(value) for key, value in copied[0].items()}
+        self.values = {key: copy_of(value) for key, value in copied[0].items()}
         self.expires = dict(copied[1])
 
     def drop_expired(self) -> None:
@@ -464,7 +464,7 @@ class Keyspace:
         return answer or None
 
 
-def _copy_of(value: Any) -> Any:
+def copy_of(value: Any) -> Any:
     """What a key has, apart: what is in it is never changed in place."""
     if type(value) is bytes:
         return value

@@ -8,16 +8,16 @@ before and after it: see `network.py`.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from copy import copy
 from typing import Any, ClassVar, Protocol
 
 import hiredis
 import redis
-from redis_keyspace import Args, Keyspace, Refused, name_of
+from redis_keyspace import OK, Args, Keyspace, Refused, name_of
 from redis_scripts import FULL, Scripts
 
-__all__ = ["Calls", "RedisModel", "Wire", "client_of"]
+__all__ = ["OK", "Calls", "Model", "RedisModel", "Wire", "as_redis_py", "client_of"]
 
 Calls = Sequence[Args]
 MAX_LOSS_S = 1.0  # appendfsync everysec
@@ -27,17 +27,35 @@ SNAPSHOT_EVERY_S = 0.2
 _CLIENT = redis.Redis(connection_pool=redis.ConnectionPool(protocol=2))
 
 
+class Model(Protocol):
+    """A server to which connections lead.
+
+    Attributes:
+        is_away: Whether it takes no connections.
+        life: Changes when its connections break.
+    """
+
+    @property
+    def is_away(self) -> bool: ...
+
+    @property
+    def life(self) -> int: ...
+
+    def execute(self, calls: Calls) -> list[Any]:
+        """The answers to some calls; in place of a refused one, the error."""
+
+
 class Wire(Protocol):
     """What stands between a client and the server."""
 
-    def carry(self, calls: Calls, execute: Callable[[], list[Any]]) -> list[Any]:
-        """The answers to some calls; raises where these are lost."""
+    def carry(self, model: Model, calls: Calls, execute: Callable[[], list[Any]]) -> list[Any]:
+        """The answers of a server to some calls; raises where these are lost."""
 
 
 class PlainWire:
     """Loses nothing."""
 
-    def carry(self, calls: Calls, execute: Callable[[], list[Any]]) -> list[Any]:
+    def carry(self, model: Model, calls: Calls, execute: Callable[[], list[Any]]) -> list[Any]:
         """Execute them."""
         return execute()
 
@@ -53,8 +71,11 @@ class RedisModel:
         is_full: Whether it has used up its memory.
         is_away: Whether it takes no connections.
         life: How often it has been started; older connections are broken.
-        executed: Names of the commands that it has executed, counted.
+        parts: As of a cluster, of which this is one.
+        moves: As of a cluster.
     """
+
+    moves: ClassVar[Mapping[int, Any]] = {}
 
     def __init__(self, now: Callable[[], float]) -> None:
         self._now = now
@@ -62,8 +83,17 @@ class RedisModel:
         self.is_full = False
         self.is_away = False
         self.life = 1
+        self.parts: Sequence[RedisModel] = (self,)
         self._scripts = Scripts(self.keyspace, lambda: self.is_full)
         self._on_disk = [(now(), 0, self.keyspace.copied())]
+
+    @property
+    def changes(self) -> int:
+        """How many commands have written something."""
+        return self.keyspace.changes
+
+    def end_moves(self) -> None:
+        """As of a cluster."""
 
     # -- commands ---------------------------------------------------------------------------
 
@@ -75,9 +105,9 @@ class RedisModel:
 
     def _one(self, call: Args) -> Any:
         try:
-            return _as_redis_py(self._answer(call))
+            return as_redis_py(self._answer(call))
         except Refused as error:
-            return _as_redis_py(error)
+            return as_redis_py(error)
 
     def _answer(self, call: Args) -> Any:
         self.keyspace.drop_expired()
@@ -145,7 +175,7 @@ class Connection(redis.Connection):
 
     _like: ClassVar[dict[str, Any]] = {}
 
-    def __init__(self, *, model: RedisModel, wire: Wire, **options: Any) -> None:
+    def __init__(self, *, model: Model, wire: Wire, **options: Any) -> None:
         if not self._like:  # redis-py reads its own version from the disk for each connection
             super().__init__(**options)
             self._like.update(vars(self))
@@ -185,7 +215,7 @@ class Connection(redis.Connection):
             self._reader.feed(part)
         calls = list(iter(self._reader.gets, False))
         try:
-            self._waiting = self._wire.carry(calls, lambda: self._model.execute(calls))
+            self._waiting = self._wire.carry(self._model, calls, lambda: self._model.execute(calls))
         except BaseException:
             self.disconnect()
             raise
@@ -198,23 +228,25 @@ class Connection(redis.Connection):
         return answer
 
 
-def _as_redis_py(answer: Any) -> Any:
+def as_redis_py(answer: Any) -> Any:
     """An answer as redis-py reads it: an error inside a list stands in its place."""
     if type(answer) is bytes or type(answer) is int:
         return answer
     if isinstance(answer, Refused):
         return redis.connection.DefaultParser.parse_error(str(answer))
-    return [_as_redis_py(one) for one in answer] if isinstance(answer, list) else answer
+    return [as_redis_py(one) for one in answer] if isinstance(answer, list) else answer
 
 
-def client_of(model: RedisModel, wire: Wire | None = None) -> redis.Redis:
+def client_of(
+    model: Model, wire: Wire | None = None, *, address: tuple[str, int] = ("simulated", 6379)
+) -> redis.Redis:
     """A client of redis-py whose connections lead to the simulated server."""
     pool = redis.ConnectionPool(
         connection_class=Connection,
         model=model,
         wire=wire or PlainWire(),
-        host="simulated",
-        port=6379,
+        host=address[0],
+        port=address[1],
         protocol=2,
     )
     client = copy(_CLIENT)  # to make one takes as long as ten commands

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from random import Random
 from typing import Any
 
-__all__ = ["ACTS", "Fault", "Schedule", "Step", "made", "shrunk"]
+__all__ = ["ACTS", "Fault", "Schedule", "Step", "is_on_cluster", "made", "shrunk"]
 
 MOST_STEPS = (10, 16, 24, 48)  # a short schedule finds less than a long one, but more in a second
 FAULTS = 0.3  # of the steps have one
@@ -436,6 +436,106 @@ MORE_WINDOWS: tuple[Schedule, ...] = (
     ),
 )
 MORE_SHARE = 0.3
+_MOVES = {number: Step("world", "move_slot", number) for number in (0, 1, 2)}
+# On a cluster, each seed has one of these among its steps, or some of `OF_CLUSTER`.
+CLUSTER_WINDOWS: tuple[Schedule, ...] = (
+    # a slot moves, at once or key by key, and an answer is lost
+    *(
+        _window(
+            *((_W, "save", 1), (_W, "flush", 0), ("world", "move_slot", number), (_W, "save", 1)),
+            *((_W, "flush", 0, Fault(0, "answer lost", of="append")), (_W, "save", 1)),
+            *((_W, "flush", 0), (_K, "copy", 0), (_R, "read_notes", 1), ("writer-3", "pop", 1)),
+        )
+        for number in (0, 1)
+    ),
+    _window(
+        *((_W, "step", 0), (_W, "flush", 0), ("world", "move_slot", 4), (_W, "step", 0)),
+        *((_W, "flush", 0, Fault(0, "answer lost", of="append")), (_W, "step", 0)),
+        *((_K, "copy", 0), (_R, "read_episodes", 0), (_K, "delete_episode", 0)),
+    ),
+    # it moves just before a round trip
+    *(
+        _window(
+            *((_W, "save_many", 1), (_W, "flush", 0), (_K, "copy", 0), (_W, "save", 1)),
+            (_W, "flush", 0, Fault(0, "meanwhile", step=step, of="append")),
+            (_K, "copy", 0, Fault(0, "meanwhile", step=_MOVES[1], of="acknowledge")),
+            *((_W, "pop", 1), (_R, "read_notes", 1)),
+        )
+        for step in _MOVES.values()
+    ),
+    # for a while, a part of its keys is here and the others there
+    *(
+        _window(
+            *((_W, "save", 1), (_W, "flush", 0), (_K, "copy", 0), ("world", "move_slot", number)),
+            *((_W, "save", 1), (_W, "flush", 0), (_K, "copy", 0), (_R, "read_notes", 1)),
+            *(("world", "finish_moves", 0), (_W, "flush", 0), (_K, "copy", 0)),
+            (_R, "read_notes", 1),
+        )
+        for number in (2, 26, 50)
+    ),
+    # while what Redis and MongoDB hold is joined, or put back
+    _window(
+        *((_W, "save", 1), (_W, "flush", 0), (_K, "copy", 0), ("world", "mongo_away", 0)),
+        *(("world", "empty_redis", 0), (_W, "save", 1), (_W, "flush", 0)),
+        *(("world", "mongo_back", 0), ("world", "wait", 5)),
+        (_K, "copy", 0, Fault(0, "meanwhile", step=_MOVES[1], of="replace")),
+        (_R, "read_notes", 1),
+    ),
+    *(
+        _window(
+            *((_W, "save_many", 1), (_W, "flush", 0), (_K, "copy", 0), ("world", "wait", 5)),
+            *((_K, "trim", 1), *some),
+            (_R, "read_notes", 1, Fault(0, "meanwhile", step=_MOVES[1], of=of)),
+            *((_W, "save", 1), (_W, "flush", 0), (_R, "read_notes", 1)),
+        )
+        for of, some in (("refill", ()), ("restore", [("world", "empty_redis", 2)]))
+    ),
+    # one primary fails between an append and the copy
+    _window(
+        *((_W, "save", 1), (_W, "flush", 0), (_K, "copy", 0), ("world", "wait", 1)),
+        *((_W, "save", 1), (_W, "flush", 0), ("world", "fail_over", 2), (_K, "copy", 0)),
+        *((_W, "save", 1), (_W, "flush", 0), (_K, "copy", 0), (_R, "read_notes", 1)),
+    ),
+    _window(
+        *((_W, "step", 0), (_W, "step", 0), (_W, "flush", 0), (_K, "copy", 0)),
+        *(("world", "wait", 1), (_W, "step", 0), (_W, "flush", 0), ("world", "fail_over", 5)),
+        *((_K, "copy", 0), (_W, "step", 0), (_W, "flush", 0), (_R, "read_episodes", 0)),
+    ),
+    # it fails when its slot has just moved
+    _window(
+        *((_W, "save", 1), (_W, "flush", 0), (_K, "copy", 0), ("world", "wait", 1)),
+        *(("world", "move_slot", 0), (_W, "save", 1), (_W, "flush", 0), ("world", "fail_over", 2)),
+        *((_W, "save", 1), (_W, "flush", 0), (_K, "copy", 0), (_R, "read_notes", 1)),
+    ),
+    # a failover takes back a deletion on one primary, while others have theirs
+    _window(
+        *((_W, "save", 1), (_W, "save", 4), (_W, "flush", 0), (_K, "copy", 0)),
+        *(("world", "wait", 1), (_K, "delete_notes", 1), (_K, "delete_notes", 4)),
+        *(("world", "fail_over", 2), (_W, "save", 4), (_W, "flush", 0), (_K, "copy", 0)),
+        *((_R, "read_notes", 1), (_R, "read_notes", 4)),
+    ),
+    # a listing of all buckets while one primary is away, or was emptied
+    _window(
+        *((_W, "vector_step", 0), (_W, "vector_step", 0), (_W, "flush", 0)),
+        *(("world", "redis_away", 1), (_R, "read_episodes", 0), (_W, "vector_step", 0)),
+        *(("world", "wait", 4), (_R, "read_episodes", 0), (_W, "flush", 0)),
+        *(("world", "redis_back", 0), (_W, "flush", 0), (_R, "read_episodes", 0)),
+    ),
+    _window(
+        *((_W, "vector_step", 0), (_W, "vector_step", 0), (_W, "flush", 0), (_K, "copy", 0)),
+        *((_W, "vector_step", 0), ("world", "empty_redis", 1), (_R, "read_episodes", 0)),
+        *((_W, "flush", 0), (_K, "copy", 0), (_R, "read_episodes", 0)),
+    ),
+    # one primary is full, the others take what comes
+    _window(
+        *((_W, "save", 1), (_W, "save", 4), (_W, "flush", 0), ("world", "fill_redis", 2)),
+        *((_W, "save", 1), (_W, "save", 4), (_W, "flush", 0), (_K, "copy", 0)),
+        *(("world", "free_redis", 0), (_W, "flush", 0), (_R, "read_notes", 1)),
+    ),
+)
+OF_CLUSTER = {"move_slot": 6, "finish_moves": 1, "fail_over": 3, "empty_redis": 2}
+OF_CLUSTER |= {"redis_away": 1, "redis_back": 1, "start_redis_again": 1}
+CLUSTER_SHARE = 0.15
 
 
 @dataclass(frozen=True, slots=True)
@@ -457,14 +557,36 @@ class _Kind:
     faults: dict[str, int]
 
 
-def made(seed: int) -> Schedule:
+def is_on_cluster(seed: int) -> bool:
+    """Whether Redis is a cluster in the schedule of a seed. Drawn apart, as `MORE_WINDOWS`."""
+    return Random(seed + 2**41).random() < CLUSTER_SHARE
+
+
+def made(seed: int, *, on_cluster: bool = False) -> Schedule:
     """The schedule of a seed."""
     rng = Random(seed)
     kind = _kind(rng)
     some = [_step(rng, kind) for _ in range(rng.randint(4, rng.choice(MOST_STEPS)))]
     if rng.random() < WINDOW_SHARE:
         some = list(_with_window(rng, kind, some, WINDOWS))
-    return _with_more(Random(seed + 2**40), kind, some)
+    steps = _with_more(Random(seed + 2**40), kind, some)
+    return _with_slots(Random(seed + 2**42), kind, list(steps)) if on_cluster else steps
+
+
+def _with_slots(rng: Random, of: _Kind, steps: list[Step]) -> Schedule:
+    """The steps, with a window of clusters, or what befalls a cluster alone, among them."""
+    if rng.random() < 0.5:
+        return _with_window(rng, of, steps, CLUSTER_WINDOWS)
+    for _ in range(rng.randint(1, 4)):
+        step = _step_of(rng, of, "world", OF_CLUSTER)
+        at = rng.randint(0, len(steps))
+        around = steps[at] if at < len(steps) else None
+        if around is not None and around.actor != "world" and rng.random() < 0.5:
+            fault = Fault(int(rng.expovariate(0.25)), "meanwhile", step=step)
+            steps[at] = replace(around, faults=(*around.faults, fault))
+        else:
+            steps.insert(at, step)
+    return tuple(steps)
 
 
 def _with_more(rng: Random, of: _Kind, steps: list[Step]) -> Schedule:

@@ -18,11 +18,12 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 sys.path.insert(0, str(Path(__file__).parent))
 
-from schedule import Schedule, made, shrunk
+from schedule import Schedule, is_on_cluster, made, shrunk
 from simulated_actors import Outcome, simulate
 
 __all__ = ["Failure", "failures", "main", "run"]
@@ -39,39 +40,50 @@ class Failure:
         seed: The seed.
         schedule: What is left of its schedule when it was shrunk.
         outcome: Of that.
+        on_cluster: Whether Redis was a cluster.
     """
 
     seed: int
     schedule: Schedule
     outcome: Outcome
+    on_cluster: bool = False
 
     def __str__(self) -> str:
         """The story."""
+        is_told = self.on_cluster and not is_on_cluster(self.seed)
+        cluster = " --cluster" if is_told else ""
         return "\n".join(
             (
                 f"seed {self.seed} breaks a promise; shrunk to {len(self.schedule)} steps:",
                 *self.outcome.story,
                 "",
                 *(f"broken: {one}" for one in self.outcome.violations),
-                f"again: python tests/simulation/simulate.py --seed {self.seed}",
+                f"again: python tests/simulation/simulate.py --seed {self.seed}{cluster}",
             )
         )
 
 
-def run(seed: int, *, shrink_s: float = SHRINK_S) -> Failure | None:
-    """Have the schedule of a seed happen; what is left of it if it fails."""
-    schedule = made(seed)
-    outcome = simulate(schedule, seed)
+def run(seed: int, *, shrink_s: float = SHRINK_S, on_cluster: bool = False) -> Failure | None:
+    """Have the schedule of a seed happen; what is left of it if it fails.
+
+    On a cluster, if that is said, or the seed is one of those.
+    """
+    on_cluster = on_cluster or is_on_cluster(seed)
+    schedule = made(seed, on_cluster=on_cluster)
+    outcome = simulate(schedule, seed, on_cluster=on_cluster)
     if not outcome.violations:
         return None
     kind = _kind(outcome)
     until = time.monotonic() + shrink_s
 
     def fails(smaller: Schedule) -> bool:
-        return time.monotonic() < until and _kind(simulate(smaller, seed)) == kind
+        if time.monotonic() >= until:
+            return False
+        return _kind(simulate(smaller, seed, on_cluster=on_cluster)) == kind
 
     smaller = shrunk(schedule, fails)
-    return Failure(seed, smaller, simulate(smaller, seed))
+    outcome = simulate(smaller, seed, on_cluster=on_cluster)
+    return Failure(seed, smaller, outcome, on_cluster=on_cluster)
 
 
 def _kind(outcome: Outcome) -> str:
@@ -87,12 +99,13 @@ def failures(
     *,
     shrink_s: float = SHRINK_S,
     most: int = 10**9,
+    on_cluster: bool = False,
 ) -> Iterator[Failure]:
-    """The failures of the seeds from one on, for so long."""
+    """The failures of the seeds from one on, for so long; all of them on a cluster, or some."""
     until = time.monotonic() + seconds
     seed = first
     while time.monotonic() < until and seed < first + most:
-        found = run(seed, shrink_s=shrink_s)
+        found = run(seed, shrink_s=shrink_s, on_cluster=on_cluster)
         if found is not None:
             yield found
         seed += 1
@@ -110,17 +123,21 @@ def main() -> int:
     parser.add_argument("--story", action="store_true", help="also if nothing is broken")
     parser.add_argument("--all", action="store_true", help="go on after a failure")
     parser.add_argument("--whole", action="store_true", help="do not shrink")
+    parser.add_argument("--cluster", action="store_true", help="each of them on a cluster")
     options = parser.parse_args()
     if any(os.environ.get(name) != value for name, value in FIXED.items()):
         os.execve(sys.executable, [sys.executable, *sys.argv], os.environ | FIXED)
     gc.freeze()  # what is imported stays
     shrink_s = 0.0 if options.whole else SHRINK_S
     if options.seed is not None:
-        failure = run(options.seed, shrink_s=shrink_s)
+        failure = run(options.seed, shrink_s=shrink_s, on_cluster=options.cluster)
         if failure is not None:
             print(failure)
         elif options.story:
-            print(*simulate(made(options.seed), options.seed).story, sep="\n")
+            on_cluster = options.cluster or is_on_cluster(options.seed)
+            schedule = made(options.seed, on_cluster=on_cluster)
+            outcome = simulate(schedule, options.seed, on_cluster=on_cluster)
+            print(*outcome.story, sep="\n")
         return int(failure is not None)
     first = random.SystemRandom().randrange(10**9) if options.first is None else options.first
     print(f"schedules from seed {first} on, for {options.seconds:g} s", flush=True)
@@ -133,7 +150,8 @@ def main() -> int:
             minutes = (time.monotonic() - began) / 60
             print(f"{done} in {minutes:.1f} minutes, {kinds.total()} failed", flush=True)
 
-    for failure in failures(first, options.seconds, say, shrink_s=shrink_s, most=options.most):
+    kwargs: dict[str, Any] = {"shrink_s": shrink_s, "most": options.most}
+    for failure in failures(first, options.seconds, say, on_cluster=options.cluster, **kwargs):
         kind = _kind(failure.outcome)
         kinds[kind] += 1
         if kinds[kind] == 1:

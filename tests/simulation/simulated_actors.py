@@ -15,17 +15,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from cluster_model import ClusterModel
 from gymnasium.vector import SyncVectorEnv
 from ledger import Episode, Found, Ledger, deleted_in_mongo, in_mongo, in_redis
 from pausable import Pausable
 from processes import NoteHandler
 from recorded_envs import CountingEnv
+from redis_model import RedisModel
 from schedule import Schedule, Step
 from world import (
     ASK_AGAIN_S,
     ELSEWHERE,
     NAMESPACE,
     NOT_DONE,
+    SPACE,
     Killed,
     Process,
     Running,
@@ -78,8 +81,10 @@ class Outcome:
     story: tuple[str, ...]
 
 
-def simulate(schedule: Schedule, seed: int, *, directory: Path | None = None) -> Outcome:
-    """Have a schedule happen, in a new world.
+def simulate(
+    schedule: Schedule, seed: int, *, on_cluster: bool = False, directory: Path | None = None
+) -> Outcome:
+    """Have a schedule happen, in a new world, on one Redis or on a cluster.
 
     Memory is collected between two schedules: what that calls would be at a point that no seed
     decides.
@@ -87,7 +92,7 @@ def simulate(schedule: Schedule, seed: int, *, directory: Path | None = None) ->
     made = Path(tempfile.mkdtemp(prefix="jg-sim-", dir=directory or _memory()))
     try:
         with _uncollected():
-            return _Simulation(seed, made).run(schedule)
+            return _Simulation(seed, made, on_cluster=on_cluster).run(schedule)
     finally:
         shutil.rmtree(made, ignore_errors=True)
 
@@ -141,8 +146,8 @@ class TellingEnv(CountingEnv):
 
 
 class _Simulation:
-    def __init__(self, seed: int, directory: Path) -> None:
-        self.world = World(seed, directory, self.act, self._arrives)
+    def __init__(self, seed: int, directory: Path, *, on_cluster: bool = False) -> None:
+        self.world = World(seed, directory, self.act, self._arrives, on_cluster=on_cluster)
         self.ledger = Ledger()
         self._unheard: dict[str, set[Any]] = {}  # what dead writers had no answer for
 
@@ -228,8 +233,9 @@ class _Simulation:
     def has_trouble(self) -> bool:
         """Whether a server or the disk is a reason for an error."""
         world = self.world
-        is_away = world.redis.is_away or world.mongo.is_away or world.redis.is_full
-        return is_away or world.seconds < world.mongo_uncertain_until
+        is_away = world.mongo.is_away or world.seconds < world.mongo_uncertain_until
+        is_away |= any(one.is_away or one.is_full for one in world.redis.parts)
+        return is_away or any(move.is_halted for move in world.redis.moves.values())
 
     # -- writers --------------------------------------------------------------------------------
 
@@ -696,9 +702,9 @@ class _Simulation:
         assert jam is not None
         self.world.tell(f"{running.process.name} asks what would be evicted")
         is_calm = not (running.step.faults or self.world.is_on_its_way(""))
-        before = self.world.redis.keyspace.changes
+        before = self.world.redis.changes
         jam.backup.would_evict(max_redis_bytes=1)
-        if self.world.redis.keyspace.changes != before and is_calm:
+        if self.world.redis.changes != before and is_calm:
             self.violated("a preview has changed something")
 
     def _ask_status(self, running: Running, _: int) -> None:
@@ -825,15 +831,82 @@ class _Simulation:
         if not any(one.process is process for one in self.world.stack):
             self._process_ends(process)
 
-    def _empty_redis(self, _: int) -> None:
-        self.world.tell("Redis is emptied")
-        self._changed(lambda: self.world.redis.execute([(b"FLUSHALL",)]), "Redis was emptied")
+    def _hit(self, number: int) -> tuple[str, Sequence[RedisModel]]:
+        """Whom something befalls, in words: Redis, or all primaries, or one of them.
+
+        That is often the one with the log or the episode of which the windows tell.
+        """
+        parts = self.world.redis.parts
+        if len(parts) == 1 or number % 4 == 0:
+            return "Redis", parts
+        at = number // 4 % len(parts)
+        if number % 4 < 3:
+            at = parts.index(self.world.part_of(self._slot(is_of_notes=number % 4 == 2)))
+        return f"primary {at + 1}", [parts[at]]
+
+    def _slot(self, *, is_of_notes: bool) -> int:
+        """The slot of the first log, or of the newest episode if there is one."""
+        key = SPACE.records("note", {"name": LOGS[0]})
+        if self.ledger.episodes and not is_of_notes:
+            key = SPACE.episode(max(self.ledger.episodes))
+        return self.world.slot_of_log(key)
+
+    def _move_slot(self, number: int) -> None:
+        """To another primary: at once, key by key while others go on, or a part of the keys."""
+        cluster = self.world.redis
+        if not isinstance(cluster, ClusterModel):
+            return
+        kind = number // 3 % 4
+        if kind < 2:
+            slot = self._slot(is_of_notes=kind == 0)
+        else:
+            slots = self.world.slots() if kind == 2 else self.world.slots_of_no_bucket()
+            slot = slots[number // 12 % len(slots)] if slots else 0
+        source = cluster.owner_of(slot)
+        assert source is not None
+        to = cluster.parts[(source.at + 1 + number // 6 % 2) % len(cluster.parts)]
+        words = f"slot {slot} of primary {source.at + 1}"
+        if slot in cluster.moves:
+            return
+        if number % 3 == 0:
+            self.world.tell(f"{words} moves to {to.at + 1} at once")
+            cluster.move(slot, to)
+            cluster.end_move(slot)
+        elif number % 3 == 1:
+            self.world.tell(f"{words} begins to move to {to.at + 1}, key by key")
+            cluster.move(slot, to, order=number)
+        else:
+            keys = len(cluster.keys_in(source, slot)) * (number // 24 % 3) // 2
+            self.world.tell(f"{words} begins to move to {to.at + 1}; it stops after {keys} keys")
+            cluster.move(slot, to, is_halted=True, order=number)
+            for _ in range(keys):
+                cluster.move_key(slot)
+
+    def _finish_moves(self, _: int) -> None:
+        self.world.tell("all slots that move are where they should be")
+        self.world.redis.end_moves()
+
+    def _empty_redis(self, number: int) -> None:
+        who, parts = self._hit(number)
+        self.world.tell(f"{who} is emptied")
+
+        def empty() -> None:
+            for part in parts:
+                part.execute([(b"FLUSHALL",)])
+
+        self._changed(empty, "Redis was emptied")
 
     def _fail_over(self, number: int) -> None:
         loss_s = number % 10 / 10
-        self.world.tell("Redis fails; another takes its place, which lacks the newest writes")
+        who, parts = self._hit(number)
+        self.world.tell(f"{who} fails; another takes its place, which lacks the newest writes")
         self.has_failed_over = True
-        self._changed(lambda: self.world.redis.fail_over(loss_s), "Redis had not synced it")
+
+        def fail_over() -> None:
+            for part in parts:
+                part.fail_over(loss_s)
+
+        self._changed(fail_over, "Redis had not synced it")
 
     def _cut_power(self, number: int) -> None:
         """Of the machine of all processes; Redis is there, too, or on another one."""
@@ -847,7 +920,8 @@ class _Simulation:
             self._process_ends(process)
         self.world.cut_power()
         self.has_failed_over |= bool(loses)
-        self._changed(lambda: loses and self.world.redis.fail_over(number % 10 / 10), "power cut")
+        failing = self.world.redis.parts if loses else ()
+        self._changed(lambda: [one.fail_over(number % 10 / 10) for one in failing], "power cut")
         redis, mongo = self.stored_in_redis(), self.stored_in_mongo()
         self.ledger.lose(set(self.ledger.notes) - redis.names - mongo.names, (), "power cut")
         self.ledger.meet_power_cut(self.world.torn)
@@ -863,7 +937,9 @@ class _Simulation:
         before = self.stored_in_redis()
         for process in self.world.processes.values():
             process.leased_until = -math.inf
+        blobs = self._blobs_of_cluster()
         change()
+        self._put_back(blobs)
         after, copied = self.stored_in_redis(), self.stored_in_mongo()
         gone = before.names - after.names - copied.names - self._held()
         shorter = [
@@ -884,6 +960,23 @@ class _Simulation:
         self.ledger.come_back(copied, ())
         self.ledger.forget_deletions(carried_out)
         self.was_emptied = True
+
+    def _blobs_of_cluster(self) -> dict[bytes, tuple[RedisModel, bytes]]:
+        """Schemas and provenances that no backup has, and where they are."""
+        if not self.world.is_cluster:
+            return {}
+        before, copied = SPACE.blob(""), self.world.mongo.documents(NAMESPACE, "blobs")
+        return {
+            key: (part, value)
+            for part in self.world.redis.parts
+            for key, value in part.keyspace.values.items()
+            if key.startswith(before.encode()) and key.decode().removeprefix(before) not in copied
+        }
+
+    def _put_back(self, blobs: Mapping[bytes, tuple[RedisModel, bytes]]) -> None:
+        """A limit: what another primary has cannot be read without them (README.md)."""
+        for key, (part, value) in blobs.items():
+            part.keyspace.values.setdefault(key, value)
 
     def _arrives(self, what: str, execute: Callable[[], object]) -> None:
         if "'delete'" in what:  # what was saved after the deletion had failed is deleted, too
@@ -912,17 +1005,22 @@ class _Simulation:
         journals = {one.name.partition(".")[0] for one in self.world.files()}
         return {name for by in journals for name in self._unheard.get(by, ())}
 
-    def _start_redis_again(self, _: int) -> None:
-        self.world.tell("Redis is started again, and has everything")
-        self.world.redis.start_again()
+    def _start_redis_again(self, number: int) -> None:
+        who, parts = self._hit(number)
+        self.world.tell(f"{who} is started again, and has everything")
+        for part in parts:
+            part.start_again()
 
-    def _redis_away(self, _: int) -> None:
-        self.world.tell("Redis does not answer any more")
-        self.world.redis.is_away = True
+    def _redis_away(self, number: int) -> None:
+        who, parts = self._hit(number)
+        self.world.tell(f"{who} does not answer any more")
+        for part in parts:
+            part.is_away = True
 
     def _redis_back(self, _: int) -> None:
         self.world.tell("Redis answers")
-        self.world.redis.is_away = False
+        for part in self.world.redis.parts:
+            part.is_away = False
 
     def _mongo_away(self, _: int) -> None:
         self.world.tell("MongoDB does not answer any more")
@@ -934,13 +1032,16 @@ class _Simulation:
         if self.world.mongo_was_away:
             self.world.mongo_uncertain_until = self.world.seconds + ASK_AGAIN_S
 
-    def _fill_redis(self, _: int) -> None:
-        self.world.tell("the memory of Redis is full")
-        self.world.redis.is_full = True
+    def _fill_redis(self, number: int) -> None:
+        who, parts = self._hit(number)
+        self.world.tell(f"the memory of {who} is full")
+        for part in parts:
+            part.is_full = True
 
     def _free_redis(self, _: int) -> None:
         self.world.tell("Redis has memory")
-        self.world.redis.is_full = False
+        for part in self.world.redis.parts:
+            part.is_full = False
 
     def _fill_disk(self, _: int) -> None:
         self.world.tell("the disk of the journals is full")
@@ -968,7 +1069,10 @@ class _Simulation:
         world = self.world
         world.go_on(all_of_them=True)
         world.tell("-- all servers work again, and all processes close --")
-        world.redis.is_away = world.mongo.is_away = world.redis.is_full = world.disk_is_full = False
+        world.mongo.is_away = world.disk_is_full = False
+        for part in world.redis.parts:
+            part.is_away = part.is_full = False
+        world.redis.end_moves()
         world.execute_late(all_of_them=True)
         # A lease that was given while the server's clock was ahead lasts longer.
         world.sleep(ASK_AGAIN_S + sum(max(0.0, one) for one in world.offsets.values()))
@@ -1010,7 +1114,8 @@ class _Simulation:
             self._check_elsewhere(jam, back)
         found = self._contents(running, "in the end")
         world.tell("Redis is emptied for good")
-        world.redis.execute([(b"FLUSHALL",)])
+        for part in world.redis.parts:
+            part.execute([(b"FLUSHALL",)])
         again = self._contents(running, "from MongoDB")
         for one in back:
             found.pop(one, None)

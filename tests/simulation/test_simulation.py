@@ -242,6 +242,42 @@ FAILED = {
 }
 
 
+FAILED_ON_CLUSTER: dict[str, Schedule] = {
+    "a log was gone that was written anew while its slot began to move": (
+        Step("writer-1", "save", 1),
+        Step("writer-1", "flush", 0),
+        Step("keeper", "copy", 0),
+        Step("world", "mongo_away", 0),
+        Step("world", "empty_redis", 0),
+        Step("writer-1", "save", 1),
+        Step("writer-1", "flush", 0),
+        Step("world", "mongo_back", 0),
+        Step(
+            "keeper",
+            "copy",
+            0,
+            (Fault(0, "meanwhile", step=Step("world", "move_slot", 1), of="replace"),),
+        ),
+    ),
+    "an episode was there whose schema a full primary had refused": (
+        Step("writer-1", "save", 1),
+        Step("world", "fill_redis", 3),
+        Step("writer-1", "step", 0),
+        Step("writer-1", "flush", 0),
+        Step("keeper", "copy", 0),
+    ),
+    "a log was saved to after one primary had lost its deletion, and was not copied": (
+        Step("writer-1", "save_many", 2),
+        Step("writer-4", "save", 1),
+        Step("keeper", "take_turn", 0),
+        Step("writer-4", "save", 1),
+        Step("world", "wait", 1),
+        Step("keeper", "delete_notes", 4),
+        Step("world", "fail_over", 2),
+    ),
+}
+
+
 @pytest.mark.parametrize("schedule", FAILED.values(), ids=FAILED)
 def test_a_schedule_that_has_failed_does_not_fail_again(schedule: Schedule) -> None:
     outcome = simulate(schedule, seed=0)
@@ -270,6 +306,12 @@ def test_a_schedule_is_shrunk_to_what_makes_it_fail() -> None:
     (left,) = shrunk(schedule, fails)
     assert left.act == "copy"
     assert len(left.faults) == 1
+
+
+@pytest.mark.parametrize("schedule", FAILED_ON_CLUSTER.values(), ids=FAILED_ON_CLUSTER)
+def test_a_schedule_that_has_failed_on_a_cluster_does_not_fail_again(schedule: Schedule) -> None:
+    outcome = simulate(schedule, seed=0, on_cluster=True)
+    assert not outcome.violations, "\n".join(outcome.story)
 
 
 # -- what the simulation has to notice ------------------------------------------------------------

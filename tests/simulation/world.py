@@ -27,13 +27,15 @@ from random import Random
 from types import FrameType, SimpleNamespace
 from typing import Any
 
+import cluster_model
 import mongo_model
 import redis
 import redis_model
+from cluster_model import ClusterModel
 from mongo_model import MongoModel
 from pausable import Pausable
 from pymongo.errors import AutoReconnect, NetworkTimeout, PyMongoError
-from redis_model import Calls, RedisModel
+from redis_model import Calls, Model, RedisModel
 from schedule import Fault, Step
 
 from jamboree_gym import Jamboree
@@ -46,12 +48,14 @@ from jamboree_gym.connection import connection
 from jamboree_gym.delivery import lease, opened, outbox, pacing, row_writer, step_outbox, writer
 from jamboree_gym.environment import provenance
 from jamboree_gym.journal import journal, restarts, segments
+from jamboree_gym.keys import Keyspace
 from jamboree_gym.store import lost_deletions, read_through, restore
 from jamboree_gym.store.mongo import bundles
 from jamboree_gym.store.mongo import store as mongo_store
 from jamboree_gym.store.mongo import writer as mongo_writer
 from jamboree_gym.store.redis import buckets, scripts
 from jamboree_gym.store.redis import store as redis_store
+from jamboree_gym.store.redis.cluster.nodes import Nodes
 from jamboree_gym.store.redis.scripts import Script
 
 __all__ = [
@@ -59,6 +63,7 @@ __all__ = [
     "ELSEWHERE",
     "NAMESPACE",
     "NOT_DONE",
+    "SPACE",
     "Killed",
     "Process",
     "Running",
@@ -71,6 +76,7 @@ ASK_AGAIN_S = 31.0  # MongoDB was away, and is not asked before
 PAGE_BYTES = 4096
 LOOK_S = 1e-6  # so much later it is at each look at a clock: nobody waits in a loop for ever
 NAMESPACE = "sim"
+SPACE = Keyspace(NAMESPACE)
 ELSEWHERE = "mongodb://elsewhere"
 """Another backup, to which the first one is copied."""
 NOT_DONE = "nothing was done"
@@ -113,6 +119,7 @@ ONE_OF: tuple[tuple[Any, str, tuple[int, ...]], ...] = (
 )
 SMALL_SHARE = 0.25
 SINGLE_SHARE = 0.25
+NEEDS_ALL_SHARE = 0.7
 _JOURNAL_CODE = str(Path(journal.__file__).parent)
 # The garbage collector calls these, at points that no seed decides.
 _OF_THE_COLLECTOR = ("_release", "_is_unused", "_unused_bytes", "_remove")
@@ -181,7 +188,6 @@ class Late:
 
     due: int
     what: str
-    life: int
     execute: Callable[[], object]
 
 
@@ -193,6 +199,7 @@ class World:
         directory: Where the journals are.
         act: Takes a step of another actor.
         arrives: Executes a command that was on its way for long, given with its name.
+        on_cluster: Whether Redis is a cluster.
 
     Attributes:
         seconds: Since the beginning.
@@ -216,12 +223,13 @@ class World:
         directory: Path,
         act: Callable[[Step], None],
         arrives: Callable[[str, Callable[[], object]], object],
+        *,
+        on_cluster: bool = False,
     ) -> None:
         self.arrives = arrives
         self.directory = directory
         self.seconds = 0.0
         self.offsets: dict[str, float] = {}
-        self.redis = RedisModel(lambda: self._time_of("server"))
         self.mongo, self.elsewhere = MongoModel(), MongoModel()
         self.processes: dict[str, Process] = {}
         self.stack: list[Running] = []
@@ -242,9 +250,18 @@ class World:
         has_room = apart.random() >= LITTLE_ROOM_SHARE
         self._more_small = [one for one in MORE_SMALL if apart.random() < MORE_SMALL_SHARE]
         self._room: dict[str, Any] = {} if has_room else LITTLE_ROOM
+        self.redis: RedisModel | ClusterModel = self._new_redis(on_cluster, apart)
         self._start_machine()
         self._stopped: list[tuple[int, Process]] = []
         self._numbers: dict[str, int] = {}
+
+    def _new_redis(self, on_cluster: bool, rng: Random) -> RedisModel | ClusterModel:
+        def now() -> float:
+            return self._time_of("server")
+
+        if not on_cluster:
+            return RedisModel(now)
+        return ClusterModel(now, lambda: self.seconds, needs_all=rng.random() < NEEDS_ALL_SHARE)
 
     def tell(self, event: str) -> None:
         """Add an event to the story."""
@@ -298,6 +315,7 @@ class World:
             (mongo_store, "check_threads", lambda: None),
             (opened.closer, "drop", lambda *_: None),
             (redis_store, "client_from_url", self._redis_client),
+            (redis_store, "nodes_from_url", self._redis_nodes),
             (mongo_store, "client_from_url", self._mongo_client),
             *(one for one in SMALL if self._random.random() < SMALL_SHARE),
             *self._more_small,
@@ -314,8 +332,38 @@ class World:
                 for process in list(self.processes.values()):
                     self.kill(process)
 
+    @property
+    def is_cluster(self) -> bool:
+        """Whether Redis is a cluster."""
+        return isinstance(self.redis, ClusterModel)
+
+    def part_of(self, slot: int) -> RedisModel:
+        """The primary that has a slot."""
+        found = self.redis.owner_of(slot) if isinstance(self.redis, ClusterModel) else self.redis
+        assert found is not None
+        return found
+
+    def slot_of_log(self, key: str) -> int:
+        """The slot of a log, and of all else in its bucket."""
+        return self.slots()[SPACE.bucket_of(key, buckets.BUCKETS)]
+
+    def slots(self) -> list[int]:
+        """Of each bucket."""
+        tags = [bucket.tag for bucket in SPACE.buckets(buckets.BUCKETS)]
+        return [cluster_model.slot_of(tag.encode()) for tag in tags]
+
+    def slots_of_no_bucket(self) -> list[int]:
+        """Of each key that is in no bucket: leases, blobs, and what the backup says."""
+        found = {key for part in self.redis.parts for key in part.keyspace.values}
+        return [cluster_model.slot_of(key) for key in sorted(found) if b"}" not in key]
+
     def _redis_client(self, _: str) -> redis.Redis:
+        assert isinstance(self.redis, RedisModel)
         return redis_model.client_of(self.redis, self)
+
+    def _redis_nodes(self, _: str) -> Nodes:
+        assert isinstance(self.redis, ClusterModel)
+        return cluster_model.nodes_of(self.redis, self)
 
     def _mongo_client(self, url: str) -> Any:
         if url == ELSEWHERE:
@@ -369,7 +417,7 @@ class World:
         """Open its Jamboree, which delivers what dead processes have left."""
         if process.jam is None:
             process.jam = Jamboree(
-                "redis://simulated",
+                "redis+cluster://simulated" if self.is_cluster else "redis://simulated",
                 "mongodb://simulated",
                 home=self.directory,
                 namespace=NAMESPACE,
@@ -439,15 +487,15 @@ class World:
 
     # -- round trips ------------------------------------------------------------------------
 
-    def carry(self, calls: Calls, execute: Callable[[], list[Any]]) -> list[Any]:
+    def carry(self, model: Model, calls: Calls, execute: Callable[[], list[Any]]) -> list[Any]:
         """A round trip to Redis."""
 
         def run() -> list[Any]:
-            if self.redis.is_away or self.redis.life != life:
+            if model.is_away or model.life != life:
                 raise redis.ConnectionError("connection reset by peer")
             return execute()
 
-        life = self.redis.life
+        life = model.life
         # Who has no faults ahead need not know what it is.
         has_faults = self.stack and self.stack[-1].step.faults
         what = _named(calls) if has_faults else ""
@@ -533,7 +581,7 @@ class World:
             now.had_trouble = True
             self.tell(f"{what} of {now.process.name} is on its way for long; it waits no more")
             due = self.round_trips + fault.delay
-            self._late.append(Late(due, f"{what} of {now.process.name}", self.redis.life, execute))
+            self._late.append(Late(due, f"{what} of {now.process.name}", execute))
             raise timed_out("timed out")
 
     def _after(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from jamboree_gym.encoding.batch_format import Head
 from jamboree_gym.errors import DecodeError
@@ -24,7 +24,23 @@ from jamboree_gym.store.redis.buckets import BucketPart, as_one_text, new_epoch,
 from jamboree_gym.store.redis.link import Call, as_named, as_pairs, as_text, script_call
 from jamboree_gym.store.redis.scripts import BORN
 
-__all__ = ["Acknowledgements", "BackupState", "Deletions"]
+__all__ = ["Acknowledgements", "BackupState", "Deletions", "DeletionsMark"]
+
+
+class DeletionsMark(NamedTuple):
+    """The mark of the deletions that the backup has carried out, as a bucket has it.
+
+    Both texts may be empty: there is no mark, or an older release noted no epoch.
+
+    Attributes:
+        mark: Random digits.
+        epoch: Of all buckets, when Redis was last compared with the tombstones.
+        is_own: Whether this bucket has it. Else it is that of an older release.
+    """
+
+    mark: str
+    epoch: str
+    is_own: bool
 
 
 class BackupState(BucketPart):
@@ -65,17 +81,12 @@ class BackupState(BucketPart):
 
     def backup_place(self) -> str | None:
         """Where the backup is that acknowledges; None where none has yet."""
-        return next((as_text(one) for one in self._of_all("mongo_at") if one is not None), None)
+        (places,) = self._of_all("mongo_at")
+        return next((as_text(one) for one in places if one is not None), None)
 
     def acknowledging(self) -> tuple[str | None, bool]:
         """`backup_place`, and whether nothing counts as acknowledged that another one holds."""
-        buckets = self._buckets.all
-        fields = ("mongo_at", "unsettled")
-        calls = [("HGET", bucket.backup, field) for field in fields for bucket in buckets]
-        answers = [
-            self._link.checked(one, key=self._keyspace.backup) for one in self._link.send(calls)
-        ]
-        places, unsettled = answers[: len(buckets)], answers[len(buckets) :]
+        places, unsettled = self._of_all("mongo_at", "unsettled")
         place = next((as_text(one) for one in places if one is not None), None)
         return place, not any(unsettled)
 
@@ -102,31 +113,42 @@ class BackupState(BucketPart):
         except (KeyError, ValueError) as error:
             raise self._not_a_mark(error) from error
 
-    def deletions_mark(self) -> tuple[str, str]:
-        """The mark of the deletions that the backup has carried out, and the epoch noted with it.
+    def deletions_marks(self) -> dict[int, DeletionsMark]:
+        """The mark of the deletions that the backup has carried out, as each bucket has it."""
+        marks, epochs = self._of_all("deletions", "deletions_epoch")
+        older = {} if all(marks) else self._fields()  # earlier releases had one for all buckets
+        found = {}
+        for bucket, mark, epoch in zip(self._buckets.all, marks, epochs, strict=True):
+            if mark:
+                found[bucket.at] = DeletionsMark(as_text(mark), as_text(epoch or b""), is_own=True)
+            else:
+                names = (as_text(older.get(name, b"")) for name in ("deletions", "deletions_epoch"))
+                found[bucket.at] = DeletionsMark(*names, is_own=False)
+        return found
 
-        Both may be empty: there is none, or an older release noted no epoch.
-        """
-        found = self._fields()
-        mark, epoch = found.get("deletions", b""), found.get("deletions_epoch", b"")
-        return as_text(mark), as_text(epoch)
+    def note_deletions(self, before: Mapping[int, str], now: str, *, epoch: str = "") -> None:
+        """Change this mark where it is still the one before, and the epoch if given."""
 
-    def note_deletions(self, before: str, now: str, *, epoch: str = "") -> None:
-        """Change this mark, unless it is another one than that before, and the epoch if given."""
-        arguments = (before, now, epoch)
-        self._link.script(scripts.NOTE_DELETIONS, (self._keyspace.backup,), arguments)
+        def call(bucket: BucketKeys) -> Call:
+            arguments = (before.get(bucket.at, ""), now, epoch)
+            return script_call(scripts.NOTE_DELETIONS, (bucket.backup,), arguments)
+
+        self._of_each(call, self._buckets.all)
 
     def trimmed_bytes(self) -> int:
         """How much has been evicted here in all, roughly."""
         try:
-            return sum(int(one or 0) for one in self._of_all("trimmed_bytes"))
+            (sizes,) = self._of_all("trimmed_bytes")
+            return sum(int(one or 0) for one in sizes)
         except ValueError as error:
             raise self._not_a_mark(error) from error
 
-    def _of_all(self, field: str) -> list[bytes | None]:
-        """A field of what is said of each bucket."""
-        found = self._of_each(lambda bucket: ("HGET", bucket.backup, field), self._buckets.all)
-        return [content for _, content in found]
+    def _of_all(self, *fields: str) -> list[list[bytes | None]]:
+        """Some fields of what is said of each bucket."""
+        keys = [bucket.backup for bucket in self._buckets.all]
+        answers = self._link.send([("HGET", key, field) for field in fields for key in keys])
+        found = [self._link.checked(one, key=self._keyspace.backup) for one in answers]
+        return [found[at : at + len(keys)] for at in range(0, len(found), len(keys))]
 
     def _fields(self) -> dict[str, bytes]:
         return as_named(self._link.call("HGETALL", self._keyspace.backup))

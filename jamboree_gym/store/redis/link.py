@@ -46,6 +46,7 @@ __all__ = [
     "as_named",
     "as_pairs",
     "as_text",
+    "refused_to_all",
     "script_call",
     "without_numbers",
 ]
@@ -187,9 +188,8 @@ class RedisLink:
             if any(isinstance(answer, NoScriptError) for answer in answers):
                 self._load_scripts()
                 answers = self._send(sent)
-            for answer in answers:
-                if isinstance(answer, RedisError) and not _is_of_one_key(answer):
-                    raise answer
+            if (refusal := refused_to_all(answers)) is not None:
+                raise refusal
             return answers
 
         return self.run(run, again=again)
@@ -337,6 +337,14 @@ def as_pairs(found: Any) -> Iterable[tuple[bytes, Any]]:
 def script_call(script: Script, keys: Sequence[str], arguments: Sequence[Any]) -> Call:
     """The command that runs a script."""
     return ("EVALSHA", script.sha, str(len(keys)), *keys, *arguments)
+
+
+def refused_to_all(answers: Iterable[Any]) -> RedisError | None:
+    """The first error that does not concern just the one key that it answers."""
+    for answer in answers:
+        if isinstance(answer, RedisError) and not _is_of_one_key(answer):
+            return answer
+    return None
 
 
 def without_numbers(call: Call) -> Call:

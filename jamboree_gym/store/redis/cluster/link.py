@@ -2,7 +2,8 @@
 
 Each command goes to the server that has the slot of its key. What lies in no bucket is sent first,
 and answered, before what lies in buckets: so blobs are there before the batches that refer to them,
-and a lease is looked at before the log of its writer is read.
+and a lease is looked at before the log of its writer is read. If it is refused, the rest is not
+sent.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from jamboree_gym.store.redis.cluster.calls import (
 from jamboree_gym.store.redis.cluster.nodes import Nodes
 from jamboree_gym.store.redis.cluster.round_trip import RoundTrip
 from jamboree_gym.store.redis.doorbell import Doorbell
-from jamboree_gym.store.redis.link import Call, RedisLink
+from jamboree_gym.store.redis.link import Call, RedisLink, refused_to_all
 from jamboree_gym.store.tls_advice import CLUSTER_WORDS
 
 __all__ = ["ClusterLink"]
@@ -143,6 +144,8 @@ class ClusterLink(RedisLink):
                 found = self._delivered(trip, [calls[at] for at in some])
                 for at, answer in zip(some, found, strict=True):
                     answers[at] = answer
+                if some is first and (refusal := refused_to_all(found)) is not None:
+                    raise refusal  # what needs it must not be there without it
             for at, call in enumerate(calls):
                 if call[0] == "WAITAOF":
                     answers[at] = _least(trip.on_each(call))

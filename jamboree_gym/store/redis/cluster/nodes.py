@@ -131,7 +131,7 @@ class Nodes:
 
     def primaries(self) -> list[Node]:
         """All primaries that have a slot."""
-        return list(dict.fromkeys(one for one in self._known() if one is not None))
+        return [one for one in dict.fromkeys(self._known()) if one is not None]
 
     def at(self, host: str, port: int) -> Node:
         """The server at an address."""
@@ -180,10 +180,10 @@ class Nodes:
                     node.failed_at = time.monotonic()
                     silent[node.where] = error
                     continue
-                best = max(best, owners, key=lambda some: sum(one is not None for one in some))
+                best = min(best, owners, key=lambda some: some.count(None))
                 if None not in best:
                     break
-            if all(one is None for one in best):
+            if best.count(None) == SLOTS:
                 if silent:
                     raise ConnectionError(f"no node answers ({_reasons(silent)})")
                 raise ClusterDownError("no server has any slot")
@@ -193,7 +193,7 @@ class Nodes:
 
     def _to_ask(self, first: Node | None) -> Iterator[Node]:
         """All that are known, in the order in which they should be asked."""
-        known = [one for one in self._owners if one is not None]
+        known = [one for one in dict.fromkeys(self._owners) if one is not None]
         seeds = [self.at(*address) for address in self._addresses]
         found = list(dict.fromkeys([*known, *seeds]))
         if first is not None:

@@ -21,7 +21,7 @@ local function has_newest(key, head, count, t_last)
   return stop == count and newest == t_last
 end
 local is_same_epoch = redis.call('GET', KEYS[2]) == ARGV[1]
-local answers = {}
+local answers, settled = {}, {}
 for i = 3, #KEYS do
   local at = (i - 3) * 4 + 1
   local count, revision = tonumber(ARGV[at + 1]), tonumber(ARGV[at + 2])
@@ -40,8 +40,10 @@ for i = 3, #KEYS do
       redis.call('LSET', KEYS[i], 0, pack_head(head))
     end
     local pending = redis.call('ZSCORE', KEYS[1], KEYS[i])
-    if pending and tonumber(pending) <= revision then redis.call('ZREM', KEYS[1], KEYS[i]) end
+    if pending and tonumber(pending) <= revision then settled[#settled + 1] = KEYS[i] end
     answers[#answers + 1] = 1
   end
 end
+-- At last: when `unbacked` is empty, it is gone, and could not be read while its slot moves.
+for _, log in ipairs(settled) do redis.call('ZREM', KEYS[1], log) end
 return answers

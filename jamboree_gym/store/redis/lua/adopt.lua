@@ -15,14 +15,14 @@ local before, at = redis.call('HGET', KEYS[2], 'mongo'), redis.call('HGET', KEYS
 local is_other = before and before ~= ARGV[1]
 redis.call('HSET', KEYS[2], 'mongo', ARGV[1], 'mongo_at', ARGV[2])
 if is_other then
+  local noted = KEYS[4] .. ':' .. ARGV[1]
+  local deletions = redis.call('HGETALL', noted) -- first: while the slot moves, this may be refused
   redis.call('HSET', KEYS[2], 'unsettled', '1', 'former ' .. before, '1')
   redis.call('HDEL', KEYS[2], 'former ' .. ARGV[1])
   redis.call('SET', KEYS[1], ARGV[3])
   redis.call('DEL', KEYS[3])
-  local noted = KEYS[4] .. ':' .. ARGV[1]
-  local deletions = redis.call('HGETALL', noted)
   for i = 1, #deletions, 2 do redis.call('HSET', KEYS[4], deletions[i], deletions[i + 1]) end
-  redis.call('DEL', noted)
+  if #deletions > 0 then redis.call('DEL', noted) end
 else
   redis.call('SET', KEYS[1], ARGV[3], 'NX')
 end

@@ -1,7 +1,7 @@
 #!lua flags=allow-oom
 -- A backup has carried out deletions.
 --
--- KEYS: backup.
+-- KEYS: backup, of one bucket.
 -- ARGV: its mark before them ('' = none), its mark from now on, the epochs of all buckets in which
 -- nothing that it has deleted was left ('' = as noted before).
 -- Answer: 1; 0 where Redis has another mark than the one before: then it may lack deletions, and

@@ -13,20 +13,20 @@
 -- popped here that is put back, else the next copy joins the two. Batches of a MongoDB that does not
 -- acknowledge stay unacknowledged.
 --
--- A full server refuses this script, replace.lua and refill.lua. The first line sees to that:
--- without it the first DEL would let all later commands through.
+-- A full server refuses this script, replace.lua and refill.lua before they do anything: the first
+-- line sees to that. The log is there all the time, as in replace.lua.
 
 if not same_standing(KEYS[6], KEYS[4], ARGV[1]) then return 0 end
 local given = unpack_head(ARGV[7])
 local count, revision = given.count, given.revision
-if ARGV[6] ~= '' then
+local is_damaged = ARGV[6] ~= ''
+if is_damaged then
   if redis.call('LINDEX', KEYS[1], 0) ~= ARGV[6] then return 0 end
   if redis.call('ZSCORE', KEYS[5], KEYS[1]) then return 0 end
   local is_read, _, stop = pcall(batch_span, redis.call('LINDEX', KEYS[1], -1))
   if redis.call('LLEN', KEYS[1]) > 1 and is_read and stop > count then return 0 end
-  redis.call('DEL', KEYS[1])
 end
-local head = read_head(KEYS[1])
+local head = not is_damaged and read_head(KEYS[1])
 if head and head.err then return head end
 if head then
   if head.count > count or head.revision >= revision then return 0 end
@@ -34,10 +34,11 @@ if head then
   local newest, is_among = redis.call('LINDEX', KEYS[1], -1), redis.call('LLEN', KEYS[1]) == 1
   for i = 10, #ARGV do is_among = is_among or ARGV[i] == newest end -- 10: the one that is named
   if not is_among and redis.call('ZSCORE', KEYS[5], KEYS[1]) then return 0 end
-  redis.call('DEL', KEYS[1])
 end
+local before = redis.call('LLEN', KEYS[1])
 redis.call('RPUSH', KEYS[1], ARGV[7])
 for i = 11, #ARGV do redis.call('RPUSH', KEYS[1], ARGV[i]) end
+redis.call('LTRIM', KEYS[1], before, -1)
 if ARGV[8] ~= '' and not redis.call('HGET', KEYS[7], 'mongo') then
   redis.call('HSET', KEYS[7], 'mongo', ARGV[8], 'mongo_at', ARGV[9])
 end
