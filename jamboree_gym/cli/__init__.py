@@ -2,9 +2,9 @@
 
 The library is imported where a command runs, so that `--help` is quick.
 
-Imports: `backup`, `diagnosis`, `environment`, `errors`, `handlers`, `integrations`, `jamboree`,
-    `multi_agent`, `progress`, `reading`, `records`, `replay`, `runs`, `servers`, `store`, `tables`,
-    `wording`.
+Imports: `backup`, `connection`, `diagnosis`, `environment`, `errors`, `handlers`, `integrations`,
+    `jamboree`, `multi_agent`, `progress`, `reading`, `records`, `replay`, `runs`, `servers`,
+    `store`, `tables`, `wording`.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
 Imports: `arrays`, `delivery`, `encoding`, `errors`, `journal`, `keys`, `process_life`, `records`,
     `servers`, `store`, `wording`.
-Imported by: `backup`, `diagnosis`, `handlers`, `integrations`, `jamboree`, `multi_agent`, `page`,
-    `reading`, `recording`, `replay`, `runs`, `wrappers`.
+Imported by: `backup`, `cli`, `diagnosis`, `handlers`, `integrations`, `jamboree`, `multi_agent`,
+    `page`, `reading`, `recording`, `replay`, `runs`, `wrappers`.
 """
 
 from jamboree_gym.connection.connection import Connection

@@ -122,8 +122,8 @@ class BackupState(BucketPart):
             if mark:
                 found[bucket.at] = DeletionsMark(as_text(mark), as_text(epoch or b""), is_own=True)
             else:
-                names = (as_text(older.get(name, b"")) for name in ("deletions", "deletions_epoch"))
-                found[bucket.at] = DeletionsMark(*names, is_own=False)
+                mark, epoch = older.get("deletions", b""), older.get("deletions_epoch", b"")
+                found[bucket.at] = DeletionsMark(as_text(mark), as_text(epoch), is_own=False)
         return found
 
     def note_deletions(self, before: Mapping[int, str], now: str, *, epoch: str = "") -> None:
