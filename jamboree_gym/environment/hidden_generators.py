@@ -12,10 +12,12 @@ memory. Of JAX, the numbers of each key that is an attribute of the environment 
 
 from __future__ import annotations
 
+import gc
 import re
 import struct
 import sys
 from collections.abc import Mapping, Sequence
+from itertools import repeat
 from typing import Any, Final, TypeAlias
 
 import gymnasium as gym
@@ -43,6 +45,7 @@ HIDDEN: Final = (_EMULATOR, _JAX_KEYS, _LEGACY, _HELD)
 DAMAGED_STATE: Final = (IndexError, KeyError, OverflowError, TypeError, ValueError)
 """What a generator raises that is set to something else than a state of its kind."""
 
+_MANY_ATTRIBUTES = 1000  # larger dicts are not searched at each reset
 _WORDS = 624  # of a Mersenne Twister
 _PHILOX_WORDS = 4  # of its buffer
 # The format of C++: the words, and from some compilers the number of words already used.
@@ -140,12 +143,28 @@ def _held_generators_of(env: AnyEnv) -> dict[str, np.random.Generator]:
     """The generators of the environments that are attributes of an environment, by their names."""
     base = env.unwrapped
     own, found = getattr(base, "_np_random", None), dict[str, np.random.Generator]()
+    if not _may_hold(base, gym.Env):
+        return found
     for name, value in getattr(base, "__dict__", {}).items():
         if isinstance(value, gym.Env) and value.unwrapped is not base:
             generator = getattr(value.unwrapped, "np_random", None)
             if isinstance(generator, np.random.Generator) and generator is not own:
                 found[name] = generator
     return found
+
+
+def _may_hold(env: AnyEnv, kind: type[Any]) -> bool:
+    """Whether an attribute of an environment may be of this class.
+
+    Not from its `__dict__`: once that was asked for, CPython 3.11 and 3.12 take several times as
+    long to find an attribute, so each step of the environment takes longer.
+    """
+    values = gc.get_referents(env)
+    for one in [one for one in values if type(one) is dict]:  # an attribute, or its `__dict__`
+        if len(one) > _MANY_ATTRIBUTES:
+            return True
+        values += one.values()
+    return any(map(issubclass, map(type, values), repeat(kind)))
 
 
 def _restore_held(env: AnyEnv, stored: Mapping[str, Any]) -> None:
@@ -167,7 +186,7 @@ def _drawn_numbers(key: Any, sequence: np.random.SeedSequence) -> npt.NDArray[np
 def _jax_keys_of(env: AnyEnv) -> dict[str, Any]:
     """The attributes of an environment that are keys."""
     jax: Any = sys.modules.get("jax")
-    if not hasattr(jax, "Array"):
+    if not hasattr(jax, "Array") or not _may_hold(env.unwrapped, jax.Array):
         return {}
     attributes = getattr(env.unwrapped, "__dict__", {})
     return {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from typing import Any
 
 import gymnasium as gym
@@ -94,3 +95,29 @@ def test_each_continuation_draws_other_numbers(jam: Jamboree, make: Any) -> None
     forks = list(jam.episodes(run="r", forks=True).where(parent=episode))
     assert len({one.data().observations[-1].tobytes() for one in forks}) == 3
     assert all(verify(one, make=make) for one in forks)
+
+
+def test_a_reset_does_not_make_the_attributes_of_an_environment_slower(jam: Jamboree) -> None:
+    plain = CountingEnv()
+    env = jam.record(plain)
+    for _ in range(2):
+        env.reset()
+        env.step(ACTION)
+    env.close()
+    # Where somebody has asked for its `__dict__`, it refers to one, and CPython looks there.
+    assert not [one for one in gc.get_referents(plain) if type(one) is dict]
+
+
+def test_an_environment_is_found_among_many_attributes(jam: Jamboree) -> None:
+    def make() -> gym.Env[Any, Any]:
+        env = HoldingEnv()
+        for n in range(2000):
+            setattr(env, f"attribute{n}", n)
+        return env
+
+    env = jam.record(make())
+    env.reset()
+    for _ in range(6):
+        env.step(ACTION)
+    env.close()
+    assert verify(jam.episode(env.episode_id), make=make)
