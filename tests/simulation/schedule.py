@@ -533,6 +533,37 @@ CLUSTER_WINDOWS: tuple[Schedule, ...] = (
         *(("world", "free_redis", 0), (_W, "flush", 0), (_R, "read_notes", 1)),
     ),
 )
+# What two copies at once may find, and what may happen between the two: see `_two_copies`.
+_SAVES = _window((_W, "save", 1), (_W, "flush", 0))
+_GROWS = _window(*[(_W, "vector_step", 0)] * 3, (_W, "flush", 0))
+_COPIED = _window((_K, "copy", 0), ("world", "wait", 1), (_K, "take_turn", 0), ("world", "wait", 1))
+BEFORE_TWO_COPIES: tuple[Schedule, ...] = (
+    _SAVES + _SAVES,
+    _GROWS,
+    _GROWS + _COPIED + _GROWS,
+    # a killed copy has left a batch, and another one is in its place in Redis
+    (
+        *(_SAVES + _COPIED + _SAVES),
+        *_window((_K, "copy", 0, Fault(0, "killed after", of="insert of chunks"))),
+        *(_window(("world", "fail_over", 2)) + _SAVES + _SAVES),
+    ),
+    # begun again while MongoDB was away
+    (
+        *(_SAVES + _COPIED + _window(("world", "mongo_away", 0), ("world", "empty_redis", 0))),
+        *(_SAVES + _window(("world", "mongo_back", 0), ("world", "wait", 5))),
+    ),
+    _SAVES + _COPIED + _SAVES + _window((_K, "copy", 0), ("world", "fail_over", 2)) + _SAVES,
+    _SAVES + _COPIED + _SAVES + _window((_K, "delete_notes", 0)) + _SAVES,
+    _SAVES + _SAVES + _COPIED + _window(("writer-3", "pop", 1)) + _SAVES,
+    _SAVES + _SAVES + _COPIED + _window(("world", "wait", 5), (_K, "trim", 1)) + _SAVES,
+)
+BETWEEN_TWO_COPIES: tuple[Schedule, ...] = (
+    (),
+    _SAVES,
+    *(_window(("world", what, 2)) + _SAVES for what in ("empty_redis", "fail_over")),
+)
+MOST_ROUND_TRIPS_OF_A_COPY = 55
+TWO_COPIES_SHARE = 0.05
 OF_CLUSTER = {"move_slot": 6, "finish_moves": 1, "fail_over": 3, "empty_redis": 2}
 OF_CLUSTER |= {"redis_away": 1, "redis_back": 1, "start_redis_again": 1}
 CLUSTER_SHARE = 0.15
@@ -570,7 +601,10 @@ def made(seed: int, *, on_cluster: bool = False) -> Schedule:
     if rng.random() < WINDOW_SHARE:
         some = list(_with_window(rng, kind, some, WINDOWS))
     steps = _with_more(Random(seed + 2**40), kind, some)
-    return _with_slots(Random(seed + 2**42), kind, list(steps)) if on_cluster else steps
+    if on_cluster:
+        steps = _with_slots(Random(seed + 2**42), kind, list(steps))
+    apart = Random(seed + 2**43)
+    return (*steps, *_two_copies(apart)) if apart.random() < TWO_COPIES_SHARE else steps
 
 
 def _with_slots(rng: Random, of: _Kind, steps: list[Step]) -> Schedule:
@@ -587,6 +621,19 @@ def _with_slots(rng: Random, of: _Kind, steps: list[Step]) -> Schedule:
         else:
             steps.insert(at, step)
     return tuple(steps)
+
+
+def _two_copies(rng: Random) -> Schedule:
+    """Two backups copy at once; each is stopped at some round trip, and goes on after the other."""
+    before, between = rng.choice(BEFORE_TWO_COPIES), rng.choice(BETWEEN_TWO_COPIES)
+    first, second = (rng.randrange(MOST_ROUND_TRIPS_OF_A_COPY) for _ in range(2))
+    return (
+        *before,
+        Step(_K, "copy", 0, (Fault(first, "stopped", len(between) + 2),)),
+        *between,
+        Step("keeper-2", "copy", 0, (Fault(second, "stopped", 2),)),
+        *[Step("world", "wait", 0)] * 2,
+    )
 
 
 def _with_more(rng: Random, of: _Kind, steps: list[Step]) -> Schedule:

@@ -197,6 +197,23 @@ FAILED = {
         Step("writer-1", "flush", 0),
         Step("keeper-2", "copy", 0),
     ),
+    **{
+        what: (
+            *LEFT_BY_A_KILLED_BACKUP,
+            Step("writer-1", "save", 1),
+            Step("writer-1", "flush", 0),
+            Step("keeper", "copy", 0, (Fault(40, "stopped", 5),)),
+            Step("world", "empty_redis", 0),
+            Step("writer-1", "save", 1),
+            Step("writer-1", "flush", 0),
+            Step("keeper-2", "copy", 0, (Fault(at, "stopped", 2),)),
+            *[Step("world", "wait", 0)] * 2,
+        )
+        for what, at in (
+            ("a backup removed a batch that another one was about to count", 33),
+            ("a backup refused a log that another one had changed at that moment", 26),
+        )
+    },
     "Redis was emptied while a reader asked how many buckets there are": (
         Step("reader", "read_notes", 1, (Fault(1, "stopped", 5, of="HGET"),)),
         Step("world", "empty_redis", 0),
