@@ -441,11 +441,20 @@ def test_what_a_later_try_stores_in_an_emptied_redis_takes_the_place_of_an_earli
     assert jam.episode(env.episode_id).status == "abandoned"
 
 
+@pytest.mark.parametrize("is_older", [False, True])
 def test_tombstones_are_not_looked_for_if_nothing_was_lost(
-    jam: Jamboree, monkeypatch: pytest.MonkeyPatch
+    jam: Jamboree, monkeypatch: pytest.MonkeyPatch, is_older: bool
 ) -> None:
     episode = record(jam)
     jam.episode(episode).delete()
+    if is_older:  # one mark for all buckets
+        keys, fields = jam._connection.keyspace, ("deletions", "deletions_epoch")
+        for bucket in jam._connection.redis_store.buckets.all:
+            mark, epoch = jam.redis.hmget(bucket.backup, fields)
+            jam.redis.hset(
+                keys.backup, mapping=dict(zip(fields, (mark, epoch or b""), strict=True))
+            )
+            jam.redis.hdel(bucket.backup, *fields)
     asked = []
     backup = jam._connection.backup_store
     monkeypatch.setattr(type(backup), "deletions", lambda _: asked.append(1) or iter(()))

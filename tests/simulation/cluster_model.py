@@ -6,6 +6,7 @@ ASK, TRYAGAIN, CROSSSLOT, CLUSTERDOWN) is what Valkey 9 answers; `test_cluster_m
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -103,6 +104,7 @@ class Part(RedisModel):
         self.keyspace.drop_expired()
         refusal = self.refusal(keys_of(call), is_asked=is_asked)
         if refusal:
+            self.cluster.refused[refusal.partition(" ")[0]] += 1
             raise Refused(refusal)
         self.asks = is_asked
         return super()._answer(call)
@@ -240,6 +242,7 @@ class ClusterModel:
     Attributes:
         parts: Of each primary.
         moves: Slots that are moving.
+        refused: How often a command was refused, by the first word of the answer.
     """
 
     def __init__(
@@ -247,6 +250,7 @@ class ClusterModel:
     ) -> None:
         self.seconds = seconds
         self.moves: dict[int, Move] = {}
+        self.refused = Counter[str]()
         self._needs_all = needs_all
         self._moved: dict[int, Part | None] = {}
         self.parts = tuple(Part(at, now, self) for at in range(PRIMARIES))

@@ -262,13 +262,12 @@ class Ledger:
                 note.is_deleted = True
             self.popped.add(name)
 
-    def may_forget_pops(self, names: Iterable[Name] | None = None) -> None:
-        """Redis has lost that these notes were taken off, or all; they may come back.
+    def may_forget_pops(self, names: Iterable[Name]) -> None:
+        """Redis has lost that these notes were taken off; they may come back.
 
         From the backup, or from a writer that has heard of no answer, and sends them again.
         """
-        some = self.notes.keys() if names is None else self.notes.keys() & names
-        for name in self.popped & some:
+        for name in self.popped.intersection(self.notes, names):
             if self.notes[name].is_deleted:
                 self.notes[name].is_deleted = False
                 self.notes[name].may_be_lost = "it was taken off, and that was lost"

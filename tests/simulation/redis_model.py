@@ -92,6 +92,9 @@ class RedisModel:
         """How many commands have written something."""
         return self.keyspace.changes
 
+    def end_move(self, slot: int) -> None:
+        """As of a cluster."""
+
     def end_moves(self) -> None:
         """As of a cluster."""
 

@@ -11,7 +11,16 @@ from dataclasses import dataclass, replace
 from random import Random
 from typing import Any
 
-__all__ = ["ACTS", "Fault", "Schedule", "Step", "is_on_cluster", "made", "shrunk"]
+__all__ = [
+    "ACTS",
+    "CLUSTER_WINDOWS",
+    "Fault",
+    "Schedule",
+    "Step",
+    "is_on_cluster",
+    "made",
+    "shrunk",
+]
 
 MOST_STEPS = (10, 16, 24, 48)  # a short schedule finds less than a long one, but more in a second
 FAULTS = 0.3  # of the steps have one
@@ -515,11 +524,15 @@ CLUSTER_WINDOWS: tuple[Schedule, ...] = (
         *((_R, "read_notes", 1), (_R, "read_notes", 4)),
     ),
     # a listing of all buckets while one primary is away, or was emptied
-    _window(
-        *((_W, "vector_step", 0), (_W, "vector_step", 0), (_W, "flush", 0)),
-        *(("world", "redis_away", 1), (_R, "read_episodes", 0), (_W, "vector_step", 0)),
-        *(("world", "wait", 4), (_R, "read_episodes", 0), (_W, "flush", 0)),
-        *(("world", "redis_back", 0), (_W, "flush", 0), (_R, "read_episodes", 0)),
+    *(
+        _window(
+            *((_W, "vector_step", 0), (_W, "vector_step", 0), (_W, "flush", 0)),
+            *((_R, "read_episodes", 0), ("world", "redis_away", number)),
+            *((_R, "read_episodes", 0), (_W, "vector_step", 0), ("world", "wait", 4)),
+            *((_R, "read_episodes", 0), (_W, "flush", 0), ("world", "redis_back", 0)),
+            *((_W, "flush", 0), (_R, "read_episodes", 0)),
+        )
+        for number in (1, 7)
     ),
     _window(
         *((_W, "vector_step", 0), (_W, "vector_step", 0), (_W, "flush", 0), (_K, "copy", 0)),

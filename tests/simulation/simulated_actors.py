@@ -891,10 +891,11 @@ class _Simulation:
         self.world.tell(f"{who} is emptied")
 
         def empty() -> None:
+            self._end_moves(parts)
             for part in parts:
                 part.execute([(b"FLUSHALL",)])
 
-        self._changed(empty, "Redis was emptied")
+        self._changed(empty, "Redis was emptied", parts)
 
     def _fail_over(self, number: int) -> None:
         loss_s = number % 10 / 10
@@ -902,11 +903,12 @@ class _Simulation:
         self.world.tell(f"{who} fails; another takes its place, which lacks the newest writes")
         self.has_failed_over = True
 
-        def fail_over() -> None:
-            for part in parts:
-                part.fail_over(loss_s)
+        self._changed(lambda: self._lose(parts, loss_s), "Redis had not synced it", parts)
 
-        self._changed(fail_over, "Redis had not synced it")
+    def _lose(self, parts: Sequence[RedisModel], loss_s: float) -> None:
+        self._end_moves(parts)
+        for part in parts:
+            part.fail_over(loss_s)
 
     def _cut_power(self, number: int) -> None:
         """Of the machine of all processes; Redis is there, too, or on another one."""
@@ -921,7 +923,7 @@ class _Simulation:
         self.world.cut_power()
         self.has_failed_over |= bool(loses)
         failing = self.world.redis.parts if loses else ()
-        self._changed(lambda: [one.fail_over(number % 10 / 10) for one in failing], "power cut")
+        self._changed(lambda: self._lose(failing, number % 10 / 10), "power cut")
         redis, mongo = self.stored_in_redis(), self.stored_in_mongo()
         self.ledger.lose(set(self.ledger.notes) - redis.names - mongo.names, (), "power cut")
         self.ledger.meet_power_cut(self.world.torn)
@@ -931,8 +933,10 @@ class _Simulation:
             if rows < episode.rows or episode.status not in statuses:
                 self.ledger.lose((), [id], "power cut")
 
-    def _changed(self, change: Callable[[], object], why: str) -> None:
-        """Redis loses something: excuse what nobody else holds."""
+    def _changed(
+        self, change: Callable[[], object], why: str, parts: Sequence[RedisModel] | None = None
+    ) -> None:
+        """Redis, or some primaries, lose something: excuse what nobody else holds."""
         self._note_begun_episodes()
         before = self.stored_in_redis()
         for process in self.world.processes.values():
@@ -952,14 +956,26 @@ class _Simulation:
             newer = after if id in after.episodes else copied
             if id in self.ledger.episodes and newer.statuses.get(id) != status:
                 self.ledger.episodes[id].lose_status()
+        hit = self.world.logs_of(parts, {SPACE.records("note", {"name": log}): log for log in LOGS})
+        forgotten = self._held() | self._left_in_journals()
         if self.world.is_amid_steps:  # a copy that has read what was taken off may still end
-            self.ledger.may_forget_pops()
-        self.ledger.may_forget_pops(self._held() | self._left_in_journals())
+            forgotten |= self.ledger.notes.keys()
+        self.ledger.may_forget_pops(name for name in forgotten if name[0] in hit)
         carried_out = deleted_in_mongo(self.world.mongo, NAMESPACE, NAMESPACE)
         self.ledger.come_back(after, carried_out)
         self.ledger.come_back(copied, ())
-        self.ledger.forget_deletions(carried_out)
+        ids = {SPACE.episode(id): id for id in self.ledger.episodes}
+        self.ledger.forget_deletions(
+            carried_out | (set(ids.values()) - self.world.logs_of(parts, ids))
+        )
         self.was_emptied = True
+
+    def _end_moves(self, parts: Sequence[RedisModel]) -> None:
+        """A limit: a bucket of which one server has a part may lose that part (README.md)."""
+        for slot, move in list(self.world.redis.moves.items()):
+            if {move.source, move.to} & set(parts):
+                self.world.tell(f"slot {slot} is where it should be before that")
+                self.world.redis.end_move(slot)
 
     def _blobs_of_cluster(self) -> dict[bytes, tuple[RedisModel, bytes]]:
         """Schemas and provenances that no backup has, and where they are."""

@@ -10,9 +10,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from cluster_model import ClusterModel
 from lengths import IS_LONG
-from schedule import Fault, Schedule, Step, made, shrunk
-from simulated_actors import simulate
+from schedule import CLUSTER_WINDOWS, Fault, Schedule, Step, is_on_cluster, made, shrunk
+from simulated_actors import _Simulation, simulate
 
 pytestmark = pytest.mark.once
 
@@ -302,13 +303,24 @@ def test_a_schedule_that_has_failed_does_not_fail_again(schedule: Schedule) -> N
 
 
 @pytest.mark.long  # test_planted_faults.py finds a fault again by its seed
-@pytest.mark.parametrize("seed", [1, 2])
-def test_a_seed_happens_the_same_way_again(seed: int) -> None:
-    command = [sys.executable, str(SIMULATE), "--seed", str(seed), "--story"]
+@pytest.mark.parametrize("more", [("1",), ("2",), ("1", "--cluster")])
+def test_a_seed_happens_the_same_way_again(more: tuple[str, ...]) -> None:
+    command = [sys.executable, str(SIMULATE), "--story", "--seed", *more]
     first, second = (subprocess.run(command, capture_output=True, text=True) for _ in range(2))
     assert first.returncode == 0, first.stdout + first.stderr
     assert len(first.stdout.splitlines()) > 10
     assert re.sub(r"jg-sim-\w+", "", second.stdout) == re.sub(r"jg-sim-\w+", "", first.stdout)
+
+
+def test_a_seed_of_a_cluster_happens_the_same_way_after_another_one() -> None:
+    def story(seed: int) -> list[str]:
+        schedule = made(seed, on_cluster=True)
+        lines = simulate(schedule, seed, on_cluster=True).story
+        return [re.sub(r"jg-sim-\w+", "", line) for line in lines]
+
+    first = story(3)
+    story(4)
+    assert story(3) == first
 
 
 def test_a_schedule_is_shrunk_to_what_makes_it_fail() -> None:
@@ -331,6 +343,32 @@ def test_a_schedule_that_has_failed_on_a_cluster_does_not_fail_again(schedule: S
     assert not outcome.violations, "\n".join(outcome.story)
 
 
+@pytest.mark.parametrize("at", range(len(CLUSTER_WINDOWS)))
+def test_a_window_of_clusters_keeps_all_promises(at: int) -> None:
+    outcome = simulate(CLUSTER_WINDOWS[at], seed=at, on_cluster=True)
+    assert not outcome.violations, "\n".join(outcome.story)
+
+
+def test_a_schedule_meets_each_refusal_of_a_cluster(tmp_path: Path) -> None:
+    saves = Step("writer-1", "save", 1), Step("writer-1", "flush", 0)
+    reads = Step("reader", "read_notes", 1)
+    schedule = (
+        *(*saves, reads, Step("world", "move_slot", 0), *saves),
+        *(Step("world", "move_slot", 50), *saves, reads, Step("world", "finish_moves", 0)),
+        *(Step("world", "redis_away", 7), Step("world", "wait", 4), *saves, reads),
+    )
+    simulation = _Simulation(1, tmp_path, on_cluster=True)
+    assert not simulation.run(schedule).violations
+    assert isinstance(simulation.world.redis, ClusterModel)
+    assert simulation.world.redis.refused.keys() == {"MOVED", "ASK", "TRYAGAIN", "CLUSTERDOWN"}
+
+
+def test_some_seeds_have_a_cluster_and_more_steps_there() -> None:
+    some = [seed for seed in range(1000) if is_on_cluster(seed)]
+    assert 100 < len(some) < 200
+    assert made(1, on_cluster=True) != made(1)
+
+
 # -- what the simulation has to notice ------------------------------------------------------------
 
 
@@ -339,15 +377,15 @@ def forget(notes: int) -> Schedule:
     return (*[Step("writer-1", "save", 1)] * notes, Step("writer-1", "flush", 0))
 
 
-def test_a_lost_record_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    from simulated_actors import _Simulation
-
+@pytest.mark.parametrize("on_cluster", [False, True])
+def test_a_lost_record_is_noticed(monkeypatch: pytest.MonkeyPatch, on_cluster: bool) -> None:
     real = _Simulation.end
 
     def end(simulation: _Simulation) -> None:
-        simulation.world.redis.execute([(b"FLUSHALL",)])
+        for part in simulation.world.redis.parts:
+            part.execute([(b"FLUSHALL",)])
         real(simulation)
 
     monkeypatch.setattr(_Simulation, "end", end)
-    outcome = simulate(forget(3), 0)
+    outcome = simulate(forget(3), 0, on_cluster=on_cluster)
     assert any("note 1 of writer-1.1 in 'shared' is missing" in one for one in outcome.violations)

@@ -19,7 +19,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -55,6 +55,7 @@ from jamboree_gym.store.mongo import store as mongo_store
 from jamboree_gym.store.mongo import writer as mongo_writer
 from jamboree_gym.store.redis import buckets, scripts
 from jamboree_gym.store.redis import store as redis_store
+from jamboree_gym.store.redis.cluster import round_trip
 from jamboree_gym.store.redis.cluster.nodes import Nodes
 from jamboree_gym.store.redis.scripts import Script
 
@@ -120,6 +121,7 @@ ONE_OF: tuple[tuple[Any, str, tuple[int, ...]], ...] = (
 SMALL_SHARE = 0.25
 SINGLE_SHARE = 0.25
 NEEDS_ALL_SHARE = 0.7
+PATIENCE_S = 0.1  # ten tries with a slot that moves
 _JOURNAL_CODE = str(Path(journal.__file__).parent)
 # The garbage collector calls these, at points that no seed decides.
 _OF_THE_COLLECTOR = ("_release", "_is_unused", "_unused_bytes", "_remove")
@@ -304,6 +306,9 @@ class World:
             (os, "posix_fallocate", self._allocate(os.posix_fallocate)),
             (secrets, "token_hex", token),
             (provenance, "_git_commit", lambda: None),  # git would wait by the simulated clock
+            # The slot of a provenance is that of its digest.
+            (provenance, "os", SimpleNamespace(**{**vars(os), "getpid": lambda: 1})),
+            (provenance, "socket", SimpleNamespace(gethostname=lambda: "simulated")),
             (bundles, "token_hex", token),
             (follow, "StopSignal", lambda: _Stop(self.sleep)),
             (follow, "wait_for_change", self._wait_for_change),
@@ -316,6 +321,7 @@ class World:
             (opened.closer, "drop", lambda *_: None),
             (redis_store, "client_from_url", self._redis_client),
             (redis_store, "nodes_from_url", self._redis_nodes),
+            (round_trip, "PATIENCE_S", PATIENCE_S),
             (mongo_store, "client_from_url", self._mongo_client),
             *(one for one in SMALL if self._random.random() < SMALL_SHARE),
             *self._more_small,
@@ -346,6 +352,18 @@ class World:
     def slot_of_log(self, key: str) -> int:
         """The slot of a log, and of all else in its bucket."""
         return self.slots()[SPACE.bucket_of(key, buckets.BUCKETS)]
+
+    def logs_of(self, parts: Sequence[RedisModel] | None, keys: Mapping[str, str]) -> set[str]:
+        """Those of some logs that may be on some primaries: what their keys are mapped to."""
+        if parts is None or not isinstance(self.redis, ClusterModel):
+            return set(keys.values())
+        found = set()
+        for key, name in keys.items():
+            slot = self.slot_of_log(key)
+            move = self.redis.moves.get(slot)
+            here = {self.part_of(slot)} if move is None else {move.source, move.to}
+            found |= {name} if here & set(parts) else set()
+        return found
 
     def slots(self) -> list[int]:
         """Of each bucket."""

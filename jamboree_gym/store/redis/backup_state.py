@@ -117,13 +117,11 @@ class BackupState(BucketPart):
         """The mark of the deletions that the backup has carried out, as each bucket has it."""
         marks, epochs = self._of_all("deletions", "deletions_epoch")
         older = {} if all(marks) else self._fields()  # earlier releases had one for all buckets
+        former = [as_text(older.get(name, b"")) for name in ("deletions", "deletions_epoch")]
         found = {}
         for bucket, mark, epoch in zip(self._buckets.all, marks, epochs, strict=True):
-            if mark:
-                found[bucket.at] = DeletionsMark(as_text(mark), as_text(epoch or b""), is_own=True)
-            else:
-                mark, epoch = older.get("deletions", b""), older.get("deletions_epoch", b"")
-                found[bucket.at] = DeletionsMark(as_text(mark), as_text(epoch), is_own=False)
+            texts = [as_text(mark), as_text(epoch or b"")] if mark else former
+            found[bucket.at] = DeletionsMark(texts[0], texts[1], is_own=bool(mark))
         return found
 
     def note_deletions(self, before: Mapping[int, str], now: str, *, epoch: str = "") -> None:

@@ -38,7 +38,7 @@ end
 local before = redis.call('LLEN', KEYS[1])
 redis.call('RPUSH', KEYS[1], ARGV[7])
 for i = 11, #ARGV do redis.call('RPUSH', KEYS[1], ARGV[i]) end
-redis.call('LTRIM', KEYS[1], before, -1)
+if before > 0 then redis.call('LTRIM', KEYS[1], before, -1) end
 if ARGV[8] ~= '' and not redis.call('HGET', KEYS[7], 'mongo') then
   redis.call('HSET', KEYS[7], 'mongo', ARGV[8], 'mongo_at', ARGV[9])
 end
