@@ -246,7 +246,8 @@ class Outbox(ABC):
         if stored:
             self._sent = stored
             self.settle(AppendResult(stored, self._index_after(stored), -math.inf))
-        self._asked_in, self._unanswered, self._lost_rows = epoch, None, 0
+        self._asked_in = "" if stored else epoch  # as in `settle`
+        self._unanswered, self._lost_rows = None, 0
 
     def refuse(self, error: JamboreeError) -> None:
         """This log can never be written: keep the reason for `flush` and `close`."""

@@ -293,6 +293,20 @@ FAILED_ON_CLUSTER: dict[str, Schedule] = {
         Step("keeper", "delete_notes", 4),
         Step("world", "fail_over", 2),
     ),
+    "an episode was not continued of which the backup had told that its rows were there": (
+        Step("world", "wait", 4),
+        Step("writer-1", "reset", 0),
+        Step("writer-1", "save", 1),
+        Step("writer-1", "deliver", 0, (Fault(0, "answer late", 27, of="append"),)),
+        Step("writer-1", "flush", 0),
+        Step("keeper", "copy", 0),
+        Step("world", "wait", 1),
+        Step("keeper", "delete_notes", 1),
+        Step("world", "fail_over", 2),
+        Step("writer-1", "save", 1),
+        Step("writer-1", "flush", 0),
+        Step("writer-1", "step", 0),
+    ),
 }
 
 
