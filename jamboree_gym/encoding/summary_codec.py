@@ -464,33 +464,46 @@ def encode_origin(origin: EpisodeOrigin) -> bytes:
     Raises:
         InvalidRecord: Something in it cannot be kept; names it.
     """
-    seed, rng_state, options, parent = origin.seed, origin.rng_state, origin.options, origin.parent
-    values = (
-        None if seed is None else encode_value(seed),
-        _encode_state(rng_state, origin.carried),
-        None if options is None else encode_value(options),
+    return encode_reset_origin(
         origin.provenance,
+        origin.rng_state,
         origin.follows,
-        None if parent is None else (parent, origin.fork_step),
+        seed=encode_optional(origin.seed),
+        options=origin.options,
+        carried=origin.carried,
+        fork=None if origin.parent is None else (origin.parent, origin.fork_step),
     )
-    try:
-        return _pack(values)
-    except (TypeError, ValueError) as error:
-        raise InvalidRecord(f"the origin of an episode cannot be stored: {error}") from error
 
 
 def encode_reset_origin(
-    provenance: str, rng_state: Mapping[str, Any] | None, follows: str | None
+    provenance: str,
+    rng_state: Mapping[str, Any] | None,
+    follows: str | None,
+    *,
+    seed: bytes | None = None,
+    options: Any = None,
+    carried: Sequence[Mapping[str, Any]] | None = None,
+    fork: tuple[str, int | None] | None = None,
 ) -> bytes:
-    """The origin of an episode that begins with a reset, without a seed and options.
+    """The same without the record.
 
     Args:
-        provenance: As in `EpisodeOrigin`, like the others.
+        provenance: As in `EpisodeOrigin`, like all that are not named here.
         rng_state: State of the generator.
         follows: The episode before.
+        seed: Encoded.
+        options: Of the reset.
+        carried: What wrappers carried.
+        fork: Its parent and its step there.
+
+    Raises:
+        InvalidRecord: As above.
     """
-    state = None if rng_state is None else _encode_rng(rng_state)
-    return _pack((None, state, None, provenance, follows, None))
+    state = _encode_state(rng_state, carried)
+    try:
+        return _pack((seed, state, encode_optional(options), provenance, follows, fork))
+    except (TypeError, ValueError) as error:
+        raise InvalidRecord(f"the origin of an episode cannot be stored: {error}") from error
 
 
 def encode_episode_note(summary: bytes, origin: bytes) -> bytes:

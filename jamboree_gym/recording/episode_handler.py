@@ -161,18 +161,27 @@ class EpisodeHandler(DBHandler):
             StoreUnavailable, StoreFull: In `sync` and `fsync` mode, Redis has not confirmed it. The
                 episode has begun and continues: do not begin it again.
         """
+        if not summary.writer:
+            summary = replace(summary, writer=self._connection.writer_name)
+        begun = Beginning.of(summary, origin, self.summary_template)
+        self._begin(begun, observation, info, blobs or {})
+
+    def _begin(
+        self,
+        begun: Beginning,
+        observation: Any,
+        info: Mapping[str, Any],
+        blobs: Mapping[str, bytes],
+    ) -> None:
+        """As `begin`, of an episode whose summary and origin are encoded."""
         if self._schema is None:
             raise InvalidRecord("say what the steps look like first: handler.use_spaces(...)")
         encoded = self._encoded(info)
         self.annotation = None
-        jam = self._connection
-        if not summary.writer:
-            summary = replace(summary, writer=jam.writer_name)
-        begun = Beginning.of(summary, origin, self.summary_template)
-        steps = self._new_steps(begun, self._schema, blobs or {})
+        steps = self._new_steps(begun, self._schema, blobs)
         steps.add_reset(observation, encoded)
         self._steps = self.writing = steps
-        if jam.writer.backpressure.has_outage or not self._buffered:
+        if self._connection.writer.backpressure.has_outage or not self._buffered:
             self._after_append(_MOVED)
 
     def _new_steps(

@@ -16,7 +16,12 @@ from jamboree_gym.arrays.values import check_text, decode_value, encode_value
 from jamboree_gym.connection import HasConnection
 from jamboree_gym.delivery.step_outbox import StepOutbox
 from jamboree_gym.encoding.info_codec import InfoEncoder, info_keys
-from jamboree_gym.encoding.summary_codec import Beginning, SummaryTemplate, encode_reset_origin
+from jamboree_gym.encoding.summary_codec import (
+    Beginning,
+    SummaryTemplate,
+    encode_optional,
+    encode_reset_origin,
+)
 from jamboree_gym.environment.outcomes import refusal
 from jamboree_gym.errors import (
     InvalidArgument,
@@ -29,6 +34,7 @@ from jamboree_gym.errors import (
 from jamboree_gym.journal.vector_block import BegunEpisode, SpanTitle
 from jamboree_gym.keys import digest
 from jamboree_gym.process_life import follow_forks
+from jamboree_gym.recording.episode_handler import EpisodeHandler
 from jamboree_gym.recording.options import RecordOptions
 from jamboree_gym.records import EpisodeOrigin, EpisodeSummary
 
@@ -176,31 +182,59 @@ class EpisodeRecorder:
                 or cannot be written. This one has begun all the same.
         """
         seed = _own_seed(seed)
-        summary = self._new_summary(seed, parent, fork_step)
+        id, started_at = self._new_stamp()
         failure: JamboreeError | None = None
         if self.handler.writing is not None:
             try:
                 self.abandon()
             except JamboreeError as error:
                 failure = error
-        self.handler.begin(
-            observation,
-            info,
-            summary=summary,
-            origin=EpisodeOrigin(
-                seed,
-                rng_state,
-                options,
-                self._provenance,
-                follows,
-                summary.parent,
-                fork_step,
-                carried,
-            ),
-            blobs=self._blobs,
-        )
+        if parent is None and self._has_one_template:
+            begun = self._beginning(id, started_at, seed, rng_state, options, follows, carried)
+            self.handler._begin(begun, observation, info, self._blobs)
+        else:
+            summary = self._new_summary(id, started_at, seed, parent, fork_step)
+            self.handler.begin(
+                observation,
+                info,
+                summary=summary,
+                origin=EpisodeOrigin(
+                    seed,
+                    rng_state,
+                    options,
+                    self._provenance,
+                    follows,
+                    summary.parent,
+                    fork_step,
+                    carried,
+                ),
+                blobs=self._blobs,
+            )
         if failure is not None:
             raise failure
+
+    def _beginning(
+        self,
+        id: str,
+        started_at: float,
+        seed: Any,
+        rng_state: Mapping[str, Any] | None,
+        options: Any,
+        follows: str | None,
+        carried: Sequence[Mapping[str, Any]] | None,
+    ) -> Beginning:
+        """An episode that is no fork: its summary has the template of most."""
+        encoded_seed = encode_optional(seed)
+        origin = encode_reset_origin(
+            self._provenance,
+            rng_state,
+            follows,
+            seed=encoded_seed,
+            options=options,
+            carried=carried,
+        )
+        template = self._template or self._use_template()
+        return Beginning(id, started_at, encoded_seed, origin, template)
 
     def begin_plainly(
         self,
@@ -220,34 +254,45 @@ class EpisodeRecorder:
         Returns:
             What it is written to, and what the journal has to know of it.
         """
-        provenance = self._provenance
-        origin = encode_reset_origin(provenance, rng_state, follows)
-        template = self._template or self._use_template()
-        begun = Beginning(id, started_at, None, origin, template)
+        begun = self._beginning(id, started_at, None, rng_state, None, follows, None)
         steps = self.handler._begin_plainly(begun, self._blobs)
         return steps, SpanTitle(
-            steps.key, id, BegunEpisode(self._env_id, started_at, origin, provenance)
+            steps.key, id, BegunEpisode(self._env_id, started_at, begun.origin, self._provenance)
         )
 
-    def _new_summary(
-        self, seed: Any, parent: EpisodeSummary | None, fork_step: int | None
-    ) -> EpisodeSummary:
-        """That of an episode that begins now."""
+    @property
+    def _has_one_template(self) -> bool:
+        """Whether all its episodes that are no forks share the template of their summaries."""
+        return type(self.handler).begin is EpisodeHandler.begin  # else it wants to see them
+
+    def _new_stamp(self) -> tuple[str, float]:
+        """Id and start time of an episode that begins now."""
         jam = self.jam
+        return jam.new_episode_id(), jam.start_time(after=self.handler.newest_at)
+
+    def _new_summary(
+        self,
+        id: str,
+        started_at: float,
+        seed: Any,
+        parent: EpisodeSummary | None,
+        fork_step: int | None,
+    ) -> EpisodeSummary:
+        """That of an episode that begins with this id at this time."""
         parent_id, parent_run = (None, None) if parent is None else (parent.id, parent.run)
         return EpisodeSummary(  # by position: keywords take twice as long
-            jam.new_episode_id(),
+            id,
             self._env_id,
             self.run,
             "running",
             0,  # steps
             0.0,  # episode_return
-            jam.start_time(after=self.handler.newest_at),
+            started_at,
             0.0,  # elapsed_s
             seed,
             self._tags,
             self._vector_index,
-            jam.writer_name,
+            self.jam.writer_name,
             parent_id,
             fork_step,
             parent_run,

@@ -67,10 +67,19 @@ class AgentRecorder(EpisodeRecorder):
                 return
         handler.add_step(observation, reward, terminated, truncated, info)
 
+    @property
+    def _has_one_template(self) -> bool:
+        return False  # the tags name the joint episode
+
     def _new_summary(
-        self, seed: Any, parent: EpisodeSummary | None, fork_step: int | None
+        self,
+        id: str,
+        started_at: float,
+        seed: Any,
+        parent: EpisodeSummary | None,
+        fork_step: int | None,
     ) -> EpisodeSummary:
-        summary = super()._new_summary(seed, parent, fork_step)
-        self.joint = self.joint or summary.id
+        summary = super()._new_summary(id, started_at, seed, parent, fork_step)
+        self.joint = self.joint or id
         tags: Mapping[str, Any] = {**self._agent_tags, JOINT_TAG: self.joint}
         return replace(summary, tags=tags)
