@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from functools import partial
 from typing import Any, NamedTuple
 
 from jamboree_gym.encoding.batch_format import (
@@ -355,10 +354,11 @@ class ReadThroughStore(LogAppender, LogStore):
         log: the saved records then begin it again.
         """
         epoch, deleted, is_uncertain = self.epoch(), set[str](), False
+        kept = dict[str, StoredLog]()
         keys = [append.key for append in appends]
         finds: list[Callable[[], object]] = [
             lambda: deleted.update(self._deleted_among(appends)),
-            partial(self._put_back, keys),
+            lambda: kept.update(self._put_back(keys)),
         ]
         if any(append.codec == CODEC_RECORDS for append in appends):
             finds.append(self.listings.cover)
@@ -370,13 +370,26 @@ class ReadThroughStore(LogAppender, LogStore):
                 is_uncertain = True
             except (AccessRefused, DecodeError) as error:
                 self.warn_once(f"{error}; {_PRICE}")
-        stored, failed = dict[str, int](), dict[str, JamboreeError]()
+        stored, failed = dict[str, int](), self._not_put_back(kept)
         for append in appends:
             try:
                 stored[append.key] = self._stored_batches_of(append)
             except BackupUnavailable as error:
                 failed[append.key] = error
         return Asked(epoch, deleted, stored, failed, is_uncertain)
+
+    def _not_put_back(self, kept: Iterable[str]) -> dict[str, JamboreeError]:
+        """Logs of the backup that Redis had no room for: they must not be begun again there."""
+        keys = sorted(kept)
+        there = self.redis.reader.heads(keys) if keys else {}
+        return {
+            key: StoreFull(
+                f"{self.keyspace.in_words(key)} is in the backup, and could not be put back into "
+                f"Redis at {self.redis.where}: is it full? What is saved to it waits"
+            )
+            for key in keys
+            if key not in there
+        }
 
     def _stored_batches_of(self, append: Append) -> int:
         """How many of the batches, from the first on, the log has, here or in the backup.

@@ -19,7 +19,7 @@ from recorded_envs import ACTION, CountingEnv, play
 from jamboree_gym import Jamboree
 from jamboree_gym.delivery import lease
 from jamboree_gym.delivery.outbox import MAX_APPEND_BYTES
-from jamboree_gym.errors import StoreFull
+from jamboree_gym.errors import StoreFull, UnsavedRecords
 from jamboree_gym.store.backups.reader import checked_chain, stored_logs
 from jamboree_gym.store.mongo import client as mongo_client
 
@@ -261,6 +261,24 @@ def test_the_backup_works_on_a_full_server_that_may_let_go_of_nothing(
     )
     assert list(jam._connection.redis_store.log_keys()) == []
     jam.redis.config_set("maxmemory", 0)
+
+
+def test_a_log_that_a_full_server_has_lost_is_not_begun_again(
+    own_valkey: Server, mongo: Server, open_jamboree: OpenJamboree
+) -> None:
+    jam = open_jamboree(own_valkey.url, mongo_url=mongo.url)
+    notes = NoteHandler(jam, "n")
+    for number in range(3):
+        notes.save({"n": number})
+    jam.backup.flush()
+    jam.redis.flushall()
+    jam.redis.config_set("maxmemory", 1)
+    notes.save({"n": 3})
+    with pytest.raises(UnsavedRecords, match="could not be put back"):
+        jam.flush(timeout_s=0.5)
+    jam.redis.config_set("maxmemory", 0)
+    jam.flush()
+    assert [note["n"] for note in notes.many(10)] == [0, 1, 2, 3]
 
 
 def test_a_server_of_two_namespaces_is_made_room_in_by_both(
