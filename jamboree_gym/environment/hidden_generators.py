@@ -17,7 +17,6 @@ import re
 import struct
 import sys
 from collections.abc import Mapping, Sequence
-from itertools import repeat
 from typing import Any, Final, TypeAlias
 
 import gymnasium as gym
@@ -159,12 +158,14 @@ def _may_hold(env: AnyEnv, kind: type[Any]) -> bool:
     Not from its `__dict__`: once that was asked for, CPython 3.11 and 3.12 take several times as
     long to find an attribute, so each step of the environment takes longer.
     """
-    values = gc.get_referents(env)
-    for one in [one for one in values if type(one) is dict]:  # an attribute, or its `__dict__`
-        if len(one) > _MANY_ATTRIBUTES:
+    for one in gc.get_referents(env):
+        if issubclass(type(one), kind):
             return True
-        values += one.values()
-    return any(map(issubclass, map(type, values), repeat(kind)))
+        if type(one) is dict:  # its `__dict__`, if it was asked for; or an attribute
+            is_large = len(one) > _MANY_ATTRIBUTES
+            if is_large or any(issubclass(type(value), kind) for value in one.values()):
+                return True
+    return False
 
 
 def _restore_held(env: AnyEnv, stored: Mapping[str, Any]) -> None:
