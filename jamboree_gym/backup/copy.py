@@ -236,7 +236,7 @@ class LogCopier:
                 if refused:
                     return
         except DecodeError as error:
-            if not self._was_emptied() and (head is None or not self._was_trimmed(key, head)):
+            if not self._was_emptied() and (head is None or not self._has_less(key, head)):
                 self.failures[key] = error
         else:
             self._note_if_late()
@@ -263,10 +263,15 @@ class LogCopier:
                         found[key] = what
         return fenced, found
 
-    def _was_trimmed(self, key: str, head: Head) -> bool:
-        """Whether a faster backup was first, so that Redis has evicted the batches to be read."""
+    def _has_less(self, key: str, head: Head) -> bool:
+        """Whether Redis no longer has what was to be read.
+
+        It was deleted, a failover has lost it, or a faster backup was first and it was evicted.
+        """
         now = self._store.head(key)
-        return now is None or now.born != head.born or now.held > head.held
+        if now is None or now.born != head.born:
+            return True
+        return now.held > head.held or now.count < head.count
 
     def _was_emptied(self) -> bool:
         """Whether Redis was emptied since `begin`: what is missing is gone, not damaged."""
