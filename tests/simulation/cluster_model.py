@@ -27,6 +27,7 @@ __all__ = ["ClusterModel", "Move", "Part", "Server", "nodes_of", "slot_of"]
 
 PRIMARIES = 3
 SHARE = SLOTS // PRIMARIES  # of the slots; the last primary has what is left, too
+STEPS_OF_A_MOVE = 5  # fewer than the tries of the package in `PATIENCE_S`
 NODE_TIMEOUT_S = 5.0  # after that the others know that a primary is away
 NO_KEYS = ("ASKING", "CLIENT", "CLUSTER", "CONFIG", "DBSIZE", "FLUSHALL", "INFO", "KEYS")
 NO_KEYS += ("PING", "SCAN", "SCRIPT", "TIME", "WAITAOF")
@@ -222,12 +223,14 @@ class Move:
     Attributes:
         is_halted: Whether no more keys move until somebody says so.
         order: In which the keys move.
+        at_once: How many move before each round trip.
     """
 
     source: Part
     to: Part
     is_halted: bool = False
     order: int = 0
+    at_once: int = 1
 
 
 class ClusterModel:
@@ -305,13 +308,15 @@ class ClusterModel:
         """Begin to move a slot."""
         source = self.owner_of(slot)
         if source is not None and source is not to and slot not in self.moves:
-            self.moves[slot] = Move(source, to, is_halted, order)
+            at_once = max(1, len(self.keys_in(source, slot)) // STEPS_OF_A_MOVE)
+            self.moves[slot] = Move(source, to, is_halted, order, at_once)
 
     def go_on(self) -> None:
-        """Of each slot that moves another key does."""
+        """Of each slot that moves, some more keys do."""
         for slot, move in list(self.moves.items()):
-            if not move.is_halted:
-                self.move_key(slot)
+            for _ in range(0 if move.is_halted else move.at_once):
+                if slot in self.moves:
+                    self.move_key(slot)
 
     def move_key(self, slot: int) -> None:
         """Move one key of a slot; if there is none left, the slot is where it should be."""
