@@ -89,6 +89,22 @@ def test_an_episode_is_deleted_again(jam: Jamboree) -> None:
     assert jam.backup.verify()
 
 
+@pytest.mark.parametrize("has_other", [False, True])
+def test_an_episode_that_was_evicted_is_not_listed_again(jam: Jamboree, has_other: bool) -> None:
+    episode = record(jam)
+    others = [record(jam)] if has_other else []
+    namespace = jam._connection.keyspace.namespace
+    jam.redis.delete(*keys_like(jam.redis, f"*{namespace}*:episode:*"))  # the listings stay
+    fail_over = loses_what_follows(jam)
+    jam.episode(episode).delete()
+    fail_over()
+    jam.backup.flush()
+    assert jam.episodes().ids() == others
+    assert [run.name for run in jam.runs()] == ["a"] * has_other
+    assert len(jam.episodes().summaries()) == len(others)
+    assert jam.backup.verify()
+
+
 @pytest.mark.parametrize("are_more_deleted", [False, True])
 def test_an_episode_that_was_never_copied_is_deleted_again_though_nothing_was_deleted_before(
     jam: Jamboree, are_more_deleted: bool

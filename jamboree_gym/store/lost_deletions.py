@@ -96,7 +96,10 @@ def delete_again(store: RedisStore, backup: BackupStore) -> int:
     count, is_done, epoch = 0, True, store.epoch()
     tombstones = iter(list(backup.deletions()))
     while some := set(islice(tombstones, LOGS_AT_ONCE)):
-        for key, head in store.reader.heads(sorted({key for key, _ in some})).items():
+        keys = sorted({key for key, _ in some})
+        heads = store.reader.heads(keys)
+        _unlist(store, backup, [key for key in keys if key not in heads])
+        for key, head in heads.items():
             if not (isinstance(head, Head) and (key, head.born) in some):
                 continue
             bucket = store.buckets.of(key)  # of a cluster, one primary may have been emptied
@@ -119,6 +122,17 @@ def delete_again(store: RedisStore, backup: BackupStore) -> int:
         before = {at: one.mark if one.is_own else "" for at, one in marks.items()}
         store.backup_state.note_deletions(before, mark, epoch=epoch)
     return count
+
+
+def _unlist(store: RedisStore, backup: BackupStore, deleted: Sequence[str]) -> None:
+    """Take those out of the listings that were evicted, and deleted: nobody has them."""
+    episodes = [key for key in deleted if store.keyspace.is_episode(key)]
+    kept = backup.counts(episodes) if episodes else {}
+    gone = {store.keyspace.episode_id(key) for key in episodes if key not in kept}
+    for run in store.listings.runs() if gone else ():
+        if listed := sorted(gone & store.listings.summaries(run).keys()):
+            store.eviction.unlist(run, listed, are_deleted=True)
+            store.listings.unlist_run(run)
 
 
 def _first_epoch(mark: str) -> str:

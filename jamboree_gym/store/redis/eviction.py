@@ -183,15 +183,19 @@ class Eviction(BucketPart):
                 answers = self._link.send([("EXISTS", log) for log in logs])
                 yield {id: sizes[id] for id, there in zip(sizes, answers, strict=True) if not there}
 
-    def unlist(self, run: str, ids: Sequence[str]) -> None:
-        """Take episodes out of the listing of their run, if their logs are still not here."""
+    def unlist(self, run: str, ids: Sequence[str], *, are_deleted: bool = False) -> None:
+        """Take episodes out of the listing of their run, if their logs are still not here.
+
+        The listing counts as incomplete then, unless they were deleted.
+        """
         episode_ids = {self._keyspace.episode(id): id for id in ids}
 
         def call(bucket: BucketKeys, logs: list[str]) -> Call:
             listing = (bucket.unbacked, bucket.coverage, bucket.summaries(run))
             names = [episode_ids[log] for log in logs]
             keys = (*listing, *self._logs(bucket, logs))
-            return script_call(scripts.UNLIST_EPISODES, keys, names)
+            arguments = ("1" if are_deleted else "", *names)
+            return script_call(scripts.UNLIST_EPISODES, keys, arguments)
 
         self._of_groups(episode_ids, call)
 
