@@ -409,13 +409,15 @@ class Connection(HasConnection):
         """Which of these writers hold no lease; one of this process is never among them."""
         return dead_writers(self.store.leases, writers)
 
-    def delete_log(self, key: str, *, entry: IndexEntry | None = None) -> None:
+    def delete_log(
+        self, key: str, *, entry: IndexEntry | None = None, born: float | None = None
+    ) -> None:
         """Delete a log from Redis, and from the backup where there may be a copy.
 
         An episode that this process records ends with that: what comes of it is not kept.
         """
         self.check_open()
-        delete_log(self.opened, key, entry)
+        delete_log(self.opened, key, entry, born)
 
     def flush(self, timeout_s: float = 10.0) -> None:
         """As `Jamboree.flush`."""

@@ -16,7 +16,9 @@ __all__ = ["delete_log"]
 log = logging.getLogger(__name__)
 
 
-def delete_log(opened: Opened, key: str, entry: IndexEntry | None) -> None:
+def delete_log(
+    opened: Opened, key: str, entry: IndexEntry | None, born: float | None = None
+) -> None:
     """Delete a log from Redis, and from the backup where there may be a copy.
 
     What the backup has to forget is noted in the same step that deletes the log in Redis: killed in
@@ -26,18 +28,21 @@ def delete_log(opened: Opened, key: str, entry: IndexEntry | None) -> None:
         opened: Of the Jamboree that deletes; an episode that it records ends with that.
         key: The log.
         entry: Of an episode, its entry in the listings.
+        born: Its birth as the caller has read it: Redis may have lost the log since, and its writer
+            may send it again.
     """
     has_backup = opened.has_backup
     begun = _birth(opened, key, has_backup=has_backup)
+    begun = born if begun is None else begun
     outbox = opened.outboxes.get(key)
     with opened.writer.paused():  # no row may arrive after the deletion
-        born = opened.store.delete(key, entry=entry, born=begun)
+        deleted = opened.store.delete(key, entry=entry, born=begun)
         if isinstance(outbox, StepOutbox):
             outbox.drop()
             opened.writer.forget(outbox)
             opened.outboxes.forget(key)
-    if has_backup and born is not None:
-        _delete_from_backup(opened, key, entry, born)
+    if has_backup and deleted is not None:
+        _delete_from_backup(opened, key, entry, deleted)
     if isinstance(outbox, RecordOutbox):
         outbox.start_over()  # other handlers of this log still use it
 

@@ -464,8 +464,14 @@ class Episode(ReadWhenShown):
             EpisodeNotFound: There is no such episode.
         """
         entry = IndexEntry(self.id, b"", self._run(), 0.0)
-        self._delete_what_lies_beside()
-        self._connection.delete_log(self._reader.key, entry=entry)
+        try:
+            head = self._connection.store.head(self._reader.key)
+            may_be_backed_up = head is not None and bool(head.acked)
+        except DecodeError:
+            head, may_be_backed_up = None, True
+        self._delete_what_lies_beside(may_be_backed_up=may_be_backed_up)
+        born = None if head is None else head.born
+        self._connection.delete_log(self._reader.key, entry=entry, born=born)
 
     def _run(self) -> str:
         """Its run; where its log does not say, that which lists it."""
@@ -478,9 +484,8 @@ class Episode(ReadWhenShown):
                     return run
             raise
 
-    def _delete_what_lies_beside(self) -> None:
+    def _delete_what_lies_beside(self, *, may_be_backed_up: bool) -> None:
         """Asks the backup only where the episode has been there: where embedded, that starts it."""
-        may_be_backed_up = self._may_be_backed_up()
         beside = (RenderHandler, SnapshotHandler, FlagHandler)
         handlers: list[DBHandler] = [self._handler(of_class) for of_class in beside]
         if self._begins_joint_episode():
@@ -495,13 +500,6 @@ class Episode(ReadWhenShown):
             return bool(self._notes()[0].tags.get(JOINT_TAG) == self.id)
         except (DecodeError, EpisodeNotFound):
             return False
-
-    def _may_be_backed_up(self) -> bool:
-        try:
-            head = self._connection.store.head(self._reader.key)
-        except DecodeError:
-            return True
-        return head is not None and bool(head.acked)
 
     # -- simulating it again ----------------------------------------------------------------
 

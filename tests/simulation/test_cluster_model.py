@@ -189,8 +189,12 @@ def test_servers_name_the_same_owners_and_refuse_a_slot_that_nobody_has(both: Bo
             for begin, end, where, *_ in sorted(answer)
         ]
 
-    (real,), (model,) = both.ask(2, [("CLUSTER", "SLOTS")])
-    assert owners(model) == owners(real)
+    def is_known() -> bool:
+        """Servers tell each other of the move."""
+        (real,), (model,) = both.ask(2, [("CLUSTER", "SLOTS")])
+        return owners(model) == owners(real)
+
+    wait_until(is_known)
     owner = both.owner_of(slot)
     both.real.tell(owner, "DELSLOTS", slot)
     has_had = both.model.owner_of(slot)

@@ -223,6 +223,11 @@ FAILED = {
         Step("keeper", "copy", 0, (Fault(18, "stopped", 5),)),
         Step("world", "fail_over", 2),
     ),
+    "an episode came back that Redis had lost while it was being deleted": (
+        Step("writer-3", "step", 228),
+        Step("keeper", "delete_episode", 499, (Fault(6, "stopped", 9),)),
+        Step("world", "empty_redis", 0),
+    ),
     "Redis was emptied while a reader asked how many buckets there are": (
         Step("reader", "read_notes", 1, (Fault(1, "stopped", 5, of="HGET"),)),
         Step("world", "empty_redis", 0),
