@@ -67,6 +67,7 @@ class RedisModel:
         now: Its time, epoch seconds.
 
     Attributes:
+        now: Its clock.
         keyspace: What it holds.
         is_full: Whether it has used up its memory.
         is_away: Whether it takes no connections.
@@ -78,7 +79,7 @@ class RedisModel:
     moves: ClassVar[Mapping[int, Any]] = {}
 
     def __init__(self, now: Callable[[], float]) -> None:
-        self._now = now
+        self.now = now
         self.keyspace = Keyspace(now)
         self.is_full = False
         self.is_away = False
@@ -144,7 +145,7 @@ class RedisModel:
 
     def _write_to_disk(self, *, at_once: bool = False) -> None:
         """Remember what could be found after a failure: one state for each fifth of a second."""
-        now, changes = self._now(), self.keyspace.changes
+        now, changes = self.now(), self.keyspace.changes
         newest = self._on_disk[-1]
         if changes == newest[1]:
             return
@@ -155,17 +156,19 @@ class RedisModel:
             while len(self._on_disk) > 2 and abs(now - self._on_disk[1][0]) >= MAX_LOSS_S:
                 del self._on_disk[0]
 
-    def fail_over(self, loss_s: float) -> None:
+    def fail_over(self, loss_s: float) -> float:
         """A server takes its place that lacks the writes of the last moment, at most a second.
 
         A state that was noted before a second ago is not one of those: what it lacks may be older.
+        Returns when Redis was as it is from now on.
         """
-        now = self._now()
+        now = self.now()
         kept = [one for one in self._on_disk if loss_s <= abs(now - one[0]) < MAX_LOSS_S]
         if kept:
             self.keyspace.put_back(kept[-1][2])
         self._on_disk = [(now, self.keyspace.changes, self.keyspace.copied())]
         self.start_again()
+        return kept[-1][0] if kept else now
 
     def start_again(self) -> None:
         """Every connection is broken, and no script is known."""
