@@ -1005,8 +1005,15 @@ class _Simulation:
             execute()
 
     def _held(self) -> set[Any]:
-        """Notes that a living process still holds, as it has heard of no answer."""
-        living = [one for one in self.world.processes.values() if one.is_alive]
+        """Notes that a living process still holds, as it has heard of no answer.
+
+        On a cluster, whoever waits for WAITAOF alone has had the answer to what it has sent.
+        """
+        living = [
+            one
+            for one in self.world.processes.values()
+            if one.is_alive and one.waits_for != "WAITAOF"
+        ]
         return {name for one in living if one.jam is not None for name in self._held_by(one)}
 
     def _held_by(self, process: Process) -> set[Any]:

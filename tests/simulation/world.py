@@ -146,6 +146,7 @@ class Process:
         files: Those of its journal, as they were when it was killed.
         leased_until: Its lease is there for sure until then, seconds since the beginning.
         stopped: The step in whose middle it is stopped.
+        waits_for: Before which round trip it is, while others take steps.
     """
 
     actor: str
@@ -159,6 +160,7 @@ class Process:
     leased_until: float = -math.inf
     files: dict[Path, bytes] = field(default_factory=dict)
     stopped: Pausable | None = None
+    waits_for: str = ""
 
     @property
     def connection(self) -> connection.Connection:
@@ -581,6 +583,7 @@ class World:
         lost: type[Exception],
         timed_out: type[Exception],
     ) -> None:
+        now.process.waits_for = what
         if fault.kind == "meanwhile":
             assert fault.step is not None
             self.tell(f"{now.process.name} waits for {what}; meanwhile:")
@@ -588,7 +591,8 @@ class World:
             self._act(fault.step)
         elif fault.kind == "stopped" and now.pausable is not None:
             self._stop(now, fault.delay, what)
-        elif fault.kind == "killed before":
+        now.process.waits_for = ""
+        if fault.kind == "killed before":
             self.tell(f"{now.process.name} is killed before {what}")
             self.kill(now.process)
         elif fault.kind == "command lost":
