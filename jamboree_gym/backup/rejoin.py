@@ -148,9 +148,9 @@ def _has_popped_since(head: Head, kept: Head) -> bool:
 def _batches_only_in_redis(store: RedisStore, key: str, head: Head, kept: _KeptLog) -> list[Batch]:
     """The batches of Redis from the first difference on; empty if there is no difference."""
     is_same_log = kept.log is not None and head.born == kept.log.head.born
-    if not is_same_log and (head.acked or head.held):
+    if not is_same_log and (head.acked or head.held > head.first):
         return []
-    start = max(head.acked, head.held) if is_same_log else 0
+    start = max(head.acked, head.held)
     theirs: Sequence[Batch] = ()
     if is_same_log and kept.log is not None and start < kept.log.head.count:
         theirs = kept.selected("range", start, kept.log.head.count)

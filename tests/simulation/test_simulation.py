@@ -228,6 +228,17 @@ FAILED = {
         Step("keeper", "delete_episode", 499, (Fault(6, "stopped", 9),)),
         Step("world", "empty_redis", 0),
     ),
+    "a log came back that was begun again and copied, and was never copied any more": (
+        Step("writer-3", "save_many", 1),
+        Step("keeper", "copy", 0),
+        Step("writer-3", "save", 1),
+        *[Step("keeper", "trim", 1), Step("world", "wait", 1)],
+        *[Step("keeper", "take_turn", 0), Step("world", "wait", 1)],
+        Step("keeper", "delete_notes", 0),
+        *[Step("writer-1", "save", 1), Step("writer-1", "flush", 0)],
+        *[Step("keeper", "copy", 0), Step("world", "fail_over", 2)],
+        Step("keeper-2", "copy", 0),
+    ),
     "Redis was emptied while a reader asked how many buckets there are": (
         Step("reader", "read_notes", 1, (Fault(1, "stopped", 5, of="HGET"),)),
         Step("world", "empty_redis", 0),
