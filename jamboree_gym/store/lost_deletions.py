@@ -46,7 +46,7 @@ def carry_out(store: RedisStore, backup: BackupStore, logs: Sequence[tuple[str, 
     epoch = _first_epoch(before) if before else store.epoch()
     now = f"{secrets.token_hex(8)} {epoch}"
     backup.put_setting(_MARK, now.encode())
-    backup.delete([*logs, *_others(store, backup, logs)])
+    backup.delete([*_others(store, backup, logs), *logs])
     identity = backup.identity()
     are_back = [store.deletions.forget(key, born, backup=identity) for key, born in logs]
     if not any(are_back):
@@ -64,7 +64,9 @@ def _others(
     have waited for long. What was begun after the deletion is in Redis, or the deletion has been
     carried out before, as each copy does first.
     """
-    keys = {key for key, _ in logs if not store.keyspace.is_episode(key)}
+    records = [log for log in logs if not store.keyspace.is_episode(log[0])]
+    carried_out = backup.deleted(records)  # a failover has lost that: what is there was begun since
+    keys = {key for key, born in records if (key, born) not in carried_out}
     births = {(key, backup.birth(key)) for key in keys}
     others = {
         key: born

@@ -285,6 +285,13 @@ FAILED = {
 
 
 FAILED_ON_CLUSTER: dict[str, Schedule] = {
+    "a failover had a deletion carried out again, which took what was saved since": (
+        Step("writer-4", "save", 1),
+        *[Step("world", "mongo_away", 0), Step("keeper", "delete_notes", 0)],
+        *[Step("world", "mongo_back", 0), Step("world", "wait", 5)],
+        *[Step("writer-2", "save", 1), Step("writer-2", "flush", 0)],
+        *[Step("keeper", "copy", 0), Step("world", "wait", 1), Step("world", "fail_over", 2)],
+    ),
     "a log was begun again that a full primary could not get back": (
         Step("writer-1", "save_many", 1),
         Step("writer-1", "flush", 0),
