@@ -170,6 +170,13 @@ class Ledger:
                 self.episodes[id].is_deleted = False
                 self.lose((), [id], DELETION_LOST)
 
+    def come_back_late(self, names: Iterable[Name]) -> None:
+        """Notes of an append that has come after its log was deleted."""
+        for name in names:
+            if name in self.notes and self.notes[name].is_deleted:
+                self.notes[name].is_deleted = False
+                self.notes[name].may_be_lost = DELETION_LOST
+
     def forget_deletions(self, carried_out: Collection[str]) -> None:
         """Redis alone knew of some deletions: writers without an answer may send these again."""
         for id, episode in self.episodes.items():

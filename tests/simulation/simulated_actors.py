@@ -151,6 +151,7 @@ class _Simulation:
         self.ledger = Ledger()
         self._unheard: dict[str, set[Any]] = {}  # what dead writers had no answer for
         self._emptied_at: dict[RedisModel, float] = {}
+        self._came_late: set[Any] = set()  # of appends, since the last deletion of a log began
 
     def run(self, schedule: Schedule) -> Outcome:
         """Take all steps; then mend everything, and look."""
@@ -768,6 +769,7 @@ class _Simulation:
         before |= {*self.stored_in_mongo().notes.get(log, ())}
         self.ledger.lose(before, (), "its deletion was begun")
         was_undisturbed = False
+        self._came_late = set()
         try:
             handler.delete()
             was_undisturbed = not running.had_trouble
@@ -784,6 +786,7 @@ class _Simulation:
             # before that it was refused, sends these notes again with other times.
             self.ledger.may_be_twice |= {name for name in held if name[0] == log}
         unheard |= {name for name in before if name[1] in self.ledger.unsynced}
+        unheard |= self._came_late
         self.ledger.lose(before & unheard, (), "it was deleted before its writer had an answer")
         for name in before - unheard:
             self.ledger.notes[name].is_deleted = True
@@ -1002,7 +1005,11 @@ class _Simulation:
         if "'delete'" in what:  # what was saved after the deletion had failed is deleted, too
             self._changed(execute, "a deletion came late")
         else:
+            before = self.stored_in_redis().names
             execute()
+            # A limit: of a log that was deleted meanwhile, the first try is taken for a new save.
+            self._came_late |= self.stored_in_redis().names - before
+            self.ledger.come_back_late(self._came_late)
 
     def _held(self) -> set[Any]:
         """Notes that a living process still holds, as it has heard of no answer.
