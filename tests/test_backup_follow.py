@@ -133,6 +133,7 @@ def test_without_mongodb_it_waits_says_so_once_and_catches_up(
         for _ in range(MONGO_KILLS):
             load.go_on(0.1)
             wait_until(lambda: is_complete(jam))
+            wait_until(lambda: jam.backup.status().last_error is None)  # of the time before
             own_mongo.kill()
             load.go_on(0.1)
             wait_until(lambda: jam.backup.status().last_error)
