@@ -508,6 +508,8 @@ class _Simulation:
             for name, one in self.ledger.notes.items()
             if not one.may_be_lost and not one.is_deleted
         }
+        if self.world.mongo.is_away:  # it cannot be asked for what Redis lost meanwhile
+            required &= {*self.stored_in_redis().notes.get(log, ())}
 
     def _read_notes(self, running: Running, number: int) -> None:
         process, log = running.process, LOGS[number % 4 == 0]
