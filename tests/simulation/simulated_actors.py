@@ -508,7 +508,7 @@ class _Simulation:
             for name, one in self.ledger.notes.items()
             if not one.may_be_lost and not one.is_deleted
         }
-        if self.world.mongo.is_away:  # it cannot be asked for what Redis lost meanwhile
+        if self.world.mongo_was_away:  # Redis may have lost it meanwhile, and begun the log again
             required &= {*self.stored_in_redis().notes.get(log, ())}
 
     def _read_notes(self, running: Running, number: int) -> None:
