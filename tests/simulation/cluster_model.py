@@ -133,13 +133,13 @@ class Part(RedisModel):
     def _info(self) -> bytes:
         return super()._info() + b"cluster_enabled:1\r\n"
 
-    def fail_over(self, loss_s: float) -> float:
+    def fail_over(self, loss_s: float) -> None:
         """Its replica takes its place. If nothing is lost, connections stay as they are."""
         self.primary = next(one for one in self.servers if one is not self.primary)
         if loss_s:
-            return super().fail_over(loss_s)
-        self._scripts.forget()
-        return self.now()
+            super().fail_over(loss_s)
+        else:
+            self._scripts.forget()
 
     def give(self, key: bytes, to: Part) -> None:
         """A key moves to another part. A failover takes it back from neither.

@@ -156,19 +156,21 @@ class RedisModel:
             while len(self._on_disk) > 2 and abs(now - self._on_disk[1][0]) >= MAX_LOSS_S:
                 del self._on_disk[0]
 
-    def fail_over(self, loss_s: float) -> float:
+    def forget_older_states(self) -> None:
+        """No failover goes back behind now."""
+        self._on_disk = [(self.now(), self.keyspace.changes, self.keyspace.copied())]
+
+    def fail_over(self, loss_s: float) -> None:
         """A server takes its place that lacks the writes of the last moment, at most a second.
 
         A state that was noted before a second ago is not one of those: what it lacks may be older.
-        Returns when Redis was as it is from now on.
         """
         now = self.now()
         kept = [one for one in self._on_disk if loss_s <= abs(now - one[0]) < MAX_LOSS_S]
         if kept:
             self.keyspace.put_back(kept[-1][2])
-        self._on_disk = [(now, self.keyspace.changes, self.keyspace.copied())]
+        self.forget_older_states()
         self.start_again()
-        return kept[-1][0] if kept else now
 
     def start_again(self) -> None:
         """Every connection is broken, and no script is known."""

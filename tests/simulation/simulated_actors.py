@@ -150,7 +150,6 @@ class _Simulation:
         self.world = World(seed, directory, self.act, self._arrives, on_cluster=on_cluster)
         self.ledger = Ledger()
         self._unheard: dict[str, set[Any]] = {}  # what dead writers had no answer for
-        self._emptied_at: dict[RedisModel, float] = {}
         self._came_late: set[Any] = set()  # of appends, since the last deletion of a log began
 
     def run(self, schedule: Schedule) -> Outcome:
@@ -810,7 +809,7 @@ class _Simulation:
 
     # -- the world ------------------------------------------------------------------------------
 
-    was_emptied = has_failed_over = _is_full_again = False
+    was_emptied = has_failed_over = False
     set_back_s = 0.0  # how far the server's clock was, in all
 
     def stored_in_redis(self) -> Found:
@@ -900,7 +899,7 @@ class _Simulation:
             self._end_moves(parts)
             for part in parts:
                 part.execute([(b"FLUSHALL",)])
-                self._emptied_at[part] = part.now()
+                part.forget_older_states()  # a limit: no failover takes that back (README.md)
 
         self._changed(empty, "Redis was emptied", parts)
 
@@ -914,9 +913,8 @@ class _Simulation:
 
     def _lose(self, parts: Sequence[RedisModel], loss_s: float) -> None:
         self._end_moves(parts)
-        as_of = {part: part.fail_over(loss_s) for part in parts}
-        # A limit: what was deleted since then may be back for good (README.md).
-        self._is_full_again = any(at < self._emptied_at.get(part, 0) for part, at in as_of.items())
+        for part in parts:
+            part.fail_over(loss_s)
 
     def _cut_power(self, number: int) -> None:
         """Of the machine of all processes; Redis is there, too, or on another one."""
@@ -970,8 +968,7 @@ class _Simulation:
             forgotten |= self.ledger.notes.keys()
         self.ledger.may_forget_pops(name for name in forgotten if name[0] in hit)
         carried_out = deleted_in_mongo(self.world.mongo, NAMESPACE, NAMESPACE)
-        self.ledger.come_back(after, () if self._is_full_again else carried_out)
-        self._is_full_again = False
+        self.ledger.come_back(after, carried_out)
         self.ledger.come_back(copied, ())
         ids = {SPACE.episode(id): id for id in self.ledger.episodes}
         self.ledger.forget_deletions(
