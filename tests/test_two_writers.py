@@ -105,12 +105,16 @@ def test_each_record_is_there_once_and_in_its_writers_order(
 def test_two_processes_interleave_a_thousand_saves_each(
     workers: Workers, open_jamboree: Callable[..., Jamboree]
 ) -> None:
-    task = {"log": "long", "sizes": [1] * 1000, "write": "sync"}
-    write_at_once(workers, {"once": task, "thrice": task})
-    records = NoteHandler(open_jamboree(), "long").many(10_000)
-    assert [record["index"] for record in records] == list(range(2000))
-    writers = [record["writer"] for record in records]
-    assert sum(before != after for before, after in pairwise(writers)) > 10
+    for log in ("first", "second", "third", "fourth"):  # the machine may let them take long turns
+        task = {"log": log, "sizes": [1] * 1000, "write": "sync"}
+        write_at_once(workers, {"once": task, "thrice": task})
+        records = NoteHandler(open_jamboree(), log).many(10_000)
+        assert [record["index"] for record in records] == list(range(2000))
+        writers = [record["writer"] for record in records]
+        turns = sum(before != after for before, after in pairwise(writers))
+        if turns > 10:
+            break
+    assert turns > 10
     for name in ("once", "thrice"):
         assert [r["n"] for r in records if r["writer"] == name] == list(range(1000))
 
