@@ -162,7 +162,8 @@ class LogCopier:
                 head, blobs = found
                 note = self._put_blobs(key, head, [decode_batch(one, where=key) for one in blobs])
             except DecodeError as error:
-                if not self._was_emptied():
+                is_gone = not isinstance(found, DecodeError) and self._has_less(key, found[0])
+                if not is_gone and not self._was_emptied():
                     self.failures[key] = error
                 continue
             size = sum(map(len, blobs))

@@ -239,6 +239,20 @@ FAILED = {
         *[Step("keeper", "copy", 0), Step("world", "fail_over", 2)],
         Step("keeper-2", "copy", 0),
     ),
+    "a copy left out logs, as a failover took the schema of what it had read": (
+        *[Step("keeper", "follow_up", 121), Step("world", "wait", 195)],
+        *[Step("writer-2", "step", 652), Step("writer-2", "deliver", 354)],
+        Step(
+            "keeper",
+            "take_turn",
+            421,
+            (Fault(1, "stopped", 11), Fault(0, "stopped", 24, of="insert")),
+        ),
+        *[Step("keeper", "take_turn", 375), Step("keeper", "copy", 0), Step("world", "wait", 1)],
+        *[Step("keeper", "take_turn", 0), Step("world", "wait", 1)],
+        *[Step("writer-1", "vector_step", 0)] * 3,
+        *[Step("writer-1", "flush", 0), Step("keeper", "copy", 0), Step("world", "fail_over", 2)],
+    ),
     "Redis was emptied while a reader asked how many buckets there are": (
         Step("reader", "read_notes", 1, (Fault(1, "stopped", 5, of="HGET"),)),
         Step("world", "empty_redis", 0),
@@ -355,6 +369,7 @@ FAILED_ON_CLUSTER: dict[str, Schedule] = {
 
 NEEDS_SEED = {  # which says what counts as large
     "a copy was told of damage, as a failover took what it was just reading": 1342358,
+    "a copy left out logs, as a failover took the schema of what it had read": 1396966,
 }
 
 
