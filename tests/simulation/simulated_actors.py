@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from cluster_model import ClusterModel
+from cluster_model import ClusterModel, slot_of
 from gymnasium.vector import SyncVectorEnv
 from ledger import Episode, Found, Ledger, deleted_in_mongo, in_mongo, in_redis
 from pausable import Pausable
@@ -997,7 +997,8 @@ class _Simulation:
 
     def _put_back(self, blobs: Mapping[bytes, tuple[RedisModel, bytes]]) -> None:
         """A limit: what another primary has cannot be read without them (README.md)."""
-        for key, (part, value) in blobs.items():
+        for key, (before, value) in blobs.items():
+            part = self.world.redis.owner_of(slot_of(key)) or before
             part.keyspace.values.setdefault(key, value)
 
     def _arrives(self, what: str, execute: Callable[[], object]) -> None:
