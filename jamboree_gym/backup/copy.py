@@ -244,10 +244,13 @@ class LogCopier:
             self._put_heads({key: known}, acked=head.acked)
 
     def _compared(self, logs: Mapping[str, GrownLog]) -> tuple[dict[str, GrownLog], dict[str, str]]:
-        """The logs with their fences, and those whose unacknowledged data in the backup differ.
+        """Read how far the backup has these logs; call it before batches are inserted.
 
-        The latter each with the difference. Ask before batches are inserted: the new batches would
-        mix with the ones in the backup.
+        Later, the new batches would mix with those in the backup.
+
+        Returns:
+            The logs with their fences. And those whose unacknowledged data in the backup differ
+            from Redis, each with its difference.
         """
         fenced = dict(logs)
         counts = self._backup.counts(list(logs))

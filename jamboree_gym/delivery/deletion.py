@@ -33,7 +33,8 @@ def delete_log(
     """
     has_backup = opened.has_backup
     begun = _birth(opened, key, has_backup=has_backup)
-    begun = born if begun is None else begun
+    if begun is None:
+        begun = born
     outbox = opened.outboxes.get(key)
     with opened.writer.paused():  # no row may arrive after the deletion
         deleted = opened.store.delete(key, entry=entry, born=begun)

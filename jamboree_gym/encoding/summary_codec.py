@@ -485,19 +485,19 @@ def encode_reset_origin(
     carried: Sequence[Mapping[str, Any]] | None = None,
     fork: tuple[str, int | None] | None = None,
 ) -> bytes:
-    """The same without the record.
+    """As `encode_origin`, from the parts of an `EpisodeOrigin`.
 
     Args:
-        provenance: As in `EpisodeOrigin`, like all that are not named here.
+        provenance: As in `EpisodeOrigin`.
         rng_state: State of the generator.
         follows: The episode before.
-        seed: Encoded.
+        seed: As `encode_optional` gives it.
         options: Of the reset.
         carried: What wrappers carried.
-        fork: Its parent and its step there.
+        fork: Id of the parent, and the number of its steps before the fork; None = it is no fork.
 
     Raises:
-        InvalidRecord: As above.
+        InvalidRecord: Something in it cannot be kept; names it.
     """
     state = _encode_state(rng_state, carried)
     try:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import logging
 import math
 import secrets
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import islice
 
 from jamboree_gym.encoding.batch_format import Head
@@ -95,12 +95,12 @@ def delete_again(store: RedisStore, backup: BackupStore) -> int:
     marks = store.backup_state.deletions_marks() if mark else {}
     if all(one.mark == mark for one in marks.values()):
         return 0
-    count, is_done, epoch = 0, True, store.epoch()
+    count, is_done, epoch, absent = 0, True, store.epoch(), set[str]()
     tombstones = iter(list(backup.deletions()))
     while some := set(islice(tombstones, LOGS_AT_ONCE)):
         keys = sorted({key for key, _ in some})
         heads = store.reader.heads(keys)
-        _unlist(store, backup, [key for key in keys if key not in heads])
+        absent |= set(keys) - heads.keys()
         for key, head in heads.items():
             if not (isinstance(head, Head) and (key, head.born) in some):
                 continue
@@ -120,17 +120,22 @@ def delete_again(store: RedisStore, backup: BackupStore) -> int:
             else:
                 assign = store.deletions.assign_new_birth
                 is_done &= assign(key, head, epoch=epoch, without_evicted=True)
+    _unlist(store, backup, filter(store.keyspace.is_episode, absent))
     if is_done:  # else a log has changed meanwhile: the next copy looks again
         before = {at: one.mark if one.is_own else "" for at, one in marks.items()}
         store.backup_state.note_deletions(before, mark, epoch=epoch)
     return count
 
 
-def _unlist(store: RedisStore, backup: BackupStore, deleted: Sequence[str]) -> None:
-    """Take those out of the listings that were evicted, and deleted: nobody has them."""
-    episodes = [key for key in deleted if store.keyspace.is_episode(key)]
-    kept = backup.counts(episodes) if episodes else {}
-    gone = {store.keyspace.episode_id(key) for key in episodes if key not in kept}
+def _unlist(store: RedisStore, backup: BackupStore, deleted: Iterable[str]) -> None:
+    """Take deleted episodes that Redis does not have out of the listings, unless the backup does.
+
+    A failover has lost the deletion of what was evicted before; or it was imported again since.
+    """
+    gone, keys = set[str](), iter(deleted)
+    while some := list(islice(keys, LOGS_AT_ONCE)):
+        kept = backup.counts(some)
+        gone |= {store.keyspace.episode_id(key) for key in some if key not in kept}
     for run in store.listings.runs() if gone else ():
         if listed := sorted(gone & store.listings.summaries(run).keys()):
             store.eviction.unlist(run, listed, are_deleted=True)

@@ -6,7 +6,6 @@ from bisect import bisect_left, bisect_right
 from collections import Counter
 from typing import Any, NamedTuple
 
-from jamboree_gym.encoding.batch_format import Head
 from jamboree_gym.store.folder.sections import Kind, Section
 
 __all__ = ["FolderIndex", "IndexedLog", "Place", "Span"]
@@ -36,16 +35,17 @@ class IndexedLog:
         run: Of an episode.
         revision: That of the head; -1 without one.
         count: Number of records that the head counts.
+        fence: As in `Copied`.
         batches: Where each batch is, by its start, with its span.
     """
 
-    __slots__ = ("batches", "count", "head", "revision", "run")
+    __slots__ = ("batches", "count", "fence", "head", "revision", "run")
 
     def __init__(self) -> None:
         self.head: Place | None = None
         self.run: str | None = None
         self.revision = -1
-        self.count = 0
+        self.count = self.fence = 0
         self.batches: dict[int, tuple[Place, Span]] = {}
 
     def starts(self, start: int, stop: int) -> list[int]:
@@ -123,16 +123,6 @@ class FolderIndex:
         """The log of a key that has a head, and its birth."""
         born = self.births.get(key)
         return None if born is None else (born, self.logs[key, born])
-
-    def has_batches(self, key: str, head: Head, since: int) -> bool:
-        """Whether the batches from an index on are there that a head counts."""
-        log = self.logs.get((key, head.born)) or IndexedLog()
-        reached = max(since, head.first)
-        for start in log.starts(0, head.count):
-            _, (_, stop, _, _) = log.batches[start]
-            if start <= reached:
-                reached = max(reached, stop)
-        return reached >= head.count
 
     def sorted_keys(self) -> list[str]:
         """Keys of all logs that have a head. Do not change the list."""
@@ -212,6 +202,7 @@ class FolderIndex:
         log = self.logs.get((key, born))
         if log is None:
             return
+        log.fence += 1
         for start in log.starts(first, 2**63):
             self._forget(log.batches.pop(start)[0])
         if log.head is None and not log.batches:

@@ -153,8 +153,8 @@ class FolderStore(BackupStore):
                     continue
                 if found is not None and found[0] != log.head.born:
                     unsettled[key] = ANOTHER_LOG
-                elif (found is not None and found[1].count > log.since) or not index.has_batches(
-                    key, log.head, log.since
+                elif found is not None and (
+                    found[1].count > log.since or found[1].fence != log.fence
                 ):
                     unsettled[key] = None
                 elif found is None or log.may_replace(found[1].revision):
@@ -242,7 +242,11 @@ class FolderStore(BackupStore):
 
         def count(index: FolderIndex) -> dict[str, Copied]:
             found = ((key, index.log(key)) for key in keys)
-            return {key: Copied(one[0], one[1].count) for key, one in found if one is not None}
+            return {
+                key: Copied(born=one[0], records=one[1].count, fence=one[1].fence)
+                for key, one in found
+                if one is not None
+            }
 
         return self._state.look(count)
 
