@@ -434,6 +434,25 @@ def test_an_episode_that_is_imported_again_stays(
     assert jam.backup.verify()
 
 
+def test_an_episode_that_is_imported_again_stays_listed_when_it_is_evicted(jam: Jamboree) -> None:
+    episode = new_episode(jam)
+    bring(jam, episode)
+    jam.backup.flush()
+    jam.episode(episode.summary.id).delete()
+    jam.backup.flush()
+    empty(jam)
+    bring(jam, episode)
+    jam.backup.flush()
+    assert jam.episodes().ids() == [episode.summary.id]
+    namespace = jam._connection.keyspace.namespace
+    jam.redis.delete(*keys_like(jam.redis, f"*{namespace}*:episode:*"))  # the listings stay
+    backup = jam._connection.backup_store
+    _, _, first_epoch = (backup.setting("deletions") or b"").partition(b" ")
+    backup.put_setting("deletions", b"of-another-process " + first_epoch)
+    jam.backup.flush()
+    assert jam.episodes().ids() == [episode.summary.id]
+
+
 def test_what_a_later_try_stores_in_an_emptied_redis_takes_the_place_of_an_earlier_one(
     jam: Jamboree,
 ) -> None:
