@@ -30,10 +30,13 @@ def prune(
         str | None, typer.Option(metavar="TIME", help="Only what began before: 30d, 12h ago.")
     ] = None,
     keep_best: Annotated[
-        int, typer.Option(min=0, help="Of each run, so many with the highest return stay.")
+        int,
+        typer.Option(
+            min=0, help="How many episodes of each run stay: those with the highest return."
+        ),
     ] = 0,
     keep_last: Annotated[
-        int, typer.Option(min=0, help="Of each run, so many that began last stay.")
+        int, typer.Option(min=0, help="How many episodes of each run stay: those that began last.")
     ] = 0,
     dry_run: DryRunOption = False,
     yes: YesOption = False,
