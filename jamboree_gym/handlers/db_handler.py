@@ -298,7 +298,12 @@ class DBHandler:
         return [r for r in self._decode(key, batches) if start <= r["index"] < stop]
 
     def delete(self) -> None:
-        """Delete all records under the handler's keys, from Redis and from the backup."""
+        """Delete all records under the handler's keys, from Redis and from the backup.
+
+        Raises:
+            StoreUnavailable: Redis did not answer. It may still carry the deletion out, with what
+                was saved in the meantime. Call again to be sure.
+        """
         self._connection.delete_log(self._settled_key())
         self._outbox = None
 

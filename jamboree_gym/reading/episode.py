@@ -462,6 +462,8 @@ class Episode(ReadWhenShown):
 
         Raises:
             EpisodeNotFound: There is no such episode.
+            StoreUnavailable: Redis did not answer, and may still carry it out. Call again to be
+                sure.
         """
         entry = IndexEntry(self.id, b"", self._run(), 0.0)
         try:

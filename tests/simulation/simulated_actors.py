@@ -940,7 +940,12 @@ class _Simulation:
                 self.ledger.lose((), [id], "power cut")
 
     def _changed(
-        self, change: Callable[[], object], why: str, parts: Sequence[RedisModel] | None = None
+        self,
+        change: Callable[[], object],
+        why: str,
+        parts: Sequence[RedisModel] | None = None,
+        *,
+        copies_stay: bool = True,
     ) -> None:
         """Redis, or some primaries, lose something: excuse what nobody else holds."""
         self._note_begun_episodes()
@@ -951,7 +956,9 @@ class _Simulation:
         change()
         self._put_back(blobs)
         after, copied = self.stored_in_redis(), self.stored_in_mongo()
-        gone = before.names - after.names - copied.names - self._held()
+        gone = before.names - after.names - self._held()
+        if copies_stay:
+            gone -= copied.names
         shorter = [
             id
             for id, rows in before.episodes.items()
@@ -1003,7 +1010,7 @@ class _Simulation:
 
     def _arrives(self, what: str, execute: Callable[[], object]) -> None:
         if "'delete'" in what:  # what was saved after the deletion had failed is deleted, too
-            self._changed(execute, "a deletion came late")
+            self._changed(execute, "a deletion came late", copies_stay=False)
         else:
             before = self.stored_in_redis().names
             execute()
