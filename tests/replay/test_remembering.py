@@ -27,6 +27,27 @@ def test_a_difference_above_a_wrapper_that_remembers_names_it(jam: Jamboree) -> 
     assert str(report).count("\n") == 1
 
 
+class DrawsFromElsewhere(gym.ObservationWrapper):
+    """No reset sets this generator back."""
+
+    def observation(self, observation: np.ndarray) -> np.ndarray:
+        return observation + np.random.random()
+
+
+def drawing_from_elsewhere() -> gym.Env:
+    return NormalizeObservation(DrawsFromElsewhere(gym.make("CartPole-v1")))
+
+
+def test_statistics_that_were_recorded_are_no_cause_of_a_difference(jam: Jamboree) -> None:
+    env = jam.record(drawing_from_elsewhere())
+    env.reset(seed=2)
+    env.step(0)
+    env.close()
+    report = verify(jam.episode(env.episode_id), make=drawing_from_elsewhere)
+    assert not report
+    assert "recorded above" not in str(report)
+
+
 @pytest.mark.parametrize("wrappers", [None, 7, ["x"], [{}], [{"class": 7}]])
 def test_damaged_wrappers_of_a_provenance_remember_nothing(wrappers: object) -> None:
     assert remembering_of({"wrappers": wrappers}) == ()

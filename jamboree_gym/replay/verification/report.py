@@ -73,8 +73,9 @@ class VerifyReport:
             many: of a single episode, `verify` raises it.
         changed: What is not as it was when it was recorded: versions, platform, commit.
         tolerance: How far apart floats were allowed to be.
-        remembering: Wrappers below the recorder that keep something from one episode to the next,
-            as `NormalizeObservation` does: a usual cause of a difference.
+        remembering: Wrappers below the recorder whose statistics of earlier episodes were not
+            recorded, such as `NormalizeObservation` in a sub-environment: a usual cause of a
+            difference.
     """
 
     episode_id: str

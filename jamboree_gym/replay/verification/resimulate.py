@@ -239,7 +239,7 @@ class Resimulator:
         tolerance = self._check.tolerance
         mismatch = first_mismatch(run, tolerance)
         found = (whole.id, len(run.rewards), mismatch, None)
-        remembering = remembering_of(origin.provenance)
+        remembering = () if whole.origin.carried else remembering_of(origin.provenance)
         report = VerifyReport(*found, origin.changed, tolerance, remembering)
         return Checked(report, () if watched is None else tuple(watched.unseen()))
 
