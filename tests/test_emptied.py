@@ -13,12 +13,14 @@ from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from itertools import product
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from conftest import Server
 from gymnasium.vector import SyncVectorEnv
+from journals import copy_journal
 from lengths import quick_and_long
 from msgspec import structs
 from processes import WAIT_TIMEOUT_S, NoteHandler, wait_until
@@ -31,6 +33,7 @@ from jamboree_gym import Jamboree
 from jamboree_gym.arrays.values import encode_mapping
 from jamboree_gym.backup import rejoin
 from jamboree_gym.delivery import step_outbox
+from jamboree_gym.delivery.outbox import RecordOutbox
 from jamboree_gym.encoding.batch_format import (
     CODEC_RECORDS,
     decode_batch,
@@ -40,6 +43,7 @@ from jamboree_gym.encoding.batch_format import (
 from jamboree_gym.errors import EpisodeNotFound, UnsavedRecords
 from jamboree_gym.keys import digest
 from jamboree_gym.store import read_through
+from jamboree_gym.store.backups import questions
 from jamboree_gym.store.log import Append, AppendResult
 from jamboree_gym.store.mongo import client as mongo_client
 from jamboree_gym.store.mongo.link import MongoLink
@@ -539,6 +543,84 @@ def test_an_append_that_is_sent_again_after_its_records_were_moved_adds_nothing(
     (result,) = store.append([structs.replace(again, is_repeated=False)])
     assert isinstance(result, AppendResult)
     assert result.stored == 0
+
+
+@pytest.fixture
+def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A MongoDB that was away is asked again at once."""
+    monkeypatch.setattr(mongo_client, "CONNECT_TIMEOUT_S", 0.2)
+    monkeypatch.setattr(questions, "ASK_AGAIN_S", 0.0)
+
+
+def begin_anew(url: str, namespace: str, number: int) -> None:
+    """Save a note to a Redis that was emptied, in a process that knows of no backup."""
+    with Jamboree(url, namespace=namespace) as jam:
+        NoteHandler(jam, "n").save({"n": number})
+
+
+@pytest.mark.usefixtures("hasty")
+def test_records_whose_answer_was_lost_are_not_saved_again_to_a_log_that_others_begin_anew(
+    own_valkey: Server,
+    open_jam: Open,
+    mongo_line: Proxy,
+    namespace: str,
+    in_the_gap: Callable[..., None],
+) -> None:
+    """It is not known what the backup has of them, so they wait until it answers."""
+    url, copier = own_valkey.url, open_jam()
+    jam = Jamboree(url, direct(mongo_line), namespace=namespace, backup=False)
+    notes = NoteHandler(jam, "n")
+    notes.save({"n": 0})
+    jam.flush()
+
+    def lose_answer() -> None:
+        copier.backup.flush()
+        copier.redis.flushall()
+        mongo_line.lose_server()
+        begin_anew(url, namespace, 2)
+        raise RedisConnectionError("the answer is lost")
+
+    notes.save({"n": 1})
+    in_the_gap(redis_link, "answer_of", lose_answer)
+    with pytest.raises(UnsavedRecords, match="1 records are not in Redis"):
+        jam.flush(timeout_s=0.5)
+    mongo_line.find_server()
+    jam.flush()
+    copier.backup.flush()
+    assert numbers(copier) == [0, 1, 2]
+    assert copier.backup.verify()
+    jam.close()
+
+
+@pytest.mark.usefixtures("hasty")
+def test_nor_is_what_a_dead_process_has_left_of_them(
+    own_valkey: Server,
+    valkey: Server,
+    mongo: Server,
+    mongo_line: Proxy,
+    namespace: str,
+    in_the_gap: Callable[..., None],
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    home, left = tmp_path / "home", tmp_path / "left"
+    with Jamboree(own_valkey.url, mongo.url, namespace=namespace, backup=False, home=home) as jam:
+        NoteHandler(jam, "n").save({"n": 1})
+        die = partial(copy_journal, jam, home, left, valkey.url)
+        in_the_gap(RecordOutbox, "settle", die, before=True)
+        jam.flush()
+        jam.backup.flush()
+    begin_anew(valkey.url, namespace, 2)  # the same Redis, emptied
+    mongo_line.lose_server()
+    options: Any = {"namespace": namespace, "backup": False, "home": left}
+    with Jamboree(valkey.url, direct(mongo_line), **options) as jam:
+        assert numbers(jam) == [2]
+    assert "could not be delivered, and stays there" in caplog.text
+    mongo_line.find_server()
+    with Jamboree(valkey.url, direct(mongo_line), **options) as jam:
+        jam.backup.flush()
+        assert numbers(jam) == [1, 2]
+        assert jam.backup.verify()
 
 
 @pytest.fixture

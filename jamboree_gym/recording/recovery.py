@@ -235,8 +235,9 @@ class _Recovery:
         for record in waiting:
             outbox.append(record.record)
         outbox.seal()
+        was_sent = any(record.planned_index is not None for record in waiting)
         while append := outbox.next_append():
-            outbox.settle(self._append(append))
+            outbox.settle(self._append(replace(append, may_predate_epoch=was_sent)))
 
     def _append(self, append: Append) -> AppendResult:
         """The dead process may have stored it, and somebody may have deleted it then."""

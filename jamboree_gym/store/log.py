@@ -91,6 +91,8 @@ class Append(msgspec.Struct, frozen=True, gc=False):
         born: Timestamp of the log's first record, epoch seconds; None if another writer may have
             begun the log.
         is_repeated: Whether an earlier attempt may have been stored.
+        may_predate_epoch: Whether that attempt may be from before Redis was emptied: of a dead
+            process, the sender does not know that.
         asked_in: The epoch in which the backup was asked for this log.
         is_uncertain: Whether it did not answer then, so that it may have what an earlier attempt
             has stored.
@@ -107,6 +109,7 @@ class Append(msgspec.Struct, frozen=True, gc=False):
     is_repeated: bool = False
     asked_in: str = ""
     is_uncertain: bool = False
+    may_predate_epoch: bool = False
 
 
 def birth_of(append: Append) -> float:

@@ -395,13 +395,17 @@ class ReadThroughStore(LogAppender, LogStore):
         """How many of the batches, from the first on, the log has, here or in the backup.
 
         Raises:
-            BackupUnavailable: Redis has evicted those that it may have.
+            BackupUnavailable: Redis has evicted those that it may have, or has the log, and it may
+                have been begun anew there.
         """
         if not append.batches:
             return 0
         since, until = batch_span(append.batches[0])[2], batch_span(append.batches[-1])[3]
         try:
             found = self.between(append.key, since, until)
+            batches = [] if found is None else found.batches
+            if append.codec == CODEC_RECORDS and found is not None and not found.head.held:
+                batches = [*batches, *self._batches_in_backup(append.key, since, until)]
         except BackupUnavailable:
             if self.redis.head(append.key) is None:
                 return 0
@@ -409,9 +413,23 @@ class ReadThroughStore(LogAppender, LogStore):
         except (AccessRefused, DecodeError) as error:
             self.warn_once(f"{error}; {_PRICE}")
             return 0
-        there = {without_index(one.blob) for one in found.batches} if found else set()
+        there = {without_index(one.blob) for one in batches}
         are_stored = [without_index(one) in there for one in append.batches]
         return [*are_stored, False].index(False)
+
+    def _batches_in_backup(self, key: str, since: float, until: float) -> list[Batch]:
+        """What the backup has between two times of a log, which may have another birth in Redis."""
+
+        def between(backup: BackupStore) -> list[Batch]:
+            log = backup.logs([key]).get(key)
+            if isinstance(log, DecodeError):
+                raise log
+            if log is None:
+                return []
+            stored = StoredBatches(backup, key, log, log.head.count)
+            return stored.selected(LogSlice(log.head, []), ("between", since, until, 0))
+
+        return self._ask(between) or []
 
     def _deleted_among(self, appends: Sequence[Append]) -> set[str]:
         """Which of these logs were deleted after they had begun."""

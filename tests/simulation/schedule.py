@@ -292,6 +292,14 @@ WINDOWS: tuple[Schedule, ...] = (
         *((_W, "step", 0), (_W, "step", 0), (_W, "flush", 0), (_K, "copy", 0)),
         *(("world", "empty_redis", 0), (_W, "step", 0), (_W, "flush", 0), (_K, "copy", 0)),
     ),
+    # emptied, and begun again by another writer while the backup is away
+    _window(
+        *(("writer-3", "save", 0), (_K, "copy", 0), (_W, "save", 1)),
+        *((_W, "flush", 0, Fault(0, "killed after", of="append")), (_K, "copy", 0)),
+        *(("world", "mongo_away", 0), ("world", "empty_redis", 0), ("writer-3", "save", 1)),
+        *(("writer-3", "flush", 0), (_W, "flush", 0), ("world", "mongo_back", 0), (_K, "copy", 0)),
+        (_R, "read_notes", 1),
+    ),
     # another backup takes over
     _window(
         *((_W, "save", 1), (_W, "flush", 0)),

@@ -54,6 +54,11 @@ LEFT_BY_A_KILLED_BACKUP = (  # a batch that Redis has lost, and another one in i
 )
 
 # Schedules that have failed, with what was wrong.
+BEGUN_ANEW_WITHOUT_MONGO = (
+    *[Step("keeper", "copy", 0), Step("world", "mongo_away", 0), Step("world", "empty_redis", 0)],
+    *[Step("writer-4", "save", 1), Step("writer-1", "flush", 198), Step("world", "mongo_back", 0)],
+    *[Step("keeper", "copy", 0), Step("reader", "read_notes", 1)],
+)
 FAILED = {
     "an evicted batch was not recognized when its append came again": (
         Step("writer-1", "save", 4),
@@ -278,6 +283,27 @@ FAILED = {
             (Fault(2, "meanwhile", step=Step("keeper", "delete_notes", 924)),),
         ),
     ),
+    "records of a dead process were there twice, as others had begun their log anew": (
+        Step("writer-4", "vector_step", 584),
+        Step("keeper-2", "take_turn", 144),
+        Step("keeper", "copy", 879),
+        Step("writer-1", "save", 1),
+        Step("writer-1", "flush", 0, (Fault(0, "killed after", of="append"),)),
+        *BEGUN_ANEW_WITHOUT_MONGO,
+    ),
+    "records were there twice that were sent again to a log begun anew": (
+        Step("writer-4", "vector_step", 584),
+        Step("keeper-2", "take_turn", 144),
+        Step("keeper", "copy", 879),
+        Step("writer-1", "save", 1),
+        Step(
+            "writer-1",
+            "deliver",
+            0,
+            (Fault(0, "answer lost", of="append"), Fault(1, "command lost", of="append")),
+        ),
+        *BEGUN_ANEW_WITHOUT_MONGO,
+    ),
 }
 
 
@@ -350,9 +376,11 @@ FAILED_ON_CLUSTER: dict[str, Schedule] = {
 }
 
 
-NEEDS_SEED = {  # which says what counts as large
+NEEDS_SEED = {  # which says what counts as large, and who syncs
     "a copy was told of damage, as a failover took what it was just reading": 1342358,
     "a copy left out logs, as a failover took the schema of what it had read": 1396966,
+    "records of a dead process were there twice, as others had begun their log anew": 40004243,
+    "records were there twice that were sent again to a log begun anew": 40004243,
 }
 
 

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from redis.exceptions import ReadOnlyError, RedisError
 
-from jamboree_gym.encoding.batch_format import CODEC_STEPS, batch_span
+from jamboree_gym.encoding.batch_format import CODEC_RECORDS, CODEC_STEPS, batch_span
 from jamboree_gym.errors import DecodeError, JamboreeError, StoreFull, StoreUnavailable
 from jamboree_gym.keys import BucketKeys, Keyspace
 from jamboree_gym.store.log import Append, AppendResult, IndexEntry
@@ -91,6 +91,7 @@ class LogAppender(BucketPart):
         self._emptied = 0
         self._last_appends: dict[str, int] = {}
         self._appends = self._appends_since = 0
+        self._unanswered: dict[str, str] = {}  # logs, and the epoch of the first try without answer
 
     def append(
         self,
@@ -125,21 +126,32 @@ class LogAppender(BucketPart):
                 sent.append(("WAITAOF", 1, 0, int(FSYNC_TIMEOUT_S * 1000)))
             return sent
 
+        def note_unanswered(bucket: BucketKeys, logs: Iterable[int]) -> None:
+            for at in logs:
+                self._unanswered.setdefault(appends[at].key, server.epochs.get(bucket.at, ""))
+
         while waiting:
             if prepare is not None:
                 prepare()
             known_places = self._learned_server().places
             groups = _grouped(appends, waiting, known_places)
-            answers = self._link.pipeline(calls)
-            on_disk = answers.pop()[0] if fsync else 1
-            if on_disk < 1:
-                late = f"did not bring the append to disk in {FSYNC_TIMEOUT_S} s"
-                raise StoreUnavailable(f"Redis at {self._link.where} {late}")
+            try:
+                answers = self._link.pipeline(calls)
+                on_disk = answers.pop()[0] if fsync else 1
+                if on_disk < 1:
+                    late = f"did not bring the append to disk in {FSYNC_TIMEOUT_S} s"
+                    raise StoreUnavailable(f"Redis at {self._link.where} {late}")
+            except BaseException:
+                for bucket, logs in groups.items():
+                    note_unanswered(bucket, logs)
+                raise
             waiting, was_repeated = [], tries > 1
             answers = answers[-len(groups) :]
             for (bucket, logs), answer in zip(groups.items(), answers, strict=True):
                 if isinstance(answer, bytes):
                     waiting += logs
+                    if was_repeated:
+                        note_unanswered(bucket, logs)
                     continue
                 self._link.checked(answer, key=appends[next(iter(logs))].key)
                 self._note_followers(bucket, is_followed=bool(answer.pop()))
@@ -151,7 +163,17 @@ class LogAppender(BucketPart):
                 self._enter_new_epoch()
         server.blobs |= blobs.keys()
         self._remember(appends)
+        if self._unanswered:
+            self._note_answers(appends, results)
         return [results[at] for at in range(len(appends))]
+
+    def _note_answers(
+        self, appends: Sequence[Append], results: Mapping[int, AppendResult | JamboreeError]
+    ) -> None:
+        for at, append in enumerate(appends):
+            result = results[at]
+            if not (isinstance(result, AppendResult) and result.must_ask):
+                self._unanswered.pop(append.key, None)
 
     def _remember(self, appends: Sequence[Append]) -> None:
         self._appends += 1
@@ -189,8 +211,11 @@ class LogAppender(BucketPart):
         must_ask = stored == 0
         if more:
             is_repeated = was_repeated or append.is_repeated
-            is_evicted = is_repeated and _may_be_evicted(append, stored, held=int(more[2]))
+            held = int(more[2])
+            is_evicted = is_repeated and _may_be_evicted(append, stored, held=held)
             must_ask = is_evicted or _is_behind(append, count)
+            if is_repeated and stored == held == 0 and append.codec == CODEC_RECORDS:
+                must_ask |= bool(append.batches) and self._may_predate(append, where.epoch)
         if must_ask and append.asked_in and not was_repeated:
             must_ask = part_of(append.asked_in, where.bucket) != where.epoch
         must_ask &= self._can_ask
@@ -198,6 +223,13 @@ class LogAppender(BucketPart):
             return AppendResult(0, 0, t_last, stored < 0, was_repeated, must_ask)
         first, log = more[0], (where.losses_and_epoch, more[1])
         return AppendResult(stored, count, t_last, False, was_repeated, must_ask, first, log)
+
+    def _may_predate(self, append: Append, epoch: str) -> bool:
+        """Whether an earlier try of an append may be from before Redis was emptied.
+
+        Then the backup alone may have it, and the log that is here was begun anew by others.
+        """
+        return append.may_predate_epoch or self._unanswered.get(append.key, epoch) != epoch
 
     def _append_call(
         self,
