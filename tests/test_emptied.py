@@ -32,6 +32,7 @@ from stored import at, beside, listing_of
 from jamboree_gym import Jamboree
 from jamboree_gym.arrays.values import encode_mapping
 from jamboree_gym.backup import rejoin
+from jamboree_gym.backup.portions import FEW_REVISIONS
 from jamboree_gym.delivery import step_outbox
 from jamboree_gym.delivery.outbox import RecordOutbox
 from jamboree_gym.encoding.batch_format import (
@@ -543,6 +544,36 @@ def test_an_append_that_is_sent_again_after_its_records_were_moved_adds_nothing(
     (result,) = store.append([structs.replace(again, is_repeated=False)])
     assert isinstance(result, AppendResult)
     assert result.stored == 0
+
+
+def test_a_copy_does_not_count_what_a_failover_has_put_in_the_place_of_another_record(
+    open_jam: Open, in_the_gap: Callable[..., None]
+) -> None:
+    jam, other = open_jam(write="sync"), open_jam(write="sync")
+    notes, others = NoteHandler(jam, "n"), NoteHandler(other, "n")
+    for n in range(FEW_REVISIONS + 1):  # a log that is copied in pages
+        notes.save({"n": n})
+    jam.backup.flush()
+    key = notes._key
+    before = jam.redis.dump(at(jam, key))
+    notes.pop()
+    notes.save({"n": 10})
+
+    def fail_over() -> None:
+        jam.redis.restore(at(jam, key), 0, before, replace=True)
+        others.save({"n": 11})
+
+    in_the_gap(MongoStore, "counts", fail_over)
+    jam.backup.flush()
+    head = jam._connection.redis_store.head(key)
+    newest = others.last()
+    assert head is not None
+    assert newest is not None
+    assert (newest["n"], newest["timestamp"]) == (11, head.t_last)
+    jam.backup.flush()
+    assert jam.backup.verify()
+    jam.redis.flushall()
+    assert numbers(open_jam()) == [*range(FEW_REVISIONS + 1), 11]  # that 0 was taken off is lost
 
 
 @pytest.fixture

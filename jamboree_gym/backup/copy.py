@@ -229,13 +229,16 @@ class LogCopier:
             if refused:
                 self._refuse(refused)
                 return
-            known = compared[key]
+            known, newest = compared[key], None
             for page in pages(self._store, key, since, head.count):
+                newest = page[-1]
                 self._put_blobs(key, head, page)
                 refused = self._backup.insert_batches((key, head.born, one.blob) for one in page)
                 self._refuse(refused)
                 if refused:
                     return
+            if newest is not None and not _is_newest_of(head, newest):
+                return  # a failover has put something else there: it is copied next time
         except DecodeError as error:
             if not self._was_emptied() and (head is None or not self._has_less(key, head)):
                 self.failures[key] = error
@@ -418,10 +421,14 @@ class LogCopier:
         try:
             if not self._is_still_there(key, log.head):
                 return ""
+            newest = None
             for page in pages(self._store, key, log.since, log.head.count):
                 blobs = ((key, log.head.born, one.blob) for one in page)
                 if refused := self._backup.insert_batches(blobs):
                     return refused[key]
+                newest = page[-1]
+            if newest is not None and not _is_newest_of(log.head, newest):
+                return ""
         except DecodeError:  # it has just changed
             return ""
         if is_other_head(kept.head, log.head):
@@ -519,6 +526,11 @@ def _adopt(store: RedisStore, backup: BackupStore, *, to: str) -> tuple[str, boo
 def _incomplete_logs(logs: Mapping[str, Head]) -> set[str]:
     """Logs with nothing acknowledged of which Redis has evicted something all the same."""
     return {key for key, head in logs.items() if head.acked == 0 and head.held > head.first}
+
+
+def _is_newest_of(head: Head, batch: Batch) -> bool:
+    """Whether the head counts this batch as its newest."""
+    return (batch.stop, batch.t_last) == (head.count, head.t_last)
 
 
 def finish_deletions(store: RedisStore, backup: BackupStore) -> int:

@@ -25,6 +25,7 @@ __all__ = ["Episode", "Found", "Ledger", "Note", "deleted_in_mongo", "in_mongo",
 
 DELETION_LOST = "its deletion was lost"
 UNKNOWN_TO_JOURNAL = "it was deleted or taken off, and its journal may not know"
+COMES_AT_THE_END = (DELETION_LOST, UNKNOWN_TO_JOURNAL)  # of its log, if it is back
 Name = tuple[str, str, int]
 """A note: the log, who wrote it, its number."""
 
@@ -138,7 +139,7 @@ class Ledger:
     def lose(self, names: Iterable[Name], episodes: Iterable[str], why: str) -> None:
         """These may be missing from now on."""
         for name in names:
-            if name in self.notes:
+            if name in self.notes and self.notes[name].may_be_lost not in COMES_AT_THE_END:
                 self.notes[name].may_be_lost = why
         for id in episodes:
             if id in self.episodes:
@@ -247,7 +248,7 @@ class Ledger:
             elif name in deleted and self.notes[name].is_deleted:
                 self.violated(f"{when}: note {_words(name)} was deleted, and is back")
             why = self.notes[name].may_be_lost if name in self.notes else ""
-            is_back = why in (DELETION_LOST, UNKNOWN_TO_JOURNAL)  # that one is put at the end
+            is_back = why in COMES_AT_THE_END
             is_back |= name in self.popped and name[1] in self.unsynced
             if newest.get(name[1], 0) > name[2] and not is_back:
                 self.violated(f"{when}: note {_words(name)} comes after {newest[name[1]]}")

@@ -53,12 +53,12 @@ LEFT_BY_A_KILLED_BACKUP = (  # a batch that Redis has lost, and another one in i
     Step("writer-1", "flush", 0),
 )
 
-# Schedules that have failed, with what was wrong.
 BEGUN_ANEW_WITHOUT_MONGO = (
     *[Step("keeper", "copy", 0), Step("world", "mongo_away", 0), Step("world", "empty_redis", 0)],
     *[Step("writer-4", "save", 1), Step("writer-1", "flush", 198), Step("world", "mongo_back", 0)],
     *[Step("keeper", "copy", 0), Step("reader", "read_notes", 1)],
 )
+# Schedules that have failed, with what was wrong.
 FAILED = {
     "an evicted batch was not recognized when its append came again": (
         Step("writer-1", "save", 4),
@@ -304,6 +304,15 @@ FAILED = {
         ),
         *BEGUN_ANEW_WITHOUT_MONGO,
     ),
+    "a copy counted a record that a failover had put in the place of another as that other one": (
+        Step("writer-2", "save", 39),
+        *[Step("writer-1", "save", 1), Step("writer-1", "flush", 0), Step("keeper", "copy", 0)],
+        *[Step("world", "wait", 1), Step("writer-3", "pop", 1)],
+        *[Step("writer-1", "save", 1), Step("writer-1", "flush", 0)],
+        Step("keeper", "copy", 0, (Fault(9, "stopped", 5),)),
+        Step("world", "fail_over", 2),
+        *[Step("writer-1", "save", 1), Step("writer-1", "flush", 0)],
+    ),
 }
 
 
@@ -380,6 +389,9 @@ NEEDS_SEED = {  # which says what counts as large, and who syncs
     "a copy was told of damage, as a failover took what it was just reading": 1342358,
     "a copy left out logs, as a failover took the schema of what it had read": 1396966,
     "records of a dead process were there twice, as others had begun their log anew": 40004243,
+    "a copy counted a record that a failover had put in the place of another as that other one": (
+        60006762
+    ),
     "records were there twice that were sent again to a log begun anew": 40004243,
 }
 
