@@ -634,10 +634,10 @@ with Jamboree(url, namespace=namespace) as jam:
 def test_an_export_that_is_killed_goes_on_and_writes_nothing_twice(
     jam: Jamboree, datasets: Path
 ) -> None:
-    ids = record(jam, CountingEnv(length=3), episodes=24)
+    rounds = int(os.environ.get("JAMBOREE_KILLED_EXPORTS", "2"))
+    ids = record(jam, CountingEnv(length=3), episodes=12 * rounds)  # more than it can write
     jam.flush()  # for other processes
     rng = random.Random(7)
-    rounds = int(os.environ.get("JAMBOREE_KILLED_EXPORTS", "2"))
     for _ in range(rounds):
         process = start_warm(
             EXPORTER,
@@ -656,7 +656,7 @@ def test_an_export_that_is_killed_goes_on_and_writes_nothing_twice(
 
     metadata = dataset.storage.get_episode_metadata(range(dataset.total_episodes))
     assert [one["jamboree_id"] for one in metadata] == ids
-    assert sum(len(one) for one in dataset) == 72
+    assert sum(len(one) for one in dataset) == 3 * len(ids)
 
 
 class Killed(BaseException):
