@@ -1116,7 +1116,8 @@ class _Simulation:
         world.redis.end_moves()
         world.execute_late(all_of_them=True)
         # A lease that was given while the server's clock was ahead lasts longer.
-        world.sleep(ASK_AGAIN_S + sum(max(0.0, one) for one in world.offsets.values()))
+        ahead_s = sum(max(0.0, one) for one in world.offsets.values())
+        world.sleep(ASK_AGAIN_S + ahead_s + self.set_back_s)
         world.offsets.clear()
         for actor in sorted(world.processes):
             if world.processes[actor].mode != "sync" or actor.startswith("writer"):
