@@ -35,6 +35,7 @@ from jamboree_gym.backup import rejoin
 from jamboree_gym.backup.portions import FEW_REVISIONS
 from jamboree_gym.delivery import step_outbox
 from jamboree_gym.delivery.outbox import RecordOutbox
+from jamboree_gym.delivery.step_outbox import StepOutbox
 from jamboree_gym.encoding.batch_format import (
     CODEC_RECORDS,
     decode_batch,
@@ -43,6 +44,7 @@ from jamboree_gym.encoding.batch_format import (
 )
 from jamboree_gym.errors import EpisodeNotFound, UnsavedRecords
 from jamboree_gym.keys import digest
+from jamboree_gym.recording import recovery
 from jamboree_gym.store import read_through
 from jamboree_gym.store.backups import questions
 from jamboree_gym.store.log import Append, AppendResult
@@ -652,6 +654,40 @@ def test_nor_is_what_a_dead_process_has_left_of_them(
         jam.backup.flush()
         assert numbers(jam) == [1, 2]
         assert jam.backup.verify()
+
+
+@pytest.mark.usefixtures("hasty")
+def test_an_episode_that_a_journal_begins_again_in_other_batches_is_no_other_one(
+    own_valkey: Server,
+    valkey: Server,
+    mongo: Server,
+    mongo_line: Proxy,
+    namespace: str,
+    in_the_gap: Callable[..., None],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    home, left = tmp_path / "home", tmp_path / "left"
+    with Jamboree(own_valkey.url, mongo.url, namespace=namespace, backup=False, home=home) as jam:
+        env = jam.record(CountingEnv(length=3))
+        play(env, [ACTION] * 3)
+        die = partial(copy_journal, jam, home, left, valkey.url)
+        in_the_gap(StepOutbox, "settle", die, before=True)
+        jam.flush()
+        jam.backup.flush()
+        recorded = jam.episode(env.episode_id).data()
+    mongo_line.lose_server()
+    monkeypatch.setattr(recovery, "rows_per_batch", lambda _: 1)
+    options: Any = {"namespace": namespace, "backup": False, "home": left}
+    with Jamboree(valkey.url, direct(mongo_line), **options) as jam:  # the same Redis, emptied
+        assert len(jam.episode(env.episode_id).data()) == 3
+    mongo_line.find_server()
+    with Jamboree(valkey.url, direct(mongo_line), **options) as jam:
+        jam.backup.flush()
+        assert jam.backup.verify()
+        found = jam.episode(env.episode_id).data()
+    assert np.array_equal(found.observations, recorded.observations)
+    assert np.array_equal(found.timestamps, recorded.timestamps)
 
 
 @pytest.fixture

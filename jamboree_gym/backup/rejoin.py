@@ -1,7 +1,8 @@
-"""Rejoins a log of records that has diverged: Redis' records move behind those in the backup.
+"""Rejoins a log that has diverged: Redis' records move behind those in the backup.
 
 A log diverges when Redis is emptied while the backup is away, and the log is begun again. It also
-diverges when Redis loses what is being copied at that moment, while others keep saving.
+diverges when Redis loses what is being copied at that moment, while others keep saving. An episode
+that is begun again has the same rows, at most in other batches: those of the backup stay.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import math
 import struct
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import msgspec
@@ -16,6 +18,7 @@ import msgspec
 from jamboree_gym.backup.portions import pages
 from jamboree_gym.encoding.batch_format import (
     CODEC_RECORDS,
+    CODEC_STEPS,
     Batch,
     Head,
     decode_batch,
@@ -30,6 +33,7 @@ from jamboree_gym.store.backups.protocol import BackupStore
 from jamboree_gym.store.backups.reader import StoredBatches
 from jamboree_gym.store.backups.records import StoredLog
 from jamboree_gym.store.log import LogSlice
+from jamboree_gym.store.lost_deletions import FIRST_REVISION_UNASKED
 from jamboree_gym.store.redis.store import RedisStore
 
 __all__ = ["rejoin"]
@@ -47,9 +51,9 @@ def rejoin(store: RedisStore, backup: BackupStore, key: str, *, epoch: str) -> b
     the difference was found.
 
     Returns:
-        Whether the records were moved. They are not moved if the log is an episode, or if both
-        sides differ in what the backup has acknowledged. Nor are they if another backup has just
-        moved them, or Redis was emptied. Records that were popped are left out.
+        Whether the records were moved. They are not moved if the log is an episode (but see above),
+        or if both sides differ in what the backup has acknowledged. Nor are they if another backup
+        has just moved them, or Redis was emptied. Records that were popped are left out.
 
     Raises:
         DecodeError: Data of the log is damaged.
@@ -112,6 +116,8 @@ def _joined(
     if kept.log is None:
         return None
     there = kept.log.head
+    if head.codec == CODEC_STEPS:
+        return _begun_again(store, key, head, there)
     are_popped = head.first > max(head.acked, head.held)
     if head.codec != CODEC_RECORDS or (are_popped and head.born == there.born):
         return None
@@ -137,6 +143,25 @@ def _joined(
         note=b"",
     )
     return joined, [blob for blob, _ in moved]
+
+
+def _begun_again(
+    store: RedisStore, key: str, head: Head, there: Head
+) -> tuple[Head, list[bytes]] | None:
+    """An episode that was begun again unasked, without the rows that the backup has.
+
+    The journal of a dead process does not say how its rows were cut into batches. Where the backup
+    ends in the middle of a batch, nothing can be done.
+    """
+    is_same = head.born == there.born and there.count <= head.count
+    if not is_same or head.acked or head.revision < FIRST_REVISION_UNASKED:
+        return None
+    later = [one for page in pages(store, key, there.count, head.count) for one in page]
+    if later and later[0].start != there.count:
+        return None
+    count = there.count
+    joined = replace(head, held=count, newest=count, acked=count, revision=head.revision + 1)
+    return joined, [one.blob for one in later]
 
 
 def _has_popped_since(head: Head, kept: Head) -> bool:

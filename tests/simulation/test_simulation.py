@@ -313,6 +313,14 @@ FAILED = {
         Step("world", "fail_over", 2),
         *[Step("writer-1", "save", 1), Step("writer-1", "flush", 0)],
     ),
+    "an episode could not be copied that a journal had begun again in other batches": (
+        *[Step("writer-1", "vector_step", 224), Step("writer-1", "vector_step", 856)],
+        Step("keeper", "copy", 0),
+        Step("writer-1", "flush", 0, (Fault(0, "killed after", of="append"),)),
+        Step("keeper", "copy", 0),
+        *[Step("world", "mongo_away", 0), Step("world", "empty_redis", 0)],
+        *[Step("writer-1", "flush", 0), Step("world", "mongo_back", 0), Step("keeper", "copy", 0)],
+    ),
 }
 
 
@@ -393,6 +401,7 @@ NEEDS_SEED = {  # which says what counts as large, and who syncs
         60006762
     ),
     "records were there twice that were sent again to a log begun anew": 40004243,
+    "an episode could not be copied that a journal had begun again in other batches": 70004263,
 }
 
 
