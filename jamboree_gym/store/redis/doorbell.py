@@ -34,54 +34,74 @@ class Doorbell:
     def __init__(self, link: RedisLink, find_keys: Callable[[], Sequence[str]]) -> None:
         self._link = link
         self._find_keys = find_keys
-        self._connections: list[Any] = []
+        self._connections: dict[Any, Any] = {}  # by the connection pool of the server
         self._is_refused = False
 
     @property
     def sockets(self) -> list[socket.socket]:
         """One is readable once the bell has rung, or its connection broke; none if not armed."""
-        found = [getattr(one, "_sock", None) for one in self._connections]
+        found = [getattr(one, "_sock", None) for one in self._connections.values()]
         return [one for one in found if isinstance(one, socket.socket)]
 
     def arm(self) -> None:
-        """Listen from now on; what rang before does not count any more."""
-        self.close()
-        if self._is_refused:
-            return
-        keys = self._find_keys()
-        try:
-            for _ in range(ARM_TRIES):
-                if self._begin_to_listen(keys):
-                    return
-                self.close()
-        except ResponseError as error:
-            log.debug("Redis at %s does not track keys: %s", self._link.where, error)
-            self._is_refused = not refusal_of(error)
-            self.close()
-        except (RedisError, OSError) as error:
-            log.debug("no bell at Redis at %s: %s", self._link.where, error)
-            self.close()
+        """Listen from now on; what rang before does not count any more.
 
-    def _begin_to_listen(self, keys: Sequence[str]) -> bool:
+        The connections stay: a server keeps what it knows of a closed one until the key changes.
+        """
+        keys, tries = self._find_keys(), 0 if self._is_refused else ARM_TRIES
+        while tries:
+            tries -= 1
+            may_be_broken = bool(self._connections)
+            try:
+                if self._is_listening(keys):
+                    return
+            except ResponseError as error:
+                log.debug("Redis at %s does not track keys: %s", self._link.where, error)
+                self._is_refused = not refusal_of(error)
+                break
+            except (RedisError, OSError) as error:
+                log.debug("no bell at Redis at %s: %s", self._link.where, error)
+                if not may_be_broken:
+                    break
+                self.close()
+        self.close()
+
+    def _is_listening(self, keys: Sequence[str]) -> bool:
         """Tell each server what we want to hear of. False if it rang while others were told."""
-        for pool, groups in self._link.watched_by_server(keys):
-            connection = pool.connection_class(**{**pool.connection_kwargs, "protocol": 3})
-            self._connections.append(connection)
-            connection.connect()
-            connection.send_command("CLIENT", "TRACKING", "ON")
-            connection.read_response()
+        watched = self._link.watched_by_server(keys)
+        for pool in self._connections.keys() - {pool for pool, _ in watched}:
+            self._connections.pop(pool).disconnect()
+        has_rung = False
+        for pool, groups in watched:
+            connection = self._connections.get(pool) or self._connected(pool)
             # From this on Redis knows the keys. If one command names all, nothing rings before its
-            # answer.
+            # answer that came after it.
             for some in groups:
                 connection.send_command("EXISTS", *some)
-            for _ in groups:
-                if not isinstance(connection.read_response(push_request=True), int):
-                    return False
-        return True
+            has_rung |= _rings_among(connection, len(groups))
+        return not has_rung
+
+    def _connected(self, pool: Any) -> Any:
+        connection = pool.connection_class(**{**pool.connection_kwargs, "protocol": 3})
+        self._connections[pool] = connection
+        connection.connect()
+        connection.send_command("CLIENT", "TRACKING", "ON")
+        connection.read_response()
+        return connection
 
     def close(self) -> None:
         """Listen no longer."""
-        connections, self._connections = self._connections, []
-        for one in connections:
+        connections, self._connections = self._connections, {}
+        for one in connections.values():
             with suppress(RedisError, OSError):
                 one.disconnect()
+
+
+def _rings_among(connection: Any, answers: int) -> bool:
+    """Read so many answers; whether it rang between them. What rang before the first is old."""
+    has_rung, left = False, answers
+    while left:
+        is_answer = isinstance(connection.read_response(push_request=True), int)
+        has_rung |= left < answers and not is_answer
+        left -= is_answer
+    return has_rung

@@ -11,6 +11,7 @@ from __future__ import annotations
 import selectors
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any, ClassVar, cast
 
 import redis
@@ -41,6 +42,7 @@ SHORTEST_PAUSE_S = 0.002
 LONGEST_PAUSE_S = 0.03
 LONGER = 1.5
 LISTEN_S = 0.25  # then look whether the link was closed
+MAX_SPARE_BELLS = 4
 
 
 class ClusterLink(RedisLink):
@@ -55,6 +57,7 @@ class ClusterLink(RedisLink):
         self._may_move = True
         self._words = CLUSTER_WORDS
         self._cluster: redis.RedisCluster | None = None
+        self._spare_bells: list[tuple[Sequence[str], Doorbell]] = []  # nobody waits for them now
 
     @property
     def client(self) -> redis.Redis:
@@ -98,12 +101,14 @@ class ClusterLink(RedisLink):
         """Close all connections, also those that another thread reads from. Twice is quiet."""
         super().close()
         self._nodes.close()
+        self._close_bells(but=0)
         if self._cluster is not None:
             self._cluster.close()
 
     def after_fork_in_child(self) -> None:
         """Leave the connections to the parent process."""
         self._nodes.after_fork_in_child()
+        self._spare_bells = []
 
     def forget_connections(self) -> None:
         """Connect anew from now on, and ask who has which slot."""
@@ -167,6 +172,7 @@ class ClusterLink(RedisLink):
     def _waited(self, trip: RoundTrip, call: Call, wait_s: float) -> Any:
         """What `XREAD` finds in several slots within a time."""
         until, pause_s, bell, is_armed = time.monotonic() + wait_s, SHORTEST_PAUSE_S, None, False
+        keys = keys_of(call)
         try:
             while True:
                 (found,) = self._delivered(trip, [call])
@@ -179,7 +185,7 @@ class ClusterLink(RedisLink):
                     is_armed = False
                     continue
                 if pause_s >= LONGEST_PAUSE_S:
-                    bell = bell or self._bell(keys_of(call))
+                    bell = bell or self._bell(keys)
                     bell.arm()  # and then look once more: what came before does not ring
                     is_armed = bool(bell.sockets)
                 if not is_armed:
@@ -187,10 +193,22 @@ class ClusterLink(RedisLink):
                     pause_s = min(pause_s * LONGER, LONGEST_PAUSE_S)
         finally:
             if bell is not None:
-                bell.close()
+                self._spare_bells.append((keys, bell))
+                self._close_bells(but=0 if self._is_closed else MAX_SPARE_BELLS)
 
     def _bell(self, keys: Sequence[str]) -> Doorbell:
+        """One that knows these keys already, or a new one."""
+        for spare in list(self._spare_bells):
+            if spare[0] == keys:
+                with suppress(ValueError):  # another thread was faster
+                    self._spare_bells.remove(spare)
+                    return spare[1]
         return Doorbell(self, lambda: keys)
+
+    def _close_bells(self, *, but: int) -> None:
+        while len(self._spare_bells) > but:
+            with suppress(IndexError):  # likewise
+                self._spare_bells.pop(0)[1].close()
 
     def _listen(self, bell: Doorbell, until: float) -> None:
         """Return when the bell rings, or when the time is up."""
