@@ -578,6 +578,27 @@ def test_a_copy_does_not_count_what_a_failover_has_put_in_the_place_of_another_r
     assert numbers(open_jam()) == [*range(FEW_REVISIONS + 1), 11]  # that 0 was taken off is lost
 
 
+def test_what_a_failover_lost_and_what_was_saved_since_are_joined_also_if_others_were_popped(
+    open_jam: Open,
+) -> None:
+    jam = open_jam(write="sync")
+    notes = NoteHandler(jam, "n")
+    notes.save_many({"n": n} for n in range(3))
+    notes.save({"n": 3})
+    notes.pop(2)
+    key = at(jam, notes._key)
+    before = jam.redis.dump(key)
+    notes.save({"n": 4})
+    jam.backup.flush()
+    jam.redis.restore(key, 0, before, replace=True)  # as a replica has it that was a moment behind
+    NoteHandler(open_jam(write="sync"), "n").save({"n": 5})
+    jam.backup.flush()
+    assert jam.backup.verify()
+    assert numbers(open_jam()) == [2, 3, 4, 5]
+    jam.redis.flushall()
+    assert numbers(open_jam()) == [2, 3, 4, 5]
+
+
 @pytest.fixture
 def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     """A MongoDB that was away is asked again at once."""

@@ -119,10 +119,10 @@ def _joined(
     if head.codec == CODEC_STEPS:
         return _begun_again(store, key, head, there)
     are_popped = head.first > max(head.acked, head.held)
-    if head.codec != CODEC_RECORDS or (are_popped and head.born == there.born):
+    if head.codec != CODEC_RECORDS:
         return None
     ours = _batches_only_in_redis(store, key, head, kept)
-    is_nothing_left = are_popped and head.first == head.count
+    is_nothing_left = are_popped and head.first == head.count and head.born != there.born
     if (
         not (ours or is_nothing_left or _has_popped_since(head, there))
         or sum(len(one.blob) for one in ours) > MAX_MOVED_BYTES
@@ -176,6 +176,8 @@ def _batches_only_in_redis(store: RedisStore, key: str, head: Head, kept: _KeptL
     if not is_same_log and (head.acked or head.held > head.first):
         return []
     start = max(head.acked, head.held)
+    if is_same_log:
+        start = max(start, head.first)
     theirs: Sequence[Batch] = ()
     if is_same_log and kept.log is not None and start < kept.log.head.count:
         theirs = kept.selected("range", start, kept.log.head.count)

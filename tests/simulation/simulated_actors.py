@@ -769,6 +769,7 @@ class _Simulation:
         before = {*self.stored_in_redis().notes.get(log, ())}
         before |= {*self.stored_in_mongo().notes.get(log, ())}
         self.ledger.lose(before, (), "its deletion was begun")
+        losses = self.losses
         was_undisturbed = False
         self._came_late = set()
         try:
@@ -791,6 +792,9 @@ class _Simulation:
         self.ledger.lose(before & unheard, (), "it was deleted before its writer had an answer")
         for name in before - unheard:
             self.ledger.notes[name].is_deleted = True
+        if self.losses != losses:  # a limit: what the log had under another birth may be back
+            self.ledger.come_back(self.stored_in_redis(), ())
+            self.ledger.come_back(self.stored_in_mongo(), ())
 
     def _delete_episode(self, running: Running, number: int) -> None:
         known = list(self.ledger.episodes.values())
@@ -811,6 +815,7 @@ class _Simulation:
 
     was_emptied = has_failed_over = False
     set_back_s = 0.0  # how far the server's clock was, in all
+    losses = 0  # how often Redis, or a primary, has lost something
 
     def stored_in_redis(self) -> Found:
         """What Redis holds."""
@@ -948,6 +953,7 @@ class _Simulation:
         copies_stay: bool = True,
     ) -> None:
         """Redis, or some primaries, lose something: excuse what nobody else holds."""
+        self.losses += 1
         self._note_begun_episodes()
         before = self.stored_in_redis()
         for process in self.world.processes.values():
