@@ -155,8 +155,8 @@ class RowCollector:
         """
         schemas = schemas or [(0, self._schema)]
         columns = join_columns(self._bodies, self._schema, self._tails)
-        arrays = (as_objects(one) if isinstance(one, list) else one for one in columns)
-        return Rows.of_columns(schemas[0][0], arrays, self._infos(), schemas)
+        arrays = [as_objects(one) if isinstance(one, list) else one for one in columns]
+        return Rows.of_columns(schemas[0][0], iter(arrays), self._infos(), schemas)
 
     def _infos(self) -> list[Mapping[str, Any]]:
         infos: list[Mapping[str, Any]] = [{}] * sum(count for _, count in self._bodies)
