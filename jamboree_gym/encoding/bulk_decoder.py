@@ -63,7 +63,8 @@ def decode_batches(batches: Sequence[Batch], find_schema: FindSchema, *, where: 
 
 def _run(batches: Sequence[Batch], schema: StepSchema, find_schema: FindSchema, where: str) -> Rows:
     """Rows of batches that begin with the same schema."""
-    collector, schemas = RowCollector(schema), list[tuple[int, StepSchema]]()
+    collector = RowCollector(schema)
+    schemas: list[tuple[int, StepSchema]] = []
     for batch in batches:
         at = f"{where} at index {batch.start}"
         tail = read_tail(batch.body, schema, batch.count, where=at)

@@ -255,7 +255,8 @@ def join_columns(
         joined = _core.join_columns(tuple(bodies), _BEGIN, schema.plain_columns)
         return joined
     count = sum([rows for _, rows in bodies])
-    columns, start = list[Any](), 0
+    columns: list[Any] = []
+    start = 0
     encoded = iter(range(len(schema.encoded_columns)))
     for column, size in zip(schema.columns, schema.column_bytes, strict=True):
         stop = start + size
@@ -281,7 +282,8 @@ def decode_tail(body: bytes | memoryview, schema: StepSchema, count: int) -> Tai
     _, info_count, change_count = PREFIX.unpack_from(body)
     if not (info_count or change_count or schema.encoded_columns) and start == len(body):
         return NO_TAIL
-    values, infos, changes = list[list[bytes]](), NO_TAIL.infos, NO_TAIL.changes
+    values: list[list[bytes]] = []
+    infos, changes = NO_TAIL.infos, NO_TAIL.changes
     for position in schema.encoded_columns:
         at = _BEGIN + count * sum(schema.column_bytes[:position])
         column, start = _cut(body, _numbers(body, at, count), start)

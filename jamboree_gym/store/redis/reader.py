@@ -74,7 +74,8 @@ class LogReader(BucketPart):
         self, keys: Sequence[str], reads: Sequence[tuple[Any, ...]]
     ) -> list[LogSlice | None]:
         """Slices of several logs in one round trip: see `LogStore.read_many`."""
-        calls, stops = list[Call](), list[int]()
+        calls: list[Call] = []
+        stops: list[int] = []
         for key, how in zip(keys, reads, strict=True):
             stored, count = self._buckets.log(key), self._newest.count(key, how)
             if count:
