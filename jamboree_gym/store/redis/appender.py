@@ -170,7 +170,7 @@ class LogAppender(BucketPart):
             known[bucket.at] = time.monotonic() + LIFETIME_S
         else:
             known.pop(bucket.at, None)
-        self.is_followed = bool(known) and max(known.values()) > time.monotonic()
+        self.is_followed = max(known.values(), default=0.0) > time.monotonic()
 
     def _append_result(
         self, append: Append, answer: Any, where: _Where
