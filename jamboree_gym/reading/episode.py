@@ -236,12 +236,8 @@ class Episode(ReadWhenShown):
             EpisodeNotFound: There is no such episode.
             DecodeError: Its bytes are damaged; names key and index.
         """
-        found = self._recent_in_memory(n)
+        found = newest_transitions(self._connection.held(self._reader.key), n)
         return _newest_stored([self], n)[0] if found is None else found
-
-    def _recent_in_memory(self, n: int) -> Transitions | None:
-        held = self._connection.held(self._reader.key)
-        return None if held is None else newest_transitions(held, n)
 
     def _recent(self, found: LogSlice | None, n: int) -> Transitions:
         rows = self._reader.joined(found, -n - 1, EVERYTHING)
@@ -609,7 +605,8 @@ def _diffing() -> ModuleType:
 def recent_of(episodes: Sequence[Episode], n: int) -> list[Transitions]:
     """The newest n steps of each, in one round trip; all are of one connection."""
     n = max(0, n)
-    recent = {episode.id: episode._recent_in_memory(n) for episode in episodes}
+    held = {one.id: one._connection.held(one._reader.key) for one in episodes}
+    recent = {id: newest_transitions(rows, n) for id, rows in held.items()}
     asked = [episode for episode in episodes if recent[episode.id] is None]
     for episode, read in zip(asked, _newest_stored(asked, n), strict=True):
         recent[episode.id] = read
