@@ -19,7 +19,7 @@ def extensions() -> list[Extension]:
         Extension(
             "jamboree_gym.encoding._compiled",
             ["native/plain_step.c"],
-            depends=["native/template.h"],
+            depends=["native/columns.h", "native/template.h"],
             include_dirs=[numpy.get_include()],
             optional=True,
         )

@@ -100,6 +100,7 @@ def checked(function: Callable[P, R]) -> Callable[P, R]:
     Raises:
         InvalidArgument: At the call: an argument has a wrong type or no such name.
     """
+    plain: Callable[..., Any] = function
     signature: _Signature | None = None
     count, tests = -1, list[tuple[int, Test]]()
 
@@ -110,7 +111,7 @@ def checked(function: Callable[P, R]) -> Callable[P, R]:
                 if test(args[at]) is not args[at]:
                     break
             else:
-                return cast(Callable[..., Any], function)(*args)
+                return plain(*args)
         return checked_call(args, kwargs)
 
     def checked_call(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -134,7 +135,7 @@ def checked(function: Callable[P, R]) -> Callable[P, R]:
                 if accepted is _WRONG:
                     raise _wrong(name, value, check)
                 kwargs[name] = accepted
-        return cast(Callable[..., Any], function)(*args, **kwargs)
+        return plain(*args, **kwargs)
 
     return cast(Callable[P, R], call)
 

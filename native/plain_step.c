@@ -19,6 +19,7 @@
 #include <numpy/arrayscalars.h>
 
 #include "template.h"
+#include "columns.h"
 
 enum slot {
     ACTION,
@@ -331,13 +332,14 @@ static PyObject *writer_of(PyObject *module, PyObject *args)
     return PyCFunction_New(&add_plain_step_method, NULL);
 }
 
-static PyMethodDef functions[] = {{"writer_of", writer_of, METH_VARARGS, writer_of_text},
+static PyMethodDef functions[] = {{"join_columns", join_columns, METH_VARARGS, join_columns_text},
+                                  {"writer_of", writer_of, METH_VARARGS, writer_of_text},
                                   {NULL, NULL, 0, NULL}};
 
 static struct PyModuleDef definition = {
     .m_base = PyModuleDef_HEAD_INIT,
     .m_name = "_compiled",
-    .m_doc = "Compiled: the row of a plain step, and infos of a fixed size.",
+    .m_doc = "Compiled: the row of a plain step, infos of a fixed size, columns of batches.",
     .m_size = -1,
     .m_methods = functions,
 };

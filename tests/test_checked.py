@@ -6,6 +6,7 @@ import inspect
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import FrameType
 from typing import Any, Literal
 
 import numpy as np
@@ -174,3 +175,18 @@ def test_a_value_without_a_name_says_which_names_there_are(jam: Jamboree) -> Non
         jam.episodes("a")  # type: ignore[misc]
     with pytest.raises(InvalidArgument, match=r"runs\(\) takes no further argument: 'a'"):
         jam.runs("a")  # type: ignore[call-arg]
+
+
+def test_a_right_call_is_checked_without_any_other_call() -> None:
+    read("a", 1)  # the first one reads the annotations
+    called = list[str]()
+
+    def trace(frame: FrameType, event: str, argument: object) -> None:
+        if event == "call":
+            called.append(frame.f_code.co_qualname)
+
+    sys.setprofile(trace)
+    read("a", 1)
+    sys.setprofile(None)
+
+    assert called == ["checked.<locals>.call", "_text", "_at_least.<locals>.test", "read"]

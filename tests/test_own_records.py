@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from conftest import Server
 from processes import NoteHandler
-from stored import scripts_run
+from stored import calls_by_command, scripts_run
 
 from jamboree_gym import Jamboree
 
@@ -53,6 +53,22 @@ def test_what_was_saved_since_the_last_read_is_sent_and_nothing_asked_for(
 
     assert scripts_for({"n": 4}) == 1
     assert scripts_for({"n": "a large one" * 100}) == 2
+
+
+def test_what_was_read_once_is_not_read_again(
+    own_valkey: Server, open_jamboree: OpenJamboree
+) -> None:
+    notes = NoteHandler(jam := open_jamboree(own_valkey.url), "own")
+    written(notes, *range(20))
+    notes.many(8)
+    written(notes, 20)
+    notes.many(8)  # read from Redis, where nothing of this process was kept before
+    written(notes, 21)
+    before = calls_by_command(jam)["lrange"]
+
+    assert values(notes.many(8)) == [(n, n) for n in range(14, 22)]
+
+    assert calls_by_command(jam)["lrange"] == before
 
 
 @pytest.fixture

@@ -137,3 +137,19 @@ def test_a_read_passes_the_files_and_forms_that_the_page_names(
 def test_the_forms_are_numbered_in_their_order() -> None:
     numbers = [int(one) for one in re.findall(r"\| (\d+)\. `", SECTION)]
     assert numbers == list(range(1, len(numbers) + 1))
+
+
+@pytest.mark.one_server
+def test_a_read_of_the_newest_steps_is_few_calls(
+    recorded: str, open_jamboree: Callable[..., Jamboree]
+) -> None:
+    jam, trace = open_jamboree(namespace=recorded, backup=False), Trace()
+    episode = jam.episodes(run=RUNS[1])[0]
+    assert len(episode.recent(3)) == len(episode.recent(3)) == 3  # what is read once is known
+
+    sys.setprofile(trace)
+    episode.recent(3)
+    sys.setprofile(None)
+
+    calls = [file for file, event in trace.calls if event == "call"]
+    assert len(calls) < 130

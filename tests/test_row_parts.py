@@ -20,6 +20,7 @@ from lengths import examples
 
 from jamboree_gym.arrays.layout import ENCODED, NOTHING, Group, Leaf
 from jamboree_gym.arrays.step_schema import StepSchema
+from jamboree_gym.encoding import column_batch
 from jamboree_gym.encoding.column_batch import (
     NO_TAIL,
     PREFIX,
@@ -27,6 +28,7 @@ from jamboree_gym.encoding.column_batch import (
     join_columns,
 )
 from jamboree_gym.encoding.column_batch import decode_tail as tail_of
+from jamboree_gym.encoding.compiled import compiled_core
 
 DTYPES = ["float16", "float32", "int8", "int64", "uint8", "uint64", "bool", ">f4", ">i8"]
 SHAPES = [(), (1,), (3,), (2, 2), (11,), (0,), (2, 0)]
@@ -139,6 +141,71 @@ def test_several_batches_are_joined_in_native_byte_order(
     ]
     assert_same(joined, expected)
     assert all(one.flags.writeable for one in joined if isinstance(one, np.ndarray))
+
+
+SINGLE = Leaf(np.dtype("bool"), (), "python")
+SEVERAL = Leaf(np.dtype("float32"), (2, 3), "array")
+
+
+@pytest.mark.compiled
+@given(st.data(), schemas | st.just(StepSchema(SEVERAL, SINGLE)))
+def test_the_compiled_core_joins_columns_as_python_does(
+    data: st.DataObject, schema: StepSchema
+) -> None:
+    written = [data.draw(batches(schema)) for _ in range(data.draw(st.integers(1, 3)))]
+    bodies = [(encode_columns(schema, *batch), count) for count, batch in written]
+    tails = [tail_of(body, schema, count) for body, count in bodies]
+
+    joined = join_columns([(memoryview(body), count) for body, count in bodies], schema, tails)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(column_batch, "_core", None)
+        assert_same(joined, join_columns(bodies, schema, tails))
+
+
+@pytest.mark.compiled
+def test_flags_that_are_no_bits_are_read_as_python_reads_them() -> None:
+    schema = StepSchema(NUMBER, SINGLE)
+    count, damaged = 4, bytes(range(16 + 4 * schema.stored_row_bytes))
+
+    joined = join_columns([(damaged, count)], schema, [NO_TAIL])
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(column_batch, "_core", None)
+        assert_same(joined, join_columns([(damaged, count)], schema, [NO_TAIL]))
+
+
+@pytest.mark.compiled
+@pytest.mark.parametrize(
+    ("bodies", "columns", "error", "said"),
+    [
+        (((bytes(31), 2),), ((np.dtype("f8"), ()),), ValueError, "ends before its columns"),
+        (((bytes(9), 2),), ((np.dtype("f8"), ()),), ValueError, "ends before its columns"),
+        (((bytes(32), 0),), ((np.dtype("f8"), ()),), ValueError, "ends before its columns"),
+        (((bytes(32), 2),), ((np.dtype("f8"), (2**62,)),), ValueError, "column of numbers"),
+        (((bytes(32), 2),), ((np.dtype("f8"), (1,) * 64),), ValueError, "column of numbers"),
+        (((bytes(32), 2),), ((np.dtype("f8"), ("two",)),), ValueError, "column of numbers"),
+        (((bytes(32), 2),), ((np.dtype("O"), ()),), ValueError, "column of numbers"),
+        (((bytes(32), 2), None), ((np.dtype("f8"), ()),), TypeError, "a body is a tuple"),
+        (((bytes(32), 2), ("no bytes", 2)), ((np.dtype("f8"), ()),), TypeError, "bytes-like"),
+        (((bytes(32), 2),), ((np.dtype("f8"), ()), None), TypeError, "a column is a tuple"),
+    ],
+)
+def test_the_compiled_core_reads_no_byte_behind_a_body(
+    bodies: Any, columns: Any, error: type[Exception], said: str
+) -> None:
+    core = compiled_core()
+    assert core is not None
+
+    with pytest.raises(error, match=said):
+        core.join_columns(bodies, PREFIX.size, columns)
+
+
+@pytest.mark.compiled
+def test_the_columns_of_most_schemas_are_joined_by_the_compiled_core() -> None:
+    assert StepSchema(SEVERAL, NUMBER).plain_columns is not None
+    assert StepSchema(ENCODED, NUMBER).plain_columns is None
+    assert StepSchema(SEVERAL, Leaf(np.dtype(">f4"), (), "numpy")).plain_columns is None
 
 
 KINDS: dict[str, tuple[str, list[Any]]] = {

@@ -257,6 +257,8 @@ def as_objects(values: Sequence[Any]) -> npt.NDArray[Any]:
 
 def rows_of(arrays: Arrays, rows: RowChoice) -> Arrays:
     """Some rows of all arrays."""
+    if isinstance(arrays, _ndarray):
+        return arrays[rows]
     return map_leaves(lambda array: array[rows], arrays)
 
 

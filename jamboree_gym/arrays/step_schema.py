@@ -7,7 +7,7 @@ from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -107,6 +107,17 @@ class StepSchema:
     def encoded_columns(self) -> tuple[int, ...]:
         """Positions of the columns whose values are encoded one by one."""
         return tuple(n for n, column in enumerate(self.columns) if isinstance(column, Encoded))
+
+    @cached_property
+    def plain_columns(self) -> tuple[tuple[np.dtype[Any], tuple[int, ...]], ...] | None:
+        """Dtype and shape of all columns; None where a batch has one in another form than memory.
+
+        Such are encoded values, numbers of the other byte order, and several bools in a row, which
+        are bits.
+        """
+        if not all(map(_is_plain, self.columns)):
+            return None
+        return tuple((column.dtype, column.shape) for column in cast(Any, self.columns))
 
     @cached_property
     def pack_observation(self) -> Pack:
@@ -223,6 +234,12 @@ def _bytes_in_column(column: Column) -> int:
     if isinstance(column, Encoded):
         return _END_BYTES
     return (column.size + 7) // 8 if column.dtype.kind == "b" else column.nbytes
+
+
+def _is_plain(column: Column) -> bool:
+    if isinstance(column, Encoded) or column.size == 0:
+        return False
+    return column.dtype.isnative and (column.dtype.kind != "b" or not column.shape)
 
 
 @lru_cache(maxsize=1024)

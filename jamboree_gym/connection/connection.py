@@ -390,9 +390,10 @@ class Connection(HasConnection):
         """The newest rows of an episode that this process writes, or has just written."""
         self.check_open()
         outbox = self._outboxes.get(key)
-        if not isinstance(outbox, StepOutbox) or outbox.is_deleted or outbox.error is not None:
+        if outbox is None or not isinstance(outbox, StepOutbox):
             return None
-        return outbox
+        is_whole = outbox.error is None and not outbox.is_deleted
+        return outbox if is_whole else None
 
     def is_writer_here(self, writer: str) -> bool:
         """Whether a writer is of this process, and so alive, whatever Redis knows of it."""

@@ -92,9 +92,10 @@ class Lease:
         Raises:
             JamboreeError: Redis does not take it.
         """
+        if not self._is_wanted:
+            return
         ages_s = self._clock() - self._renewed_at, time.monotonic() - self._renewed_at_monotonic
-        is_late = max(ages_s) > LATEST_RENEWAL_S
-        if self._is_wanted and (is_late or self._losses != self._store.losses):
+        if max(ages_s) > LATEST_RENEWAL_S or self._losses != self._store.losses:
             self._renew()
 
     def _renew(self) -> None:

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, Protocol
 
 from jamboree_gym.arrays.values import is_plain
 from jamboree_gym.encoding.batch_format import decode_own_records
-from jamboree_gym.store.log import AppendResult
+from jamboree_gym.store.log import AppendResult, LogSlice
 
 __all__ = ["NewestRecords"]
 
@@ -71,7 +71,7 @@ class NewestRecords:
         key: The log, for error messages.
     """
 
-    __slots__ = ("_kept", "_key", "_wanted")
+    __slots__ = ("_kept", "_key", "_read", "_wanted")
 
     def __init__(self, key: str) -> None:
         self._key = key
@@ -81,6 +81,7 @@ class NewestRecords:
     def forget(self) -> None:
         """The log is not what it was."""
         self._kept = _Kept(None, 0, 0, [])
+        self._read: _Kept | None = None
 
     def add(self, start: int, stored: Sequence[StoredRecords], result: AppendResult) -> None:
         """Redis has these, from this index on; `result` is what it has said of the log."""
@@ -96,12 +97,26 @@ class NewestRecords:
             return
         kept = self._kept
         new = list(map(_Encoded, count(start), timestamps, encoded))
+        read, self._read = self._read, None
         if kept.log != result.log or kept.stop != start:
             kept = _Kept(result.log, 0, start, [])
+        elif read is not None and read.stop == start and read.start < kept.start:
+            kept = read  # of the same log, to which nobody has added anything since
         records = [*kept.records, *new][-wanted:]
         first_kept = stop - len(records)
         looked_at = max(0, kept.looked_at - (first_kept - kept.start))
         self._kept = _Kept(result.log, result.first, first_kept, records, looked_at)
+
+    def learn(self, found: LogSlice, records: Sequence[dict[str, Any]]) -> None:
+        """The newest ones, as they were just read from Redis: what is added next continues them."""
+        kept, batches = self._kept, found.batches
+        if kept.log is None or not records or records[-1]["index"] + 1 != kept.stop:
+            return
+        records = records[-self._wanted :]
+        nbytes, count = sum([len(one.body) for one in batches]), sum([one.count for one in batches])
+        if nbytes <= LARGEST_BYTES * count and all(map(is_plain, records)):
+            start, first = kept.stop - len(records), found.head.first
+            self._read = _Kept(None, first, start, [*map(dict.copy, records)], len(records))
 
     def last(self, n: int) -> list[dict[str, Any]] | None:
         """The newest n as they were when Redis answered last, None if not all of them are here."""

@@ -15,7 +15,7 @@ import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import msgspec
 
@@ -154,6 +154,10 @@ class Outbox(ABC):
     @abstractmethod
     def seal(self) -> None:
         """Turn what has been put so far into batches."""
+
+    def take_plain(self) -> Any:
+        """What `seal_together` can seal with that of others; None if `seal` has to do it."""
+        return None
 
     @abstractmethod
     def _continue_at(self, result: AppendResult) -> None:
@@ -365,7 +369,7 @@ class RecordOutbox(Outbox):
             next_index += len(records)
         with self._lock:
             left = self._queue[len(queued) :]
-            left_bytes = sum(len(record) + RECORD_OVERHEAD_BYTES for _, record, _ in left)
+            left_bytes = sum([len(record) + RECORD_OVERHEAD_BYTES for _, record, _ in left])
             self._batches, self._next_index = tuple(batches), next_index
             self._queue, self._queued_bytes = left, left_bytes
 

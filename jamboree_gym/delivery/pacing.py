@@ -148,6 +148,6 @@ class Schedule:
 
     def announce_delivery(self) -> None:
         """Wake those who wait for it."""
-        with suppress(IndexError):  # nobody waits any more
-            while True:
+        while self._waiting:
+            with suppress(IndexError):  # nobody waits any more
                 self._waiting.pop().release()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections import defaultdict, deque
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
 
@@ -326,7 +326,8 @@ class StepOutbox(RowBuffer):
         held = self._newest_stored
         if held is None or (result.log is not None and result.log[1] != self._born_there):
             return False
-        lost, first = list[SealedBatch](), self._stored_count
+        lost: list[SealedBatch] = []
+        first = self._stored_count
         for _, batch in reversed(held):
             if first <= result.count:
                 break
@@ -459,17 +460,17 @@ def seal_together(outboxes: Iterable[Outbox]) -> list[Outbox]:
     Returns:
         Those that have to `seal` by themselves, because they have anything but plain rows.
     """
-    others = list[Outbox]()
-    groups = defaultdict[VectorBlock | RowFormat, list[PlainRows]](list)
+    others: list[Outbox] = []
+    groups: dict[VectorBlock | RowFormat, list[PlainRows]] = {}
     for outbox in outboxes:
         try:
-            rows = outbox.take_plain() if isinstance(outbox, StepOutbox) else None
+            rows: PlainRows | None = outbox.take_plain()
         except Exception:  # noqa: BLE001 - `seal` says what is wrong with it
             rows = None
         if rows is None:
             others.append(outbox)
         else:
-            groups[rows.place].append(rows)
+            groups.setdefault(rows.place, []).append(rows)
     for place, group in groups.items():
         for some in _groups_of_bytes(group):
             try:

@@ -3,12 +3,21 @@
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 Field = tuple[str, type[Any], str, int, object, object]
 
 class Template:
     def __new__(cls, content: bytes, room: int, fields: tuple[Field, ...], /) -> Template: ...
     def encode(self, values: object, /) -> bytes | None: ...
 
+def join_columns(
+    bodies: tuple[tuple[bytes | memoryview, int], ...],
+    begin: int,
+    columns: tuple[tuple[np.dtype[Any], tuple[int, ...]], ...],
+    /,
+) -> list[npt.NDArray[Any]]: ...
 def writer_of(
     row_writer: type[Any], row_lane: type[Any], /
 ) -> Callable[[Any, object, Template | None, object], bool]: ...

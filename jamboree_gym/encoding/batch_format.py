@@ -17,6 +17,8 @@ from dataclasses import dataclass, replace
 from hashlib import sha1
 from typing import Any
 
+import msgspec
+
 from jamboree_gym.arrays.values import decode_value
 from jamboree_gym.errors import DecodeError
 
@@ -69,8 +71,7 @@ _LAST_INDEX = 2**53  # the server's scripts count in float64
 _CRC_HELD = 5120  # zlib releases the interpreter lock for more bytes than this
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Batch:
+class Batch(msgspec.Struct, frozen=True, eq=False, gc=False):
     """A decoded batch.
 
     Attributes:
@@ -212,31 +213,35 @@ def decode_batch(blob: bytes, *, where: str) -> Batch:
     if len(blob) < BATCH_BODY:
         raise DecodeError(f"{where}: a batch of {len(blob)} bytes is shorter than its header")
     magic, version, codec, count, start, writer, t_first, t_last = _BATCH.unpack_from(blob)
-    at = f"{where} at index {start}"
-    if magic != _BATCH_MAGIC:
-        raise DecodeError(f"{at}: not a batch, it begins with {magic!r}")
-    _check_version(version, codec, at)
     view = memoryview(blob)
+    body = view[BATCH_BODY:]
     (stored,) = _CRC.unpack_from(blob, _BATCH.size)
-    if zlib.crc32(view[BATCH_BODY:], zlib.crc32(view[: _BATCH.size])) != stored:
-        raise DecodeError(f"{at}: checksum does not match, the batch of {count} is damaged")
-    if count == 0 or start > _LAST_INDEX:
-        raise DecodeError(f"{at}: a batch of {count} is never stored there")
-    return Batch(start, count, t_first, t_last, codec, writer, view[BATCH_BODY:])
+    problem = ""
+    if magic != _BATCH_MAGIC:
+        problem = f"not a batch, it begins with {magic!r}"
+    elif version != BATCH_VERSIONS.get(codec) and (codec, version) != (CODEC_STEPS, ARRAY_REWARDS):
+        problem = _of_version(version, codec)
+    elif zlib.crc32(body, zlib.crc32(view[: _BATCH.size])) != stored:
+        problem = f"checksum does not match, the batch of {count} is damaged"
+    elif count == 0 or start > _LAST_INDEX:
+        problem = f"a batch of {count} is never stored there"
+    if problem:
+        raise DecodeError(f"{where} at index {start}: {problem}")
+    return Batch(start, count, t_first, t_last, codec, writer, body)
 
 
-def _check_version(version: int, codec: int, at: str) -> None:
+def _of_version(version: int, codec: int) -> str:
+    """What to say of a version that this release does not read."""
     known = BATCH_VERSIONS.get(codec, 0)
     if 0 < version < known:
-        raise DecodeError(
-            f"{at}: the batch is of format version {version}, which an older release wrote; "
+        return (
+            f"the batch is of format version {version}, which an older release wrote; "
             "bring the store up to date: jamboree-gym migrate"
         )
-    if version != known and not (codec == CODEC_STEPS and version == ARRAY_REWARDS):
-        raise DecodeError(
-            f"{at}: format version {version} is unknown to this release, which reads "
-            f"{known if codec != CODEC_STEPS else ARRAY_REWARDS}; upgrade jamboree-gym"
-        )
+    return (
+        f"format version {version} is unknown to this release, which reads "
+        f"{known if codec != CODEC_STEPS else ARRAY_REWARDS}; upgrade jamboree-gym"
+    )
 
 
 def is_whole(blob: bytes) -> bool:

@@ -63,7 +63,8 @@ def decode_batches(batches: Sequence[Batch], find_schema: FindSchema, *, where: 
 
 def _run(batches: Sequence[Batch], schema: StepSchema, find_schema: FindSchema, where: str) -> Rows:
     """Rows of batches that begin with the same schema."""
-    collector, schemas = RowCollector(schema), list[tuple[int, StepSchema]]()
+    collector = RowCollector(schema)
+    schemas: list[tuple[int, StepSchema]] = []
     for batch in batches:
         at = f"{where} at index {batch.start}"
         tail = read_tail(batch.body, schema, batch.count, where=at)
@@ -155,8 +156,8 @@ class RowCollector:
         """
         schemas = schemas or [(0, self._schema)]
         columns = join_columns(self._bodies, self._schema, self._tails)
-        arrays = (as_objects(one) if isinstance(one, list) else one for one in columns)
-        return Rows.of_columns(schemas[0][0], arrays, self._infos(), schemas)
+        arrays = [as_objects(one) if isinstance(one, list) else one for one in columns]
+        return Rows.of_columns(schemas[0][0], iter(arrays), self._infos(), schemas)
 
     def _infos(self) -> list[Mapping[str, Any]]:
         infos: list[Mapping[str, Any]] = [{}] * sum(count for _, count in self._bodies)

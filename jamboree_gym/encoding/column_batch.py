@@ -34,6 +34,7 @@ from jamboree_gym.encoding.batch_format import (
     encode_batch,
     encode_batches,
 )
+from jamboree_gym.encoding.compiled import compiled_core
 from jamboree_gym.encoding.row_format import ANNOTATED, TERMINATED, TRUNCATED, row_format
 
 __all__ = [
@@ -56,6 +57,7 @@ PREFIX = struct.Struct("<8sII")  # digest of the schema, number of infos, number
 _BEGIN = PREFIX.size
 DIGEST_BYTES = 8
 _UINT32_BYTES = 4
+_core = compiled_core()
 
 ColumnValues: TypeAlias = npt.NDArray[Any] | Sequence[bytes]
 """An array (n, ...) of the column's dtype; of an encoded column, n encoded values."""
@@ -248,17 +250,19 @@ def join_columns(
         schema: The schema of all of them.
         tails: What `decode_tail` has found in each; the values may be decoded by now.
     """
-    count = sum(rows for _, rows in bodies)
-    columns, start = list[Any](), 0
+    if _core is not None and schema.plain_columns is not None:
+        joined: list[npt.NDArray[Any] | list[Any]]
+        joined = _core.join_columns(tuple(bodies), _BEGIN, schema.plain_columns)
+        return joined
+    count = sum([rows for _, rows in bodies])
+    columns: list[Any] = []
+    start = 0
     encoded = iter(range(len(schema.encoded_columns)))
     for column, size in zip(schema.columns, schema.column_bytes, strict=True):
         stop = start + size
         if isinstance(column, Leaf):
             pieces = [body[_BEGIN + n * start : _BEGIN + n * stop] for body, n in bodies]
-            array = _array(bytearray().join(pieces), column, count)
-            if not column.dtype.isnative:
-                array = array.astype(column.dtype.newbyteorder("="))
-            columns.append(array)
+            columns.append(_array(bytearray().join(pieces), column, count))
         else:
             number = next(encoded)
             columns.append([value for tail in tails for value in tail.values[number]])
@@ -278,7 +282,8 @@ def decode_tail(body: bytes | memoryview, schema: StepSchema, count: int) -> Tai
     _, info_count, change_count = PREFIX.unpack_from(body)
     if not (info_count or change_count or schema.encoded_columns) and start == len(body):
         return NO_TAIL
-    values, infos, changes = list[list[bytes]](), NO_TAIL.infos, NO_TAIL.changes
+    values: list[list[bytes]] = []
+    infos, changes = NO_TAIL.infos, NO_TAIL.changes
     for position in schema.encoded_columns:
         at = _BEGIN + count * sum(schema.column_bytes[:position])
         column, start = _cut(body, _numbers(body, at, count), start)
@@ -324,15 +329,15 @@ def _cut(body: bytes | memoryview, ends: Sequence[int], at: int) -> tuple[list[b
 
 
 def _array(content: Any, leaf: Leaf, count: int) -> npt.NDArray[Any]:
-    """The bytes of a column as an array, which shares their memory unless it has bits."""
-    shape = (count, *leaf.shape)
+    """The bytes of a column as an array in native byte order; it may share their memory."""
+    shape, dtype = (count, *leaf.shape), leaf.dtype
+    if dtype.kind != "b":
+        array = np.ndarray(shape, dtype, content)
+        return array if dtype.isnative else array.astype(dtype.newbyteorder("="))
+    if not leaf.shape:
+        return (np.ndarray(shape, np.uint8, content) & 1).view(np.bool_)
     if leaf.size == 0:
-        return np.empty(shape, leaf.dtype)
-    if leaf.dtype.kind != "b":
-        return np.frombuffer(content, leaf.dtype).reshape(shape)
-    bits = np.frombuffer(content, np.uint8)
-    if leaf.size == 1:
-        return (bits & 1).view(np.bool_).reshape(shape)
-    lines = bits.reshape((count, -1))
+        return np.empty(shape, dtype)
+    lines = np.frombuffer(content, np.uint8).reshape((count, -1))
     values = np.unpackbits(lines, axis=1, count=leaf.size, bitorder="little")
     return values.view(np.bool_).reshape(shape)

@@ -42,7 +42,9 @@ class InfoTemplate:
         self._kinds = tuple([value.__class__ for value in info.values()])
         self._arrays = [(key, one.dtype, one.shape) for key, one in info.items() if _is_array(one)]
         sizes = [len(_pack(key)) + len(encode_value(value)) for key, value in info.items()]
-        at, offsets, formats = len(encoded) - sum(sizes), list[int](), list[Any]()
+        offsets: list[int] = []
+        formats: list[Any] = []
+        at = len(encoded) - sum(sizes)
         for value, size in zip(info.values(), sizes, strict=True):
             at += size
             dtype, shape = (_FLOAT, ()) if value.__class__ is float else (value.dtype, value.shape)

@@ -156,7 +156,8 @@ def _is_of_leaves(layout: Group) -> bool:
 
 def _compiled_annotation(layout: Group) -> Any:
     """What writes annotations of this layout, which is of leaves; None without a compiled core."""
-    at, told = 0, list[Any]()
+    told: list[Any] = []
+    at = 0
     for name, leaf in zip(layout.names, layout.parts, strict=True):
         assert isinstance(leaf, Leaf)
         kind = _kind_of(leaf)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, Literal, cast
 
 import numpy as np
@@ -161,8 +162,9 @@ class Rows:
         schema = schemas[0][1]
         observations = grouped(columns, schema.observation)
         actions = grouped(columns, schema.action)
-        rewards, terminations, truncations, timestamps = (next(columns) for _ in range(4))
-        annotated, annotations = np.zeros(len(rewards), np.bool_), cast(Arrays, {})
+        rewards, terminations, truncations, timestamps = islice(columns, 4)
+        annotated = np.zeros(len(rewards), np.bool_)
+        annotations: Arrays = {}
         if schema.is_annotated:
             annotated = next(columns)
             annotations = grouped(columns, schema.annotation)

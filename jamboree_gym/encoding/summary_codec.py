@@ -390,7 +390,8 @@ def decode_summaries(
         Those that can be read, and by episode id what is wrong with the others.
     """
     checksum_of = _CHECKSUM.unpack_from
-    contents, damaged = [], dict[str, DecodeError]()
+    contents: list[Any] = []
+    damaged: dict[str, DecodeError] = {}
     for name, note in entries.items():
         content = note[4:]
         if len(note) < 4 or checksum_of(note)[0] != crc32(content):

@@ -230,7 +230,11 @@ class DBHandler:
             if has_answered and own is not None:
                 return own
         key = self._key if outbox is None else outbox.key
-        return self._records(self._connection.store.last(key, limit))[-limit:]
+        found = self._connection.store.last(key, limit)
+        records = self._records(found)[-limit:]
+        if outbox is not None and found is not None:
+            outbox.newest.learn(found, records)
+        return records
 
     def last(self) -> dict[str, Any] | None:
         """The newest record, None when there is none."""

@@ -205,7 +205,8 @@ class VectorBlock:
 
     def rows_of(self, spans: Sequence[Span]) -> npt.NDArray[Any]:
         """A copy of the rows of several spans, one span behind the other."""
-        firsts, counts = list[int](), list[int]()
+        firsts: list[int] = []
+        counts: list[int] = []
         for span in spans:
             column, first = span.extent, span.first
             assert isinstance(column, ColumnSpan)

@@ -236,12 +236,8 @@ class Episode(ReadWhenShown):
             EpisodeNotFound: There is no such episode.
             DecodeError: Its bytes are damaged; names key and index.
         """
-        found = self._recent_in_memory(n)
-        return recent_of([self], n)[0] if found is None else found
-
-    def _recent_in_memory(self, n: int) -> Transitions | None:
-        held = self._connection.held(self._reader.key)
-        return None if held is None else newest_transitions(held, n)
+        found = newest_transitions(self._connection.held(self._reader.key), n)
+        return _newest_stored([self], n)[0] if found is None else found
 
     def _recent(self, found: LogSlice | None, n: int) -> Transitions:
         rows = self._reader.joined(found, -n - 1, EVERYTHING)
@@ -611,17 +607,24 @@ def _diffing() -> ModuleType:
 def recent_of(episodes: Sequence[Episode], n: int) -> list[Transitions]:
     """The newest n steps of each, in one round trip; all are of one connection."""
     n = max(0, n)
-    recent = {episode.id: episode._recent_in_memory(n) for episode in episodes}
+    held = {one.id: one._connection.held(one._reader.key) for one in episodes}
+    recent = {id: newest_transitions(rows, n) for id, rows in held.items()}
     asked = [episode for episode in episodes if recent[episode.id] is None]
-    for episode in asked:
-        episode._connection.settle(episode._reader.key)
-    if asked:
-        found = asked[0]._connection.store.read_many(
-            [episode._reader.key for episode in asked], [("last", n + 1)] * len(asked)
-        )
-        for episode, one in zip(asked, found, strict=True):
-            recent[episode.id] = episode._recent(one, n)
+    for episode, read in zip(asked, _newest_stored(asked, n), strict=True):
+        recent[episode.id] = read
     return [cast(Transitions, recent[episode.id]) for episode in episodes]
+
+
+def _newest_stored(episodes: Sequence[Episode], n: int) -> list[Transitions]:
+    """The same of those that this process does not hold in memory."""
+    keys = [episode._reader.key for episode in episodes]
+    if not keys:
+        return []
+    connection = episodes[0]._connection
+    for key in keys:
+        connection.settle(key)
+    found = connection.store.read_many(keys, [("last", n + 1)] * len(keys))
+    return [episode._recent(one, n) for episode, one in zip(episodes, found, strict=True)]
 
 
 def _is_there(handler: DBHandler) -> bool:

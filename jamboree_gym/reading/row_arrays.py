@@ -38,12 +38,14 @@ def to_transitions(rows: Rows, skipped: int = 0) -> Transitions:
     return Transitions(**_fields(rows, skipped))
 
 
-def newest_transitions(held: RowBuffer, n: int) -> Transitions | None:
-    """The newest n that this process holds in memory, None if it does not hold all of them.
+def newest_transitions(held: RowBuffer | None, n: int) -> Transitions | None:
+    """The newest n of those that this process holds in memory, None if these are not all.
 
     A caller that asks before each step often needs one or two of the ten arrays. So the rows are
     copied in one piece, and each array is made when it is used.
     """
+    if held is None:
+        return None
     window = held.recent_copy(n)
     if window is not None:
         return Transitions._made_by(partial(_fields_of_window, *window))

@@ -93,7 +93,7 @@ class BlockSteps:
         self._inside: list[StepOutbox | None] = [None] * size
         self._outside = set(range(size))
         self._waits = [0] * size  # how many steps each takes alone before it enters again
-        self._news = deque[RowBuffer]()
+        self._news: deque[RowBuffer] = deque()
         self._newest_at = -math.inf
 
     def after_fork_in_child(self) -> None:
@@ -120,7 +120,8 @@ class BlockSteps:
         """
         if self._block is not None and self._block.schema is not step.schema:
             self.drop_block()
-        left, titles = set(step.alone), dict[int, SpanTitle]()
+        left = set(step.alone)
+        titles: dict[int, SpanTitle] = {}
         begun = self._sorted_out(step, follows, left, titles)
         block = self._block_with_room(step.schema, titles)
         starts = [self._handlers[i].newest_at for i in titles if i not in begun]
@@ -166,7 +167,7 @@ class BlockSteps:
             looked_at |= {i for i, one in enumerate(handlers) if one.writing is not inside[i]}
         if list(map(_annotation, handlers)).count(None) < len(handlers):
             looked_at |= {i for i, one in enumerate(handlers) if one.annotation is not None}
-        beginning = list[int]()
+        beginning: list[int] = []
         for i in sorted(looked_at):
             if inside[i] is not None:
                 self._leave(i)
@@ -195,7 +196,7 @@ class BlockSteps:
         titles: dict[int, SpanTitle],
     ) -> dict[int, StepOutbox]:
         """Begin the episodes of some sub-environments, at once; the others are as above."""
-        begun = dict[int, StepOutbox]()
+        begun: dict[int, StepOutbox] = {}
         after = max([self._handlers[i].newest_at for i in beginning])
         new = self._jam.new_episodes(len(beginning), after)
         for i, (id, started_at) in zip(beginning, new, strict=True):
@@ -207,7 +208,7 @@ class BlockSteps:
         """Those of which nothing more can be written: `step` of their handlers says why."""
         news = self._news
         known = [news.popleft() for _ in range(len(news))]
-        refused = set[int]()
+        refused: set[int] = set()
         for box in known:
             assert isinstance(box, StepOutbox)
             if box.error is not None or box.is_deleted:
@@ -325,7 +326,7 @@ class BlockSteps:
         """
         news = self._news
         boxes = [news.popleft() for _ in range(len(news))]
-        failed = list[tuple[int, Exception]]()
+        failed: list[tuple[int, Exception]] = []
         try:
             announce_together(boxes, self._jam.writer.mark_all)
             again = [box for box in boxes if box.error is not None or box.is_deleted]

@@ -37,7 +37,8 @@ def appends_of(
         status: Of the episode after these rows.
     """
     writer, progress = bytes.fromhex(summary.writer), Progress.of(summary)
-    batches, size, used = list[bytes](), 0, dict(blobs)
+    batches: list[bytes] = []
+    size, used = 0, dict(blobs)
     for number, part in enumerate(parts, 1):
         batches.append(part.sealed(writer))
         size += len(batches[-1])

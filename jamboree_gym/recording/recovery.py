@@ -72,7 +72,7 @@ def deliver_dead_journals(connection: Connection, *, is_restarted: bool = False)
     directory = connection.journal_directory
     if directory is None or not os.access(directory, os.R_OK | os.X_OK):
         return 0
-    failed = set[str]()
+    failed: set[str] = set()
     delivered = 0
 
     def is_wanted(owner: JournalOwner) -> bool:
@@ -255,7 +255,8 @@ class _Recovery:
             return []
         planned = [one.planned_index for one in records if one.planned_index is not None]
         times = [one.time_s for one in records]
-        store, found = self._connection.store, list[LogSlice | None]()
+        found: list[LogSlice | None] = []
+        store = self._connection.store
         found.append(store.between(key, min(times), max(times)))
         if planned:
             found.append(store.read(key, min(planned), max(planned) + 1))

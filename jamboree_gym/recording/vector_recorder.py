@@ -449,7 +449,8 @@ class VectorRecorder:
 
     def _step_outside(self, step: BatchedStep, waiting: Collection[int]) -> set[int]:
         """Keep a plain step of those that are not in the block yet; for whom it was done."""
-        done, now = set[int](), self._clock()
+        done: set[int] = set()
+        now = self._clock()
         schema, annotations = step.schema, step.annotations or self._no_annotations
         for index in waiting:
             steps = self._handlers[index].plain_steps(schema)

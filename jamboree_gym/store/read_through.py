@@ -122,7 +122,7 @@ class ReadThroughStore(LogAppender, LogStore):
         pairs = list(zip(keys, answers, strict=True))
         self._put_back([key for key, found in pairs if found is None])
         self._announce([(key, found.head) for key, found in pairs if found is not None])
-        return [self.completed(*one) for one in zip(keys, answers, reads, strict=True)]
+        return [self._completed(*one) for one in zip(keys, answers, reads, strict=True)]
 
     def completed(self, key: str, found: LogSlice | None, how: tuple[Any, ...]) -> LogSlice | None:
         """Complete the answer of Redis to a read with batches that only the backup holds.
@@ -133,6 +133,10 @@ class ReadThroughStore(LogAppender, LogStore):
         """
         if found is not None:
             self._announce([(key, found.head)])
+        return self._completed(key, found, how)
+
+    def _completed(self, key: str, found: LogSlice | None, how: tuple[Any, ...]) -> LogSlice | None:
+        if found is not None:
             return self._filled_up(key, found, how) if is_lacking(found, how) else found
         stored = self._put_back([key]).get(key)
         if stored is None:
@@ -170,7 +174,7 @@ class ReadThroughStore(LogAppender, LogStore):
         if batches is None:
             now = self.redis.reader.read(key, *how)
             if now is None or now.head.born != head.born:  # it was deleted meanwhile
-                return self.completed(key, now, how)
+                return self._completed(key, now, how)
             raise DecodeError(
                 f"{key} at index {head.first}: Redis at {self.where} has evicted it, and no "
                 "backup is known that holds it; backup=URL says where that is"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -101,7 +100,7 @@ class LogAppender(BucketPart):
         prepare: Callable[[], None] | None = None,
     ) -> list[AppendResult | JamboreeError]:
         """Append to several logs in one round trip, atomically for each: see `LogStore.append`."""
-        blobs = dict[str, bytes]()
+        blobs: dict[str, bytes] = {}
         for append in appends:
             blobs |= append.blobs
         tries = 0
@@ -188,12 +187,12 @@ class LogAppender(BucketPart):
 
     def _note_followers(self, bucket: BucketKeys, *, is_followed: bool) -> None:
         """Who follows says so in some buckets; the next append may be to another bucket."""
-        now = time.monotonic()
+        known = self._followed_until
         if is_followed:
-            self._followed_until[bucket.at] = now + LIFETIME_S
+            known[bucket.at] = time.monotonic() + LIFETIME_S
         else:
-            self._followed_until.pop(bucket.at, None)
-        self.is_followed = any(until > now for until in self._followed_until.values())
+            known.pop(bucket.at, None)
+        self.is_followed = max(known.values(), default=0.0) > time.monotonic()
 
     def _append_result(
         self, append: Append, answer: Any, where: _Where
@@ -243,7 +242,7 @@ class LogAppender(BucketPart):
         keys = [bucket.unbacked, bucket.runs, bucket.feed]
         keys += [bucket.coverage, bucket.epoch, bucket.deleted, bucket.carried_out]
         arguments: list[Any] = ["1" if self._can_ask else "", epoch]
-        runs = newest_in_runs(append.entry for _, append in appends)
+        runs = newest_in_runs([append.entry for _, append in appends])
         listings = {run: places.of_listing(bucket, run) for run in ("", *runs)}
         for log, append in appends:
             entry, batches = append.entry, append.batches
@@ -302,10 +301,10 @@ def _grouped(
     appends: Sequence[Append], places: Sequence[int], known: _Places
 ) -> dict[BucketKeys, dict[int, str]]:
     """Which of the appends at these places are to which bucket, and to which log there."""
-    found = defaultdict[BucketKeys, dict[int, str]](dict)
+    found: dict[BucketKeys, dict[int, str]] = {}
     for at in places:
         bucket, log = known.of_log(appends[at].key)
-        found[bucket][at] = log
+        found.setdefault(bucket, {})[at] = log
     return found
 
 

@@ -125,7 +125,8 @@ class Eviction(BucketPart):
         """
         if enough_bytes == math.inf:
             return self._trim(candidates, kept, before, enough_bytes)
-        freed, later, left = 0, list[Candidate](), deque(candidates)
+        later: list[Candidate] = []
+        freed, left = 0, deque(candidates)
         sizes = dict(zip(candidates, self.sizes([one.key for one in candidates]), strict=True))
         while left and freed < enough_bytes:
             # Of what is needed in any case, the buckets need not be in the order of time.
@@ -157,7 +158,8 @@ class Eviction(BucketPart):
             keys = (bucket.unbacked, bucket.backup, *self._logs(bucket, logs))
             return script_call(scripts.TRIM, keys, arguments)
 
-        freed, later = 0, list[Candidate]()
+        later: list[Candidate] = []
+        freed = 0
         for logs, answers in self._of_groups(by_log, call):
             freed += sum(size for size, _ in answers)
             later += (by_log[log] for log in logs[len(answers) :])

@@ -185,7 +185,7 @@ class RedisLink:
         def run() -> list[Any]:
             sent = calls()
             answers = self._send(sent, check=not again)
-            if any(isinstance(answer, NoScriptError) for answer in answers):
+            if NoScriptError in map(type, answers):
                 self._load_scripts()
                 answers = self._send(sent)
             if (refusal := refused_to_all(answers)) is not None:

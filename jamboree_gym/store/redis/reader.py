@@ -5,12 +5,11 @@ from __future__ import annotations
 import struct
 import sys
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from functools import partial
 from math import ceil
 from typing import Any, TypeVar
 
-from jamboree_gym.encoding.batch_format import Head, batch_span, decode_head, head_span
+from jamboree_gym.encoding.batch_format import Batch, Head, batch_span, decode_head, head_span
 from jamboree_gym.errors import DecodeError
 from jamboree_gym.store.log import LogSlice, or_error
 from jamboree_gym.store.redis import scripts
@@ -75,11 +74,14 @@ class LogReader(BucketPart):
         self, keys: Sequence[str], reads: Sequence[tuple[Any, ...]]
     ) -> list[LogSlice | None]:
         """Slices of several logs in one round trip: see `LogStore.read_many`."""
-        calls, stops = list[Call](), list[int]()
+        calls: list[Call] = []
+        stops: list[int] = []
         for key, how in zip(keys, reads, strict=True):
-            stored = self._buckets.log(key)
-            script = script_call(scripts.READ, (stored,), (*how, scripts.PART_BYTES))
-            calls += self._newest.calls(stored, how) or [script]
+            stored, count = self._buckets.log(key), self._newest.count(key, how)
+            if count:
+                calls += [("LRANGE", stored, str(-count), "-1"), ("LINDEX", stored, "0")]
+            else:
+                calls.append(script_call(scripts.READ, (stored,), (*how, scripts.PART_BYTES)))
             stops.append(len(calls))
         answers = self._link.send(calls)
         return [
@@ -92,9 +94,10 @@ class LogReader(BucketPart):
             answer = self._in_parts(key, how, self._link.checked(answers[0], key=key))
         else:
             answer = self._newest.found(how[1], answers) or self._in_parts(key, how)
-        if answer is not None and how[0] == "last":
-            self._newest.learn(self._buckets.log(key), answer[1])
-        return LogSlice.from_answer(answer, where=key)
+        found = LogSlice.from_answer(answer, where=key)
+        if found is not None and how[0] == "last":
+            self._newest.learn(key, found.batches)
+        return found
 
     def unacked(self, keys: Sequence[str]) -> dict[str, tuple[Head, list[bytes]] | DecodeError]:
         """Heads, and undecoded batches that the backup has not acknowledged, in two round trips.
@@ -185,26 +188,22 @@ class _NewestBatches:
     def __init__(self) -> None:
         self._records_per_batch: dict[str, float] = {}
 
-    def learn(self, key: str, batches: Sequence[bytes]) -> None:
+    def learn(self, key: str, batches: Sequence[Batch]) -> None:
         """These were the newest batches of a log."""
         known = self._records_per_batch
         known.pop(key, None)
         if len(known) >= MAX_LOGS:
             known.clear()
-        if batches and sum(map(len, batches)) <= MAX_BYTES:
-            with suppress(struct.error):  # decoding them says what is damaged
-                start, stop = batch_span(batches[0])[0], batch_span(batches[-1])[1]
-                known[key] = (stop - start) / len(batches)
+        if batches and sum([len(batch.body) for batch in batches]) <= MAX_BYTES:
+            known[key] = (batches[-1].stop - batches[0].start) / len(batches)
 
-    def calls(self, key: str, how: Sequence[Any]) -> list[Call]:
-        """What to ask for a read of the script `READ`; nothing where it is for the script."""
+    def count(self, key: str, how: Sequence[Any]) -> int:
+        """How many to ask for instead of a read of the script `READ`; 0 where the script is."""
         size = self._records_per_batch.get(key)
         if how[0] != "last" or not size or size <= 0:
-            return []
+            return 0
         count = ceil((how[1] + SLACK) / size)
-        if count > MAX_BATCHES:
-            return []
-        return [("LRANGE", key, str(-count), "-1"), ("LINDEX", key, "0")]
+        return count if count <= MAX_BATCHES else 0
 
     @staticmethod
     def found(n: int, answers: Sequence[Any]) -> tuple[bytes, list[bytes]] | None:

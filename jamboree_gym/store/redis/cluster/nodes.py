@@ -168,7 +168,7 @@ class Nodes:
             if self._is_known:  # another thread has asked meanwhile
                 return
             best: list[Node | None] = [None] * SLOTS
-            silent = dict[str, RedisError]()
+            silent: dict[str, RedisError] = {}
             for node in self._to_ask(first):
                 try:
                     owners = self._owners_by(node, node.ask("CLUSTER", "SLOTS"))

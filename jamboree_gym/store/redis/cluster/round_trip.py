@@ -129,7 +129,8 @@ class RoundTrip:
 
     def _prepare_again(self, refused: Iterable[_Sent], answers: Sequence[Any]) -> bool:
         """Find out where refused calls have to go; whether they have to wait before that."""
-        without_scripts, must_wait = dict[Node, None](), False
+        without_scripts: dict[Node, None] = {}
+        must_wait = False
         for one in refused:
             answer = answers[one.at]
             refusal, one.asks = refusal_of(answer), False
