@@ -42,8 +42,8 @@ __all__ = [
     "variable_bytes",
 ]
 
-RowChoice: TypeAlias = slice | npt.NDArray[np.bool_]
-"""Some of n rows: a slice, or bool (n,)."""
+RowChoice: TypeAlias = slice | npt.NDArray[np.int64]
+"""Some of n rows: a slice, or their numbers."""
 
 Pack: TypeAlias = Callable[[Any], Any]
 
@@ -257,7 +257,9 @@ def as_objects(values: Sequence[Any]) -> npt.NDArray[Any]:
 
 def rows_of(arrays: Arrays, rows: RowChoice) -> Arrays:
     """Some rows of all arrays."""
-    return map_leaves(lambda array: array[rows], arrays)
+    if isinstance(rows, slice):
+        return map_leaves(lambda array: array[rows], arrays)
+    return map_leaves(lambda array: array.take(rows, axis=0), arrays)  # a tenth of array[rows]
 
 
 def item(arrays: Arrays, position: int, layout: Layout) -> Any:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
-from itertools import accumulate, groupby, pairwise
+from itertools import groupby, starmap
 from typing import Any
 
 import numpy as np
@@ -28,10 +28,12 @@ from jamboree_gym.encoding.batch_format import (
 from jamboree_gym.encoding.column_batch import (
     NO_TAIL,
     PREFIX,
+    Body,
     Tail,
     batch_version,
     decode_tail,
     join_columns,
+    rows_in,
 )
 from jamboree_gym.encoding.rows import Rows, decode_infos, schema_digest, schemas_of
 from jamboree_gym.errors import DecodeError
@@ -110,10 +112,10 @@ class RowCollector:
 
     def __init__(self, schema: StepSchema) -> None:
         self._schema = schema
-        self._bodies: list[tuple[bytes | memoryview, int]] = []
+        self._bodies: list[tuple[Body, int]] = []
         self._tails: list[Tail] = []
 
-    def add(self, bodies: Sequence[tuple[bytes | memoryview, int]], tails: Sequence[Tail]) -> None:
+    def add(self, bodies: Sequence[tuple[Body, int]], tails: Sequence[Tail]) -> None:
         """Keep the bodies of batches, each with its number of rows and what `read_tail` gave."""
         self._bodies += bodies
         self._tails += tails
@@ -121,7 +123,7 @@ class RowCollector:
     def add_alike(self, batches: Sequence[bytes], count: int) -> bool:
         """Keep batches of one size whose checksums fit, each with the first `count` rows of a log.
 
-        As rows of a matrix they are cut all at once, into columns of one large batch.
+        As lines of a matrix they are cut into columns all at once.
 
         Returns:
             Whether they are such batches, without infos and encoded values; if not, none of them
@@ -130,8 +132,7 @@ class RowCollector:
         schema = self._schema
         if schema.encoded_columns:
             return False
-        columns = BATCH_BODY + PREFIX.size
-        size = columns + count * schema.stored_row_bytes
+        size = BATCH_BODY + PREFIX.size + count * schema.stored_row_bytes
         if len(batches[0]) != size:
             return False
         lines = np.frombuffer(b"".join(batches), np.uint8).reshape((len(batches), size))
@@ -141,9 +142,7 @@ class RowCollector:
             and _each_has(lines, BATCH_BODY, prefix)
         ):
             return False
-        ends = [columns + count * end for end in accumulate(schema.column_bytes, initial=0)]
-        pieces = [lines[:, start:stop].tobytes() for start, stop in pairwise(ends)]
-        self.add([(b"".join((prefix, *pieces)), count * len(batches))], [NO_TAIL])
+        self.add([(lines[:, BATCH_BODY:], count)], [NO_TAIL])
         return True
 
     def rows(self, schemas: SchemaChanges | None = None) -> Rows:
@@ -159,9 +158,10 @@ class RowCollector:
         return Rows.of_columns(schemas[0][0], arrays, self._infos(), schemas)
 
     def _infos(self) -> list[Mapping[str, Any]]:
-        infos: list[Mapping[str, Any]] = [{}] * sum(count for _, count in self._bodies)
+        counts = list(starmap(rows_in, self._bodies))
+        infos: list[Mapping[str, Any]] = [{}] * sum(counts)
         first = 0
-        for (_, count), tail in zip(self._bodies, self._tails, strict=True):
+        for count, tail in zip(counts, self._tails, strict=True):
             for row, info in tail.infos:
                 infos[first + row] = info
             first += count

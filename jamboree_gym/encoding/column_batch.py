@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterable, Sequence
-from itertools import accumulate, pairwise, repeat
+from itertools import accumulate, pairwise, repeat, starmap
 from operator import lt
 from typing import Any, NamedTuple, TypeAlias
 
@@ -40,6 +40,7 @@ __all__ = [
     "DIGEST_BYTES",
     "NO_TAIL",
     "PREFIX",
+    "Body",
     "ColumnValues",
     "Numbered",
     "Tail",
@@ -50,6 +51,7 @@ __all__ = [
     "encode_step_batches",
     "join_columns",
     "row_columns",
+    "rows_in",
 ]
 
 PREFIX = struct.Struct("<8sII")  # digest of the schema, number of infos, number of changes
@@ -59,6 +61,9 @@ _UINT32_BYTES = 4
 
 ColumnValues: TypeAlias = npt.NDArray[Any] | Sequence[bytes]
 """An array (n, ...) of the column's dtype; of an encoded column, n encoded values."""
+
+Body: TypeAlias = bytes | memoryview | npt.NDArray[np.uint8]
+"""The body of a batch, or the lines of a matrix: bodies of one size with as many rows each."""
 
 Numbered: TypeAlias = Sequence[tuple[int, bytes]]
 """Content of some rows, each with its row; ascending."""
@@ -239,22 +244,22 @@ def _packed(numbers: Iterable[int]) -> bytes:
 
 
 def join_columns(
-    bodies: Sequence[tuple[bytes | memoryview, int]], schema: StepSchema, tails: Sequence[Tail]
+    bodies: Sequence[tuple[Body, int]], schema: StepSchema, tails: Sequence[Tail]
 ) -> list[npt.NDArray[Any] | list[Any]]:
     """The columns of several batches, one behind the other, in new memory.
 
     Args:
-        bodies: The bodies, each with its number of rows.
+        bodies: The bodies, each with its number of rows; of a matrix, that in each line.
         schema: The schema of all of them.
         tails: What `decode_tail` has found in each; the values may be decoded by now.
     """
-    count = sum(rows for _, rows in bodies)
+    count = sum(starmap(rows_in, bodies))
     columns, start = list[Any](), 0
     encoded = iter(range(len(schema.encoded_columns)))
     for column, size in zip(schema.columns, schema.column_bytes, strict=True):
         stop = start + size
         if isinstance(column, Leaf):
-            pieces = [body[_BEGIN + n * start : _BEGIN + n * stop] for body, n in bodies]
+            pieces = [_piece(body, _BEGIN + n * start, _BEGIN + n * stop) for body, n in bodies]
             array = _array(bytearray().join(pieces), column, count)
             if not column.dtype.isnative:
                 array = array.astype(column.dtype.newbyteorder("="))
@@ -264,6 +269,15 @@ def join_columns(
             columns.append([value for tail in tails for value in tail.values[number]])
         start = stop
     return columns
+
+
+def rows_in(body: Body, count: int) -> int:
+    """How many rows there are, if a body has so many; a matrix has as many bodies as lines."""
+    return count * len(body) if isinstance(body, np.ndarray) else count
+
+
+def _piece(body: Body, start: int, stop: int) -> bytes | memoryview:
+    return body[:, start:stop].tobytes() if isinstance(body, np.ndarray) else body[start:stop]
 
 
 def decode_tail(body: bytes | memoryview, schema: StepSchema, count: int) -> Tail:

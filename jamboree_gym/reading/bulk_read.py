@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -28,6 +29,9 @@ MAX_EPISODES = 4000
 MAX_BYTES = 8 << 20
 _SCHEMA = slice(BATCH_BODY, BATCH_BODY + DIGEST_BYTES)
 
+_Kind = tuple[bytes, int, int]
+"""Schema, size and number of rows of an episode's only batch."""
+
 
 class Listed(Protocol):
     """What has to be known of an episode to read it together with others."""
@@ -50,17 +54,19 @@ _Listed = TypeVar("_Listed", bound=Listed)
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Block:
-    """Rows of several episodes, one after the other, with the same columns.
+    """Rows of several episodes with the same columns.
 
     Attributes:
-        ids: The episodes.
+        ids: The episodes, in the order in which they were asked for.
         counts: Number of rows of each.
+        firsts: Where the rows of each begin; they may lie in another order.
         start: Row number of the first one; 0 where there are several episodes.
         rows: The rows.
     """
 
     ids: Sequence[str]
     counts: npt.NDArray[np.int64]
+    firsts: npt.NDArray[np.int64]
     start: int
     rows: Rows
 
@@ -74,21 +80,18 @@ class Block:
         if len(self.ids) == 1:
             yield self.ids[0], self.rows
             return
-        ends = self.counts.cumsum().tolist()
-        for id, end, count in zip(self.ids, ends, self.counts.tolist(), strict=True):
-            yield id, replace(self.rows[end - count : end], start=0)
+        stops = self.firsts + self.counts
+        for id, first, stop in zip(self.ids, self.firsts.tolist(), stops.tolist(), strict=True):
+            yield id, replace(self.rows[first:stop], start=0)
 
     def transitions(self) -> Transitions:
         """The transitions of all of them; `schemas` is right for a single episode only."""
-        rows = self.rows
         if len(self.ids) == 1:
-            return to_transitions(rows)
-        firsts = self.counts.cumsum() - self.counts
-        is_step = np.ones(len(rows), np.bool_)
-        is_step[firsts] = False
-        has_next = np.roll(is_step, -1)
-        numbers = np.arange(len(rows), dtype=np.int64) - firsts.repeat(self.counts)
-        return transitions_between(rows, has_next, is_step, numbers[has_next])
+            return to_transitions(self.rows)
+        steps = self.steps
+        numbers = np.arange(steps.sum()) - (steps.cumsum() - steps).repeat(steps)
+        before = self.firsts.repeat(steps) + numbers
+        return transitions_between(self.rows, before, before + 1, numbers)
 
 
 def read_blocks(
@@ -161,7 +164,8 @@ def _complete(episode_id: str, start: int, stop: int, rows: Rows) -> Rows:
 
 
 def _single(episode_id: str, rows: Rows) -> Block:
-    return Block([episode_id], np.array([len(rows)], np.int64), rows.start, rows)
+    counts = np.array([len(rows)], np.int64)
+    return Block([episode_id], counts, np.zeros_like(counts), rows.start, rows)
 
 
 def _whole(connection: Connection, trip: Sequence[StoredSummary]) -> list[Block]:
@@ -169,26 +173,27 @@ def _whole(connection: Connection, trip: Sequence[StoredSummary]) -> list[Block]
     keys = [connection.keyspace.episode(summary.id) for summary in trip]
     logs = connection.store.whole(keys)
     together: dict[bytes, _Together] = {}
-    alike: dict[tuple[bytes, int, int], list[int]] = {}  # by schema, size and rows of the one batch
+    alike = defaultdict[_Kind, list[int]](list)
     others = []
-    for position, (summary, log) in enumerate(zip(trip, logs, strict=True)):
-        if not log:
+    for place, (summary, log) in enumerate(zip(trip, logs, strict=True)):
+        if len(log) == 2:
+            batch = log[1]
+            alike[batch[_SCHEMA], len(batch), summary.steps + 1].append(place)
+        elif log:
+            others.append(place)
+        else:
             raise EpisodeNotFound(f"episode {summary.id!r} is listed, but no longer there")
-        if len(log) == 2 and is_whole(log[1]):
-            kind = log[1][_SCHEMA], len(log[1]), summary.steps + 1
-            alike.setdefault(kind, []).append(position)
-        else:
-            others.append(position)
-    for (digest, _, count), positions in alike.items():
-        joined = _together(connection, digest, together)
-        if joined.collector.add_alike([logs[position][1] for position in positions], count):
-            joined.ids.extend(trip[position].id for position in positions)
-            joined.counts.extend([count] * len(positions))
-        else:
-            others += positions
-    others = [at for at in others if not _is_joined(connection, trip[at], logs[at][1:], together)]
-    blocks = [one.block() for one in together.values() if one.ids]
-    for summary in (trip[position] for position in sorted(others)):
+    for (digest, _, count), places in alike.items():
+        batches = [logs[place][1] for place in places]
+        are_whole = all(map(is_whole, batches))
+        if not (are_whole and _together(connection, digest, together).adds(batches, count, places)):
+            others += places
+    others = [
+        at for at in others if not _is_joined(connection, trip[at], at, logs[at][1:], together)
+    ]
+    ids = [summary.id for summary in trip]
+    blocks = [one.block(ids) for one in together.values() if one.places]
+    for summary in (trip[place] for place in sorted(others)):
         rows = Episode(connection, summary.id)._rows(0, summary.steps + 1)
         rows = _complete(summary.id, 0, summary.steps + 1, rows)
         blocks.append(_single(summary.id, rows))
@@ -222,9 +227,9 @@ def whole_episodes(connection: Connection, ids: Sequence[str]) -> list[Callable[
     for key in keys:
         connection.settle(key)
     together: dict[bytes, _Together] = {}
-    logs = zip(ids, keys, connection.store.whole(keys), strict=True)
-    notes = {id: _joined_notes(connection, id, key, log, together) for id, key, log in logs}
-    blocks = [one.block() for one in together.values() if one.ids]
+    logs = enumerate(zip(ids, keys, connection.store.whole(keys), strict=True))
+    notes = {one[0]: _joined_notes(connection, place, *one, together) for place, one in logs}
+    blocks = [one.block(ids) for one in together.values() if one.places]
     joined = {id: rows for block in blocks for id, rows in block.episodes()}
     return [partial(_whole_episode, connection, id, notes[id], joined.get(id)) for id in ids]
 
@@ -234,6 +239,7 @@ _Notes = tuple[EpisodeSummary, EpisodeOrigin]
 
 def _joined_notes(
     connection: Connection,
+    place: int,
     id: str,
     key: str,
     log: Sequence[bytes],
@@ -245,7 +251,7 @@ def _joined_notes(
     try:
         note = decode_head(log[0], where=key).note
         summary, origin = decode_episode_note(note, episode_id=id, where=key)
-        is_joined = _is_joined(connection, summary, log[1:], together)
+        is_joined = _is_joined(connection, summary, place, log[1:], together)
     except DecodeError:
         return None
     return (summary, origin) if is_joined else None
@@ -264,10 +270,11 @@ def _whole_episode(
 def _is_joined(
     connection: Connection,
     summary: Listed,
+    place: int,
     batches: Sequence[bytes],
     together: dict[bytes, _Together],
 ) -> bool:
-    """Join an episode to those of its schema; False if it has to be read by itself.
+    """Join the episode at a place to those of its schema; False if it has to be read by itself.
 
     That is where its schema changes, where it has another number of rows by now, or is damaged:
     reading it by itself tells what is wrong.
@@ -293,7 +300,7 @@ def _is_joined(
     if joined is None or row != summary.steps + 1:
         return False
     joined.collector.add(bodies, tails)
-    joined.ids.append(summary.id)
+    joined.places.append(place)
     joined.counts.append(row)
     return True
 
@@ -310,12 +317,24 @@ def _together(connection: Connection, digest: bytes, together: dict[bytes, _Toge
 
 
 class _Together(NamedTuple):
-    """Episodes of one schema."""
+    """Episodes of one schema: their places among those asked for, in the order of their rows."""
 
     schema: StepSchema
     collector: RowCollector
-    ids: list[str]
+    places: list[int]
     counts: list[int]
 
-    def block(self) -> Block:
-        return Block(self.ids, np.array(self.counts, np.int64), 0, self.collector.rows())
+    def adds(self, batches: Sequence[bytes], count: int, places: Sequence[int]) -> bool:
+        """Add episodes of one batch each, if they are as `RowCollector.add_alike` says."""
+        is_added = self.collector.add_alike(batches, count)
+        if is_added:
+            self.places.extend(places)
+            self.counts.extend([count] * len(places))
+        return is_added
+
+    def block(self, ids: Sequence[str]) -> Block:
+        """Its rows; `ids` are those of all episodes asked for."""
+        places, counts = np.array(self.places), np.array(self.counts, np.int64)
+        order, firsts = places.argsort(), counts.cumsum() - counts
+        own_ids = [ids[place] for place in places[order].tolist()]
+        return Block(own_ids, counts[order], firsts[order], 0, self.collector.rows())
