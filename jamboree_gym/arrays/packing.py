@@ -257,9 +257,11 @@ def as_objects(values: Sequence[Any]) -> npt.NDArray[Any]:
 
 def rows_of(arrays: Arrays, rows: RowChoice) -> Arrays:
     """Some rows of all arrays."""
+    if not isinstance(arrays, _ndarray):
+        return map_leaves(lambda array: rows_of(array, rows), arrays)
     if isinstance(rows, slice):
-        return map_leaves(lambda array: array[rows], arrays)
-    return map_leaves(lambda array: array.take(rows, axis=0), arrays)  # a tenth of array[rows]
+        return arrays[rows]
+    return arrays.take(rows, axis=0)  # a tenth of the time of arrays[rows]
 
 
 def item(arrays: Arrays, position: int, layout: Layout) -> Any:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple, Protocol, TypeVar
 
@@ -17,11 +17,11 @@ from jamboree_gym.encoding.batch_format import BATCH_BODY, decode_head, is_whole
 from jamboree_gym.encoding.bulk_decoder import RowCollector, plain_batch, read_tail
 from jamboree_gym.encoding.column_batch import DIGEST_BYTES, Tail
 from jamboree_gym.encoding.rows import Rows
-from jamboree_gym.encoding.summary_codec import StoredSummary, decode_episode_note
+from jamboree_gym.encoding.summary_codec import StoredSummary, decode_stored_note
 from jamboree_gym.errors import DecodeError, EpisodeNotFound
 from jamboree_gym.reading.episode import Episode
 from jamboree_gym.reading.row_arrays import to_transitions, transitions_between
-from jamboree_gym.records import EpisodeOrigin, EpisodeStatus, EpisodeSummary, Transitions
+from jamboree_gym.records import EpisodeOrigin, EpisodeStatus, Transitions
 
 __all__ = ["Block", "Listed", "WholeEpisode", "read_blocks", "trips", "whole_episodes"]
 
@@ -78,11 +78,10 @@ class Block:
     def episodes(self) -> Iterator[tuple[str, Rows]]:
         """The rows of each episode."""
         if len(self.ids) == 1:
-            yield self.ids[0], self.rows
-            return
+            return iter([(self.ids[0], self.rows)])
         stops = self.firsts + self.counts
-        for id, first, stop in zip(self.ids, self.firsts.tolist(), stops.tolist(), strict=True):
-            yield id, replace(self.rows[first:stop], start=0)
+        spans = list(map(slice, self.firsts.tolist(), stops.tolist()))
+        return zip(self.ids, self.rows.cut(spans), strict=True)
 
     def transitions(self) -> Transitions:
         """The transitions of all of them; `schemas` is right for a single episode only."""
@@ -170,30 +169,12 @@ def _single(episode_id: str, rows: Rows) -> Block:
 
 def _whole(connection: Connection, trip: Sequence[StoredSummary]) -> list[Block]:
     """Episodes as blocks: those of one schema together."""
-    keys = [connection.keyspace.episode(summary.id) for summary in trip]
-    logs = connection.store.whole(keys)
-    together: dict[bytes, _Together] = {}
-    alike = defaultdict[_Kind, list[int]](list)
-    others = []
-    for place, (summary, log) in enumerate(zip(trip, logs, strict=True)):
-        if len(log) == 2:
-            batch = log[1]
-            alike[batch[_SCHEMA], len(batch), summary.steps + 1].append(place)
-        elif log:
-            others.append(place)
-        else:
+    logs = connection.store.whole([connection.keyspace.episode(summary.id) for summary in trip])
+    for summary, log in zip(trip, logs, strict=True):
+        if not log:
             raise EpisodeNotFound(f"episode {summary.id!r} is listed, but no longer there")
-    for (digest, _, count), places in alike.items():
-        batches = [logs[place][1] for place in places]
-        are_whole = all(map(is_whole, batches))
-        if not (are_whole and _together(connection, digest, together).adds(batches, count, places)):
-            others += places
-    others = [
-        at for at in others if not _is_joined(connection, trip[at], at, logs[at][1:], together)
-    ]
-    ids = [summary.id for summary in trip]
-    blocks = [one.block(ids) for one in together.values() if one.places]
-    for summary in (trip[place] for place in sorted(others)):
+    blocks, others = _joined(connection, dict(enumerate(trip)), logs)
+    for summary in (trip[place] for place in others):
         rows = Episode(connection, summary.id)._rows(0, summary.steps + 1)
         rows = _complete(summary.id, 0, summary.steps + 1, rows)
         blocks.append(_single(summary.id, rows))
@@ -226,35 +207,29 @@ def whole_episodes(connection: Connection, ids: Sequence[str]) -> list[Callable[
     keys = [connection.keyspace.episode(id) for id in ids]
     for key in keys:
         connection.settle(key)
-    together: dict[bytes, _Together] = {}
-    logs = enumerate(zip(ids, keys, connection.store.whole(keys), strict=True))
-    notes = {one[0]: _joined_notes(connection, place, *one, together) for place, one in logs}
-    blocks = [one.block(ids) for one in together.values() if one.places]
+    logs = connection.store.whole(keys)
+    notes = list(map(_notes, ids, keys, logs))
+    trip = {place: one[0] for place, one in enumerate(notes) if one is not None}
+    blocks, _ = _joined(connection, trip, logs)
     joined = {id: rows for block in blocks for id, rows in block.episodes()}
-    return [partial(_whole_episode, connection, id, notes[id], joined.get(id)) for id in ids]
+    return [
+        partial(_whole_episode, connection, id, one, joined.get(id))
+        for id, one in zip(ids, notes, strict=True)
+    ]
 
 
-_Notes = tuple[EpisodeSummary, EpisodeOrigin]
+_Notes = tuple[StoredSummary, EpisodeOrigin]
 
 
-def _joined_notes(
-    connection: Connection,
-    place: int,
-    id: str,
-    key: str,
-    log: Sequence[bytes],
-    together: dict[bytes, _Together],
-) -> _Notes | None:
-    """Join an episode to those of its schema; None if it has to be read by itself."""
+def _notes(id: str, key: str, log: Sequence[bytes]) -> _Notes | None:
+    """What the head of a log says of its episode; None if it has to be read by itself."""
     if not log:
         return None
     try:
         note = decode_head(log[0], where=key).note
-        summary, origin = decode_episode_note(note, episode_id=id, where=key)
-        is_joined = _is_joined(connection, summary, place, log[1:], together)
+        return decode_stored_note(note, episode_id=id, where=key)
     except DecodeError:
         return None
-    return (summary, origin) if is_joined else None
 
 
 def _whole_episode(
@@ -267,33 +242,86 @@ def _whole_episode(
     return WholeEpisode(id, summary.status, episode.origin, episode._rows())
 
 
-def _is_joined(
+def _joined(
+    connection: Connection, trip: Mapping[int, Listed], logs: Sequence[Sequence[bytes]]
+) -> tuple[list[Block], list[int]]:
+    """Join episodes of one schema.
+
+    Args:
+        connection: The store.
+        trip: The episodes, by the place of their log.
+        logs: What each log holds.
+
+    Returns:
+        The blocks, and the places of the episodes that have to be read by themselves. They are
+        those whose schema changes, that have another number of rows by now, or that are damaged:
+        reading them by themselves tells what is wrong.
+    """
+    together: dict[bytes, _Together] = {}
+    alike = defaultdict[_Kind, list[int]](list)
+    others = []
+    for place, summary in trip.items():
+        log = logs[place]
+        if len(log) == 2:
+            batch = log[1]
+            alike[batch[_SCHEMA], len(batch), summary.steps + 1].append(place)
+        else:
+            others.append(place)
+    for (digest, _, count), places in alike.items():
+        batches = [logs[place][1] for place in places]
+        if not _are_joined(connection, digest, count, places, batches, together):
+            others += places
+    others = [
+        place
+        for place in sorted(others)
+        if not _is_joined(connection, place, trip[place], logs[place][1:], together)
+    ]
+    return [one.block(trip) for one in together.values() if one.places], others
+
+
+def _are_joined(
     connection: Connection,
-    summary: Listed,
-    place: int,
+    digest: bytes,
+    count: int,
+    places: Sequence[int],
     batches: Sequence[bytes],
     together: dict[bytes, _Together],
 ) -> bool:
-    """Join the episode at a place to those of its schema; False if it has to be read by itself.
+    """Join the episodes at some places, of one batch and as many rows each, if these are plain."""
+    if not all(map(is_whole, batches)):
+        return False
+    try:
+        joined = _together(connection, digest, together)
+    except DecodeError:
+        return False
+    if not joined.collector.add_alike(batches, count):
+        return False
+    joined.places.extend(places)
+    joined.counts.extend([count] * len(places))
+    return True
 
-    That is where its schema changes, where it has another number of rows by now, or is damaged:
-    reading it by itself tells what is wrong.
-    """
+
+def _is_joined(
+    connection: Connection,
+    place: int,
+    summary: Listed,
+    batches: Sequence[bytes],
+    together: dict[bytes, _Together],
+) -> bool:
+    """Join the episode at a place to those of its schema; False if it has to be read by itself."""
     row, joined, bodies, tails = 0, None, list[tuple[bytes, int]](), list[Tail]()
     for raw in batches:
         start, count, body = plain_batch(raw)
         if start != row or count == 0:
             return False
-        its_own = _together(connection, body[:DIGEST_BYTES], together)
-        if its_own is not (joined or its_own):
-            return False
-        joined = its_own
         try:
-            tail = read_tail(body, joined.schema, count, where=summary.id)
+            its_own = _together(connection, body[:DIGEST_BYTES], together)
+            tail = read_tail(body, its_own.schema, count, where=summary.id)
         except DecodeError:
             return False
-        if tail.changes:
+        if tail.changes or its_own is not (joined or its_own):
             return False
+        joined = its_own
         row += count
         bodies.append((body, count))
         tails.append(tail)
@@ -324,17 +352,9 @@ class _Together(NamedTuple):
     places: list[int]
     counts: list[int]
 
-    def adds(self, batches: Sequence[bytes], count: int, places: Sequence[int]) -> bool:
-        """Add episodes of one batch each, if they are as `RowCollector.add_alike` says."""
-        is_added = self.collector.add_alike(batches, count)
-        if is_added:
-            self.places.extend(places)
-            self.counts.extend([count] * len(places))
-        return is_added
-
-    def block(self, ids: Sequence[str]) -> Block:
-        """Its rows; `ids` are those of all episodes asked for."""
+    def block(self, trip: Mapping[int, Listed]) -> Block:
+        """Their rows; `trip` has all episodes asked for, by their places."""
         places, counts = np.array(self.places), np.array(self.counts, np.int64)
         order, firsts = places.argsort(), counts.cumsum() - counts
-        own_ids = [ids[place] for place in places[order].tolist()]
-        return Block(own_ids, counts[order], firsts[order], 0, self.collector.rows())
+        ids = [trip[place].id for place in places[order].tolist()]
+        return Block(ids, counts[order], firsts[order], 0, self.collector.rows())

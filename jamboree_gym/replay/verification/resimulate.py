@@ -66,6 +66,7 @@ class _Origin(NamedTuple):
     digest: str
     provenance: dict[str, Any]
     changed: tuple[Change, ...]
+    remembering: tuple[str, ...]
 
 
 class _Place(NamedTuple):
@@ -239,8 +240,7 @@ class Resimulator:
         tolerance = self._check.tolerance
         mismatch = first_mismatch(run, tolerance)
         found = (whole.id, len(run.rewards), mismatch, None)
-        remembering = remembering_of(origin.provenance)
-        report = VerifyReport(*found, origin.changed, tolerance, remembering)
+        report = VerifyReport(*found, origin.changed, tolerance, origin.remembering)
         return Checked(report, () if watched is None else tuple(watched.unseen()))
 
     def _watched(self, whole: WholeEpisode, origin: _Origin) -> WatchedInfos | None:
@@ -302,7 +302,8 @@ class _Watched(gym.Wrapper[Any, Any, Any, Any]):
 def _origin_of(digest: str, content: bytes) -> _Origin:
     try:
         provenance = decode_provenance(content, where=digest)
-        return _Origin(digest, provenance, changes_since(provenance))
+        remembering = remembering_of(provenance)
+        return _Origin(digest, provenance, changes_since(provenance), remembering)
     except (KeyError, RecursionError, TypeError, ValueError) as error:
         raise ReplayError(f"the episode's provenance is damaged: {error!r}") from error
 
