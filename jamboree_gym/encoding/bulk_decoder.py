@@ -13,7 +13,6 @@ from itertools import groupby, starmap
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from jamboree_gym.arrays.packing import as_objects
 from jamboree_gym.arrays.step_schema import DAMAGED, FindSchema, SchemaChanges, StepSchema
@@ -135,13 +134,13 @@ class RowCollector:
         size = BATCH_BODY + PREFIX.size + count * schema.stored_row_bytes
         if len(batches[0]) != size:
             return False
-        lines = np.frombuffer(b"".join(batches), np.uint8).reshape((len(batches), size))
+        first = first_bytes(CODEC_STEPS, count, batch_version(schema))
         prefix = PREFIX.pack(schema.digest_bytes, 0, 0)
-        if not (
-            _each_has(lines, 0, first_bytes(CODEC_STEPS, count, batch_version(schema)))
-            and _each_has(lines, BATCH_BODY, prefix)
+        if not all(
+            [one.startswith(first) and one.startswith(prefix, BATCH_BODY) for one in batches]
         ):
             return False
+        lines = np.frombuffer(b"".join(batches), np.uint8).reshape((len(batches), size))
         self.add([(lines[:, BATCH_BODY:], count)], [NO_TAIL])
         return True
 
@@ -166,9 +165,3 @@ class RowCollector:
                 infos[first + row] = info
             first += count
         return infos
-
-
-def _each_has(lines: npt.NDArray[np.uint8], place: int, content: bytes) -> bool:
-    """Whether each line has these bytes there."""
-    expected = np.frombuffer(content, np.uint8)
-    return bool((lines[:, place : place + len(content)] == expected).all())
