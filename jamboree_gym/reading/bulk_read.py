@@ -127,15 +127,16 @@ def trips(
     known: dict[tuple[str, str], float] = {}
     trip, size, row_bytes = list[_Listed](), 0.0, 1.0
     for summary in summaries:
-        kind = summary.run, summary.env_id
-        if kind not in known:
+        kind, rows = (summary.run, summary.env_id), summary.steps + 1
+        a_row = known.get(kind)
+        if a_row is None:
             used = connection.store.memory(connection.keyspace.episode(summary.id))
-            known[kind] = max(1.0, used / (summary.steps + 1))
-        more = known[kind] * (summary.steps + 1)
+            a_row = known[kind] = max(1.0, used / rows)
+        more = a_row * rows
         if trip and (len(trip) == max_episodes or size + more > MAX_BYTES):
             yield trip, row_bytes
             trip, size = [], 0.0
-        row_bytes = known[kind]
+        row_bytes = a_row
         trip.append(summary)
         size += more
     if trip:
