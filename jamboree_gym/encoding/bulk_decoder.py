@@ -9,10 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
-from itertools import groupby, starmap
+from itertools import groupby
 from typing import Any
-
-import numpy as np
 
 from jamboree_gym.arrays.packing import as_objects
 from jamboree_gym.arrays.step_schema import DAMAGED, FindSchema, SchemaChanges, StepSchema
@@ -27,7 +25,7 @@ from jamboree_gym.encoding.batch_format import (
 from jamboree_gym.encoding.column_batch import (
     NO_TAIL,
     PREFIX,
-    Body,
+    Alike,
     Tail,
     batch_version,
     decode_tail,
@@ -111,10 +109,11 @@ class RowCollector:
 
     def __init__(self, schema: StepSchema) -> None:
         self._schema = schema
-        self._bodies: list[tuple[Body, int]] = []
+        self._alike: list[Alike] = []
+        self._bodies: list[tuple[bytes | memoryview, int]] = []
         self._tails: list[Tail] = []
 
-    def add(self, bodies: Sequence[tuple[Body, int]], tails: Sequence[Tail]) -> None:
+    def add(self, bodies: Sequence[tuple[bytes | memoryview, int]], tails: Sequence[Tail]) -> None:
         """Keep the bodies of batches, each with its number of rows and what `read_tail` gave."""
         self._bodies += bodies
         self._tails += tails
@@ -122,7 +121,7 @@ class RowCollector:
     def add_alike(self, batches: Sequence[bytes], count: int) -> bool:
         """Keep batches of one size whose checksums fit, each with the first `count` rows of a log.
 
-        As lines of a matrix they are cut into columns all at once.
+        They are cut into columns all at once. Their rows come before those of `add`.
 
         Returns:
             Whether they are such batches, without infos and encoded values; if not, none of them
@@ -140,27 +139,27 @@ class RowCollector:
             [one.startswith(first) and one.startswith(prefix, BATCH_BODY) for one in batches]
         ):
             return False
-        lines = np.frombuffer(b"".join(batches), np.uint8).reshape((len(batches), size))
-        self.add([(lines[:, BATCH_BODY:], count)], [NO_TAIL])
+        self._alike.append((batches, count))
         return True
 
     def rows(self, schemas: SchemaChanges | None = None) -> Rows:
         """All rows that were added, one batch after the other, as if they were of one episode.
+
+        First come those of `add_alike`.
 
         Args:
             schemas: Row number from which on a schema holds, the first that of the first row; None
                 = the one schema from row 0 on.
         """
         schemas = schemas or [(0, self._schema)]
-        columns = join_columns(self._bodies, self._schema, self._tails)
+        columns = join_columns(self._bodies, self._schema, self._tails, self._alike)
         arrays = (as_objects(one) if isinstance(one, list) else one for one in columns)
         return Rows.of_columns(schemas[0][0], arrays, self._infos(), schemas)
 
     def _infos(self) -> list[Mapping[str, Any]]:
-        counts = list(starmap(rows_in, self._bodies))
-        infos: list[Mapping[str, Any]] = [{}] * sum(counts)
-        first = 0
-        for count, tail in zip(counts, self._tails, strict=True):
+        first = sum(map(rows_in, self._alike))
+        infos: list[Mapping[str, Any]] = [{}] * (first + sum(count for _, count in self._bodies))
+        for (_, count), tail in zip(self._bodies, self._tails, strict=True):
             for row, info in tail.infos:
                 infos[first + row] = info
             first += count
