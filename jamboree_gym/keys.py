@@ -7,7 +7,7 @@ newlines or any other character that would change the meaning of a key.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from hashlib import blake2b
@@ -88,6 +88,10 @@ class Keyspace:
     @cached_property
     def _prefix(self) -> str:
         return quote_part(self.namespace)
+
+    @cached_property
+    def _before_name(self) -> str:
+        return f"{self._prefix}:"
 
     def records(self, entity: str, keys: Mapping[str, object]) -> str:
         """The log of a `DBHandler`'s records."""
@@ -173,7 +177,7 @@ class Keyspace:
 
     def bucket_of(self, key: str, number: int) -> int:
         """In which of that many buckets a log is; docs/storage.md has the rule."""
-        name = key.removeprefix(f"{self._prefix}:")
+        name = key.removeprefix(self._before_name)
         ours = _OF_OUR_EPISODE.fullmatch(name)
         if ours is not None:  # most are; the rest of this says the same of them
             return crc32((ours[1] + ours[2]).encode()) % number
@@ -187,6 +191,13 @@ class Keyspace:
     def in_bucket(self, key: str, bucket: BucketKeys) -> str:
         """The key under which Redis has a log."""
         return bucket.tag + key.removeprefix(self._prefix)
+
+    def in_buckets(self, keys: Sequence[str], buckets: Sequence[BucketKeys]) -> list[str]:
+        """As `in_bucket`, of many logs, each in its own one of all buckets."""
+        tags, prefix = [bucket.tag for bucket in buckets], self._prefix
+        places = [self.bucket_of(key, len(tags)) for key in keys]
+        pairs = zip(places, keys, strict=True)
+        return [tags[place] + key.removeprefix(prefix) for place, key in pairs]
 
     def out_of_bucket(self, stored: str) -> str:
         """Inverse of `in_bucket`; what is no such key stays as it is."""

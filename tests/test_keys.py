@@ -51,6 +51,17 @@ def test_an_episode_id_comes_back_from_its_key(episode_id: str) -> None:
     assert space.episode_id(space.episode(episode_id)) == episode_id
 
 
+@given(st.text(max_size=9), st.lists(st.text(max_size=9) | st.uuids().map(lambda id: id.hex)))
+def test_many_logs_lie_where_each_of_them_lies(namespace: str, ids: list[str]) -> None:
+    space = Keyspace(namespace)
+    buckets = space.buckets(16)
+    keys = [space.episode(id) for id in ids] + [space.records(id, {"run": id}) for id in ids]
+
+    alone = [space.in_bucket(key, buckets[space.bucket_of(key, 16)]) for key in keys]
+
+    assert space.in_buckets(keys, buckets) == alone
+
+
 def test_a_lone_surrogate_can_be_part_of_a_key() -> None:
     space = Keyspace("test")
     assert space.episode_id(space.episode("\udc80")) == "\udc80"

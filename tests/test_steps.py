@@ -407,6 +407,42 @@ def test_only_the_first_rows_of_an_episode_are_cut_all_at_once() -> None:
     assert not is_taken(codec=CODEC_RECORDS)
 
 
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("at_once", [1, 300, 1 << 17])
+def test_batches_that_are_cut_all_at_once_have_the_rows_of_each(
+    dtype: str, shape: tuple[int, ...], at_once: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("jamboree_gym.encoding.column_batch._AT_ONCE_BYTES", at_once)
+    bits = np.random.default_rng(0).integers(0, 2, (18, *shape)).astype(dtype)
+    schema = StepSchema(layout_of(bits[0]), INT64)
+    rows = [row(value, number, at=number + 1.0) for number, value in enumerate(bits)]
+    pairs, triples, odd = (
+        [batch_of(some, schema) for some in np.split(np.array(rows, object)[a:b], parts)]
+        for a, b, parts in ((0, 8, 4), (8, 14, 2), (14, 18, 1))
+    )
+
+    together, alone = RowCollector(schema), RowCollector(schema)
+    assert together.add_alike([one.blob for one in pairs], 2)
+    assert together.add_alike([one.blob for one in triples], 3)
+    together.add([(odd[0].body, 4)], [decode_tail(odd[0].body, schema, 4)])
+    for one in (*pairs, *triples, *odd):
+        alone.add([(one.body, one.count)], [decode_tail(one.body, schema, one.count)])
+
+    read, expected = together.rows(), alone.rows()
+    assert_same_bits(read.observations, list(bits))
+    for name in ("actions", "rewards", "terminations", "truncations", "timestamps"):
+        assert getattr(read, name).tobytes() == getattr(expected, name).tobytes()
+        assert getattr(read, name).flags.writeable
+    assert read.infos == expected.infos
+
+
+def test_more_rows_than_a_batch_can_have_are_not_cut() -> None:
+    collector = RowCollector(GOOD_SCHEMA)
+
+    assert not collector.add_alike([sealed(GOOD_BODY).blob], 2**40)
+
+
 def test_a_batch_shorter_than_a_batch_is_not_cut() -> None:
     collector = RowCollector(GOOD_SCHEMA)
 

@@ -42,8 +42,8 @@ __all__ = [
     "variable_bytes",
 ]
 
-RowChoice: TypeAlias = slice | npt.NDArray[np.bool_]
-"""Some of n rows: a slice, or bool (n,)."""
+RowChoice: TypeAlias = slice | npt.NDArray[np.int64]
+"""Some of n rows: a slice, or their numbers."""
 
 Pack: TypeAlias = Callable[[Any], Any]
 
@@ -257,9 +257,11 @@ def as_objects(values: Sequence[Any]) -> npt.NDArray[Any]:
 
 def rows_of(arrays: Arrays, rows: RowChoice) -> Arrays:
     """Some rows of all arrays."""
-    if isinstance(arrays, _ndarray):
+    if not isinstance(arrays, _ndarray):
+        return map_leaves(lambda array: rows_of(array, rows), arrays)
+    if isinstance(rows, slice):
         return arrays[rows]
-    return map_leaves(lambda array: array[rows], arrays)
+    return arrays.take(rows, axis=0)  # a tenth of the time of arrays[rows]
 
 
 def item(arrays: Arrays, position: int, layout: Layout) -> Any:

@@ -9,11 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
-from itertools import accumulate, groupby, pairwise
+from itertools import groupby
 from typing import Any
-
-import numpy as np
-import numpy.typing as npt
 
 from jamboree_gym.arrays.packing import as_objects
 from jamboree_gym.arrays.step_schema import DAMAGED, FindSchema, SchemaChanges, StepSchema
@@ -28,10 +25,12 @@ from jamboree_gym.encoding.batch_format import (
 from jamboree_gym.encoding.column_batch import (
     NO_TAIL,
     PREFIX,
+    Alike,
     Tail,
     batch_version,
     decode_tail,
     join_columns,
+    rows_in,
 )
 from jamboree_gym.encoding.rows import Rows, decode_infos, schema_digest, schemas_of
 from jamboree_gym.errors import DecodeError
@@ -111,6 +110,7 @@ class RowCollector:
 
     def __init__(self, schema: StepSchema) -> None:
         self._schema = schema
+        self._alike: list[Alike] = []
         self._bodies: list[tuple[bytes | memoryview, int]] = []
         self._tails: list[Tail] = []
 
@@ -122,7 +122,7 @@ class RowCollector:
     def add_alike(self, batches: Sequence[bytes], count: int) -> bool:
         """Keep batches of one size whose checksums fit, each with the first `count` rows of a log.
 
-        As rows of a matrix they are cut all at once, into columns of one large batch.
+        They are cut into columns all at once. Their rows come before those of `add`.
 
         Returns:
             Whether they are such batches, without infos and encoded values; if not, none of them
@@ -131,45 +131,37 @@ class RowCollector:
         schema = self._schema
         if schema.encoded_columns:
             return False
-        columns = BATCH_BODY + PREFIX.size
-        size = columns + count * schema.stored_row_bytes
+        size = BATCH_BODY + PREFIX.size + count * schema.stored_row_bytes
         if len(batches[0]) != size:
             return False
-        lines = np.frombuffer(b"".join(batches), np.uint8).reshape((len(batches), size))
+        first = first_bytes(CODEC_STEPS, count, batch_version(schema))
         prefix = PREFIX.pack(schema.digest_bytes, 0, 0)
-        if not (
-            _each_has(lines, 0, first_bytes(CODEC_STEPS, count, batch_version(schema)))
-            and _each_has(lines, BATCH_BODY, prefix)
+        if not all(
+            [one.startswith(first) and one.startswith(prefix, BATCH_BODY) for one in batches]
         ):
             return False
-        ends = [columns + count * end for end in accumulate(schema.column_bytes, initial=0)]
-        pieces = [lines[:, start:stop].tobytes() for start, stop in pairwise(ends)]
-        self.add([(b"".join((prefix, *pieces)), count * len(batches))], [NO_TAIL])
+        self._alike.append((batches, count))
         return True
 
     def rows(self, schemas: SchemaChanges | None = None) -> Rows:
         """All rows that were added, one batch after the other, as if they were of one episode.
+
+        First come those of `add_alike`.
 
         Args:
             schemas: Row number from which on a schema holds, the first that of the first row; None
                 = the one schema from row 0 on.
         """
         schemas = schemas or [(0, self._schema)]
-        columns = join_columns(self._bodies, self._schema, self._tails)
+        columns = join_columns(self._bodies, self._schema, self._tails, self._alike)
         arrays = [as_objects(one) if isinstance(one, list) else one for one in columns]
         return Rows.of_columns(schemas[0][0], iter(arrays), self._infos(), schemas)
 
     def _infos(self) -> list[Mapping[str, Any]]:
-        infos: list[Mapping[str, Any]] = [{}] * sum(count for _, count in self._bodies)
-        first = 0
+        first = sum(map(rows_in, self._alike))
+        infos: list[Mapping[str, Any]] = [{}] * (first + sum(count for _, count in self._bodies))
         for (_, count), tail in zip(self._bodies, self._tails, strict=True):
             for row, info in tail.infos:
                 infos[first + row] = info
             first += count
         return infos
-
-
-def _each_has(lines: npt.NDArray[np.uint8], place: int, content: bytes) -> bool:
-    """Whether each line has these bytes there."""
-    expected = np.frombuffer(content, np.uint8)
-    return bool((lines[:, place : place + len(content)] == expected).all())

@@ -30,6 +30,7 @@ from jamboree_gym.arrays.layout import Leaf
 from jamboree_gym.arrays.step_schema import StepSchema
 from jamboree_gym.encoding.batch_format import (
     ARRAY_REWARDS,
+    BATCH_BODY,
     CODEC_STEPS,
     encode_batch,
     encode_batches,
@@ -41,6 +42,7 @@ __all__ = [
     "DIGEST_BYTES",
     "NO_TAIL",
     "PREFIX",
+    "Alike",
     "ColumnValues",
     "Numbered",
     "Tail",
@@ -51,16 +53,21 @@ __all__ = [
     "encode_step_batches",
     "join_columns",
     "row_columns",
+    "rows_in",
 ]
 
 PREFIX = struct.Struct("<8sII")  # digest of the schema, number of infos, number of changes
 _BEGIN = PREFIX.size
 DIGEST_BYTES = 8
 _UINT32_BYTES = 4
+_AT_ONCE_BYTES = 1 << 17
 _core = compiled_core()
 
 ColumnValues: TypeAlias = npt.NDArray[Any] | Sequence[bytes]
 """An array (n, ...) of the column's dtype; of an encoded column, n encoded values."""
+
+Alike: TypeAlias = tuple[Sequence[bytes], int]
+"""Checked batches of one size without infos and changes, and the number of rows of each."""
 
 Numbered: TypeAlias = Sequence[tuple[int, bytes]]
 """Content of some rows, each with its row; ascending."""
@@ -241,7 +248,10 @@ def _packed(numbers: Iterable[int]) -> bytes:
 
 
 def join_columns(
-    bodies: Sequence[tuple[bytes | memoryview, int]], schema: StepSchema, tails: Sequence[Tail]
+    bodies: Sequence[tuple[bytes | memoryview, int]],
+    schema: StepSchema,
+    tails: Sequence[Tail],
+    alike: Sequence[Alike] = (),
 ) -> list[npt.NDArray[Any] | list[Any]]:
     """The columns of several batches, one behind the other, in new memory.
 
@@ -249,12 +259,15 @@ def join_columns(
         bodies: The bodies, each with its number of rows.
         schema: The schema of all of them.
         tails: What `decode_tail` has found in each; the values may be decoded by now.
+        alike: Batches that come before these; only where no column is encoded.
     """
-    if _core is not None and schema.plain_columns is not None:
+    if _core is not None and not alike and schema.plain_columns is not None:
         joined: list[npt.NDArray[Any] | list[Any]]
         joined = _core.join_columns(tuple(bodies), _BEGIN, schema.plain_columns)
         return joined
-    count = sum([rows for _, rows in bodies])
+    first = sum(map(rows_in, alike))
+    count = first + sum([rows for _, rows in bodies])
+    filled = iter(_columns_of(alike, schema, count) if alike else ())
     columns: list[Any] = []
     start = 0
     encoded = iter(range(len(schema.encoded_columns)))
@@ -262,12 +275,46 @@ def join_columns(
         stop = start + size
         if isinstance(column, Leaf):
             pieces = [body[_BEGIN + n * start : _BEGIN + n * stop] for body, n in bodies]
-            columns.append(_array(bytearray().join(pieces), column, count))
+            content: Any = bytearray().join(pieces)
+            if alike:
+                rest, content = content, next(filled)
+                content[first * size :] = np.frombuffer(rest, np.uint8)
+            columns.append(_array(content, column, count))
         else:
             number = next(encoded)
             columns.append([value for tail in tails for value in tail.values[number]])
         start = stop
     return columns
+
+
+def _columns_of(
+    alike: Sequence[Alike], schema: StepSchema, count: int
+) -> list[npt.NDArray[np.uint8]]:
+    """The bytes of columns of so many rows, of which these batches have the first ones.
+
+    Some batches at once are the lines of a matrix; one of all batches would not fit into a cache.
+    """
+    columns = [np.empty(count * size, np.uint8) for size in schema.column_bytes]
+    row = 0
+    for batches, rows in alike:
+        at_once = max(1, _AT_ONCE_BYTES // len(batches[0]))
+        for first in range(0, len(batches), at_once):
+            some = batches[first : first + at_once]
+            lines = np.frombuffer(b"".join(some), np.uint8).reshape(len(some), -1)
+            start, next_row = BATCH_BODY + _BEGIN, row + rows * len(some)
+            for column, size in zip(columns, schema.column_bytes, strict=True):
+                stop = start + rows * size
+                part = column[row * size : next_row * size].reshape(len(some), rows * size)
+                part[:] = lines[:, start:stop]
+                start = stop
+            row = next_row
+    return columns
+
+
+def rows_in(alike: Alike) -> int:
+    """Number of rows of batches that are alike."""
+    batches, rows = alike
+    return len(batches) * rows
 
 
 def decode_tail(body: bytes | memoryview, schema: StepSchema, count: int) -> Tail:

@@ -98,6 +98,19 @@ class Rows:
             **take(self, rows),
         )
 
+    def cut(self, spans: Sequence[slice]) -> Iterator[Rows]:
+        """The rows of each of several episodes, if these are whole ones of one schema."""
+
+        def each(arrays: Arrays) -> list[Any]:
+            return [rows_of(arrays, span) for span in spans]
+
+        values = map(each, (self.observations, self.actions, self.rewards))
+        ends = map(each, (self.terminations, self.truncations, self.timestamps))
+        infos = [self.infos[span] for span in spans]
+        annotations = each(self.annotated), each(self.annotations)
+        for columns in zip(*values, *ends, infos, *annotations, strict=True):
+            yield Rows(0, *columns, self.schemas)  # type: ignore[call-arg]
+
     def _schemas_of(self, first: int, stop: int) -> SchemaChanges:
         """Those that hold somewhere from one of the rows to another, and at the first one."""
         if len(self.schemas) == 1:

@@ -27,6 +27,7 @@ __all__ = [
     "decode_episode_note",
     "decode_outline",
     "decode_seeds",
+    "decode_stored_note",
     "decode_stored_summary",
     "decode_summaries",
     "decode_summary",
@@ -523,22 +524,21 @@ def decode_episode_note(
     """
     stored, content = _opened_note(note, where)
     stored.id = episode_id
-    seed, rng_state, options, provenance, follows, fork = _opened_origin(content, where)
-    parent, fork_step = (None, None) if fork is None else fork
-    state, carried = _decode_state(rng_state, where)
-    return (
-        stored.decoded(),
-        EpisodeOrigin(
-            None if seed is None else decode_value(seed, where=where),
-            state,
-            None if options is None else decode_value(options, where=f"{where}: options"),
-            provenance,
-            follows,
-            parent,
-            fork_step,
-            carried,
-        ),
-    )
+    return stored.decoded(), _decode_origin(content, where)
+
+
+def decode_stored_note(
+    note: bytes, *, episode_id: str, where: str
+) -> tuple[StoredSummary, EpisodeOrigin]:
+    """As `decode_episode_note`, with the summary as it is stored; seed and tags can be decoded.
+
+    Raises:
+        DecodeError: It is damaged.
+    """
+    stored, content = _opened_note(note, where)
+    stored.id = episode_id
+    stored.decoded_seed(), stored.decoded_tags()
+    return stored, _decode_origin(content, where)
 
 
 def decode_stored_summary(note: bytes, *, episode_id: str, where: str) -> StoredSummary:
@@ -578,6 +578,23 @@ def _opened_origin(content: bytes, where: str) -> tuple[Any, ...]:
         return _unpack_origin(content)
     except (msgspec.MsgspecError, TypeError, ValueError) as error:
         raise DecodeError(f"{where}: not the origin of an episode: {error}") from error
+
+
+def _decode_origin(content: bytes, where: str) -> EpisodeOrigin:
+    """Inverse of `encode_origin`."""
+    seed, rng_state, options, provenance, follows, fork = _opened_origin(content, where)
+    parent, fork_step = (None, None) if fork is None else fork
+    state, carried = _decode_state(rng_state, where)
+    return EpisodeOrigin(
+        None if seed is None else decode_value(seed, where=where),
+        state,
+        None if options is None else decode_value(options, where=f"{where}: options"),
+        provenance,
+        follows,
+        parent,
+        fork_step,
+        carried,
+    )
 
 
 def _decode_dict(content: bytes, where: str) -> dict[str, Any]:

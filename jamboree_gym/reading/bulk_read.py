@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple, Protocol, TypeVar
 
@@ -16,17 +17,20 @@ from jamboree_gym.encoding.batch_format import BATCH_BODY, decode_head, is_whole
 from jamboree_gym.encoding.bulk_decoder import RowCollector, plain_batch, read_tail
 from jamboree_gym.encoding.column_batch import DIGEST_BYTES, Tail
 from jamboree_gym.encoding.rows import Rows
-from jamboree_gym.encoding.summary_codec import StoredSummary, decode_episode_note
+from jamboree_gym.encoding.summary_codec import StoredSummary, decode_stored_note
 from jamboree_gym.errors import DecodeError, EpisodeNotFound
 from jamboree_gym.reading.episode import Episode
 from jamboree_gym.reading.row_arrays import to_transitions, transitions_between
-from jamboree_gym.records import EpisodeOrigin, EpisodeStatus, EpisodeSummary, Transitions
+from jamboree_gym.records import EpisodeOrigin, EpisodeStatus, Transitions
 
 __all__ = ["Block", "Listed", "WholeEpisode", "read_blocks", "trips", "whole_episodes"]
 
 MAX_EPISODES = 4000
 MAX_BYTES = 8 << 20
 _SCHEMA = slice(BATCH_BODY, BATCH_BODY + DIGEST_BYTES)
+
+_Kind = tuple[bytes, int, int]
+"""Schema, size and number of rows of an episode's only batch."""
 
 
 class Listed(Protocol):
@@ -50,17 +54,19 @@ _Listed = TypeVar("_Listed", bound=Listed)
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Block:
-    """Rows of several episodes, one after the other, with the same columns.
+    """Rows of several episodes with the same columns.
 
     Attributes:
-        ids: The episodes.
+        ids: The episodes, in the order in which they were asked for.
         counts: Number of rows of each.
+        firsts: Where the rows of each begin; they may lie in another order.
         start: Row number of the first one; 0 where there are several episodes.
         rows: The rows.
     """
 
     ids: Sequence[str]
     counts: npt.NDArray[np.int64]
+    firsts: npt.NDArray[np.int64]
     start: int
     rows: Rows
 
@@ -72,23 +78,19 @@ class Block:
     def episodes(self) -> Iterator[tuple[str, Rows]]:
         """The rows of each episode."""
         if len(self.ids) == 1:
-            yield self.ids[0], self.rows
-            return
-        ends = self.counts.cumsum().tolist()
-        for id, end, count in zip(self.ids, ends, self.counts.tolist(), strict=True):
-            yield id, replace(self.rows[end - count : end], start=0)
+            return iter([(self.ids[0], self.rows)])
+        stops = self.firsts + self.counts
+        spans = list(map(slice, self.firsts.tolist(), stops.tolist()))
+        return zip(self.ids, self.rows.cut(spans), strict=True)
 
     def transitions(self) -> Transitions:
         """The transitions of all of them; `schemas` is right for a single episode only."""
-        rows = self.rows
         if len(self.ids) == 1:
-            return to_transitions(rows)
-        firsts = self.counts.cumsum() - self.counts
-        is_step = np.ones(len(rows), np.bool_)
-        is_step[firsts] = False
-        has_next = np.roll(is_step, -1)
-        numbers = np.arange(len(rows), dtype=np.int64) - firsts.repeat(self.counts)
-        return transitions_between(rows, has_next, is_step, numbers[has_next])
+            return to_transitions(self.rows)
+        steps = self.steps
+        numbers = np.arange(steps.sum()) - (steps.cumsum() - steps).repeat(steps)
+        before = self.firsts.repeat(steps) + numbers
+        return transitions_between(self.rows, before, before + 1, numbers)
 
 
 def read_blocks(
@@ -125,15 +127,16 @@ def trips(
     known: dict[tuple[str, str], float] = {}
     trip, size, row_bytes = list[_Listed](), 0.0, 1.0
     for summary in summaries:
-        kind = summary.run, summary.env_id
-        if kind not in known:
+        kind, rows = (summary.run, summary.env_id), summary.steps + 1
+        a_row = known.get(kind)
+        if a_row is None:
             used = connection.store.memory(connection.keyspace.episode(summary.id))
-            known[kind] = max(1.0, used / (summary.steps + 1))
-        more = known[kind] * (summary.steps + 1)
+            a_row = known[kind] = max(1.0, used / rows)
+        more = a_row * rows
         if trip and (len(trip) == max_episodes or size + more > MAX_BYTES):
             yield trip, row_bytes
             trip, size = [], 0.0
-        row_bytes = known[kind]
+        row_bytes = a_row
         trip.append(summary)
         size += more
     if trip:
@@ -161,34 +164,18 @@ def _complete(episode_id: str, start: int, stop: int, rows: Rows) -> Rows:
 
 
 def _single(episode_id: str, rows: Rows) -> Block:
-    return Block([episode_id], np.array([len(rows)], np.int64), rows.start, rows)
+    counts = np.array([len(rows)], np.int64)
+    return Block([episode_id], counts, np.zeros_like(counts), rows.start, rows)
 
 
 def _whole(connection: Connection, trip: Sequence[StoredSummary]) -> list[Block]:
     """Episodes as blocks: those of one schema together."""
-    keys = [connection.keyspace.episode(summary.id) for summary in trip]
-    logs = connection.store.whole(keys)
-    together: dict[bytes, _Together] = {}
-    alike: dict[tuple[bytes, int, int], list[int]] = {}  # by schema, size and rows of the one batch
-    others = []
-    for position, (summary, log) in enumerate(zip(trip, logs, strict=True)):
+    logs = connection.store.whole([connection.keyspace.episode(summary.id) for summary in trip])
+    for summary, log in zip(trip, logs, strict=True):
         if not log:
             raise EpisodeNotFound(f"episode {summary.id!r} is listed, but no longer there")
-        if len(log) == 2 and is_whole(log[1]):
-            kind = log[1][_SCHEMA], len(log[1]), summary.steps + 1
-            alike.setdefault(kind, []).append(position)
-        else:
-            others.append(position)
-    for (digest, _, count), positions in alike.items():
-        joined = _together(connection, digest, together)
-        if joined.collector.add_alike([logs[position][1] for position in positions], count):
-            joined.ids.extend(trip[position].id for position in positions)
-            joined.counts.extend([count] * len(positions))
-        else:
-            others += positions
-    others = [at for at in others if not _is_joined(connection, trip[at], logs[at][1:], together)]
-    blocks = [one.block() for one in together.values() if one.ids]
-    for summary in (trip[position] for position in sorted(others)):
+    blocks, others = _joined(connection, dict(enumerate(trip)), logs)
+    for summary in (trip[place] for place in others):
         rows = Episode(connection, summary.id)._rows(0, summary.steps + 1)
         rows = _complete(summary.id, 0, summary.steps + 1, rows)
         blocks.append(_single(summary.id, rows))
@@ -221,34 +208,29 @@ def whole_episodes(connection: Connection, ids: Sequence[str]) -> list[Callable[
     keys = [connection.keyspace.episode(id) for id in ids]
     for key in keys:
         connection.settle(key)
-    together: dict[bytes, _Together] = {}
-    logs = zip(ids, keys, connection.store.whole(keys), strict=True)
-    notes = {id: _joined_notes(connection, id, key, log, together) for id, key, log in logs}
-    blocks = [one.block() for one in together.values() if one.ids]
+    logs = connection.store.whole(keys)
+    notes = list(map(_notes, ids, keys, logs))
+    trip = {place: one[0] for place, one in enumerate(notes) if one is not None}
+    blocks, _ = _joined(connection, trip, logs)
     joined = {id: rows for block in blocks for id, rows in block.episodes()}
-    return [partial(_whole_episode, connection, id, notes[id], joined.get(id)) for id in ids]
+    return [
+        partial(_whole_episode, connection, id, one, joined.get(id))
+        for id, one in zip(ids, notes, strict=True)
+    ]
 
 
-_Notes = tuple[EpisodeSummary, EpisodeOrigin]
+_Notes = tuple[StoredSummary, EpisodeOrigin]
 
 
-def _joined_notes(
-    connection: Connection,
-    id: str,
-    key: str,
-    log: Sequence[bytes],
-    together: dict[bytes, _Together],
-) -> _Notes | None:
-    """Join an episode to those of its schema; None if it has to be read by itself."""
+def _notes(id: str, key: str, log: Sequence[bytes]) -> _Notes | None:
+    """What the head of a log says of its episode; None if it has to be read by itself."""
     if not log:
         return None
     try:
         note = decode_head(log[0], where=key).note
-        summary, origin = decode_episode_note(note, episode_id=id, where=key)
-        is_joined = _is_joined(connection, summary, log[1:], together)
+        return decode_stored_note(note, episode_id=id, where=key)
     except DecodeError:
         return None
-    return (summary, origin) if is_joined else None
 
 
 def _whole_episode(
@@ -261,39 +243,93 @@ def _whole_episode(
     return WholeEpisode(id, summary.status, episode.origin, episode._rows())
 
 
+def _joined(
+    connection: Connection, trip: Mapping[int, Listed], logs: Sequence[Sequence[bytes]]
+) -> tuple[list[Block], list[int]]:
+    """Join episodes of one schema.
+
+    Args:
+        connection: The store.
+        trip: The episodes, by the place of their log.
+        logs: What each log holds.
+
+    Returns:
+        The blocks, and the places of the episodes that have to be read by themselves. They are
+        those whose schema changes, that have another number of rows by now, or that are damaged:
+        reading them by themselves tells what is wrong.
+    """
+    together: dict[bytes, _Together] = {}
+    alike = defaultdict[_Kind, list[int]](list)
+    others = []
+    for place, summary in trip.items():
+        log = logs[place]
+        if len(log) == 2:
+            batch = log[1]
+            alike[batch[_SCHEMA], len(batch), summary.steps + 1].append(place)
+        else:
+            others.append(place)
+    for (digest, _, count), places in alike.items():
+        batches = [logs[place][1] for place in places]
+        if not _are_joined(connection, digest, count, places, batches, together):
+            others += places
+    others = [
+        place
+        for place in sorted(others)
+        if not _is_joined(connection, place, trip[place], logs[place][1:], together)
+    ]
+    return [one.block(trip) for one in together.values() if one.places], others
+
+
+def _are_joined(
+    connection: Connection,
+    digest: bytes,
+    count: int,
+    places: Sequence[int],
+    batches: Sequence[bytes],
+    together: dict[bytes, _Together],
+) -> bool:
+    """Join the episodes at some places, of one batch and as many rows each, if these are plain."""
+    if not all(map(is_whole, batches)):
+        return False
+    try:
+        joined = _together(connection, digest, together)
+    except DecodeError:
+        return False
+    if not joined.collector.add_alike(batches, count):
+        return False
+    joined.places.extend(places)
+    joined.counts.extend([count] * len(places))
+    return True
+
+
 def _is_joined(
     connection: Connection,
+    place: int,
     summary: Listed,
     batches: Sequence[bytes],
     together: dict[bytes, _Together],
 ) -> bool:
-    """Join an episode to those of its schema; False if it has to be read by itself.
-
-    That is where its schema changes, where it has another number of rows by now, or is damaged:
-    reading it by itself tells what is wrong.
-    """
+    """Join the episode at a place to those of its schema; False if it has to be read by itself."""
     row, joined, bodies, tails = 0, None, list[tuple[bytes, int]](), list[Tail]()
     for raw in batches:
         start, count, body = plain_batch(raw)
         if start != row or count == 0:
             return False
-        its_own = _together(connection, body[:DIGEST_BYTES], together)
-        if its_own is not (joined or its_own):
-            return False
-        joined = its_own
         try:
-            tail = read_tail(body, joined.schema, count, where=summary.id)
+            its_own = _together(connection, body[:DIGEST_BYTES], together)
+            tail = read_tail(body, its_own.schema, count, where=summary.id)
         except DecodeError:
             return False
-        if tail.changes:
+        if tail.changes or its_own is not (joined or its_own):
             return False
+        joined = its_own
         row += count
         bodies.append((body, count))
         tails.append(tail)
     if joined is None or row != summary.steps + 1:
         return False
     joined.collector.add(bodies, tails)
-    joined.ids.append(summary.id)
+    joined.places.append(place)
     joined.counts.append(row)
     return True
 
@@ -310,12 +346,16 @@ def _together(connection: Connection, digest: bytes, together: dict[bytes, _Toge
 
 
 class _Together(NamedTuple):
-    """Episodes of one schema."""
+    """Episodes of one schema: their places among those asked for, in the order of their rows."""
 
     schema: StepSchema
     collector: RowCollector
-    ids: list[str]
+    places: list[int]
     counts: list[int]
 
-    def block(self) -> Block:
-        return Block(self.ids, np.array(self.counts, np.int64), 0, self.collector.rows())
+    def block(self, trip: Mapping[int, Listed]) -> Block:
+        """Their rows; `trip` has all episodes asked for, by their places."""
+        places, counts = np.array(self.places), np.array(self.counts, np.int64)
+        order, firsts = places.argsort(), counts.cumsum() - counts
+        ids = [trip[place].id for place in places[order].tolist()]
+        return Block(ids, counts[order], firsts[order], 0, self.collector.rows())

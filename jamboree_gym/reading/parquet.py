@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from jamboree_gym.connection import Connection
 from jamboree_gym.errors import ExportError
 from jamboree_gym.progress import Progress
-from jamboree_gym.reading.bulk_read import read_blocks
+from jamboree_gym.reading.bulk_read import Block, read_blocks
 from jamboree_gym.reading.finding.filters import Found
 from jamboree_gym.reading.part_folder import PartFolder, aside_of, whole
 from jamboree_gym.tables.arrow_table import (
@@ -46,15 +47,21 @@ def pieces_of(
     Yields:
         How many episodes are read to their end now, and the next part.
     """
-    positions = {one.id: position for position, one in enumerate(found)}
+    first = 0
     for done, blocks in read_blocks(connection, found):
         table_parts = [
             table_part_of(one.transitions(), one.ids, one.steps, columns_of) for one in blocks
         ]
-        order = [
-            np.array([positions[name] for name in one.ids]).repeat(one.steps) for one in blocks
-        ]
-        yield done, join(table_parts, np.concatenate(order))
+        order = None if len(blocks) == 1 else _order(blocks, found[first : done + 1])
+        yield done, join(table_parts, order)
+        first = done
+
+
+def _order(blocks: Sequence[Block], found: Found) -> npt.NDArray[np.int64]:
+    """The place of the episode of each transition."""
+    places = {one.id: place for place, one in enumerate(found)}
+    order = [np.array([places[id] for id in one.ids]).repeat(one.steps) for one in blocks]
+    return np.concatenate(order)
 
 
 def write_parts(

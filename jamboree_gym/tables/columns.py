@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from jamboree_gym.arrays.step_columns import are_empty
 from jamboree_gym.arrays.tensors import is_tensor, tensor_array
 from jamboree_gym.arrays.trees import Arrays, leaves_of, path_shown
 from jamboree_gym.encoding.info_codec import holds_unrecorded
@@ -175,7 +176,7 @@ def scalar_columns(prefix: str, rows: Sequence[Mapping[str, Any]]) -> dict[str, 
 
     None for a key whose values no column can hold. A key without any value is left out.
     """
-    if not any(rows):
+    if are_empty(rows):
         return {}
     flat = [_flattened(row) for row in rows]
     names = dict.fromkeys(name for row in flat for name, value in row.items() if value is not None)

@@ -259,14 +259,7 @@ def reset_as_recorded(
         ReplayError: Neither seed nor state is known, the options could not be stored or name a
             module (unless `trust_entry_point`), or the reset fails.
     """
-    if holds_unrecorded(origin.options):
-        raise ReplayError("the options of the reset could not be stored when it was recorded")
-    options: Any = renewed(origin.options)
-    if isinstance(options, Mapping):
-        options = dict(options)
-    if options is not None and not trust_entry_point:
-        named = options if isinstance(options, dict) else {"options": options}
-        check_arguments(named, "the reset")
+    options = None if origin.options is None else _options_of(origin, trust=trust_entry_point)
     if origin.rng_state is None and origin.seed is None and origin.follows is None:
         raise ReplayError("the episode has neither a seed nor a captured state of its generator")
     state = origin.rng_state
@@ -281,6 +274,19 @@ def reset_as_recorded(
     except Exception as error:
         raise ReplayError(f"the environment cannot be reset as recorded: {error!r}") from error
     return observation, info
+
+
+def _options_of(origin: EpisodeOrigin, *, trust: bool) -> Any:
+    """The options of the reset; a `ReplayError` if they were not stored, or name a module."""
+    if holds_unrecorded(origin.options):
+        raise ReplayError("the options of the reset could not be stored when it was recorded")
+    options: Any = renewed(origin.options)
+    if isinstance(options, Mapping):
+        options = dict(options)
+    if options is not None and not trust:
+        named = options if isinstance(options, dict) else {"options": options}
+        check_arguments(named, "the reset")
+    return options
 
 
 def put_generators(

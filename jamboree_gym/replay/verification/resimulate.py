@@ -66,6 +66,7 @@ class _Origin(NamedTuple):
     digest: str
     provenance: dict[str, Any]
     changed: tuple[Change, ...]
+    remembering: tuple[str, ...]
 
 
 class _Place(NamedTuple):
@@ -239,7 +240,7 @@ class Resimulator:
         tolerance = self._check.tolerance
         mismatch = first_mismatch(run, tolerance)
         found = (whole.id, len(run.rewards), mismatch, None)
-        remembering = () if whole.origin.carried else remembering_of(origin.provenance)
+        remembering = () if whole.origin.carried else origin.remembering
         report = VerifyReport(*found, origin.changed, tolerance, remembering)
         return Checked(report, () if watched is None else tuple(watched.unseen()))
 
@@ -302,7 +303,8 @@ class _Watched(gym.Wrapper[Any, Any, Any, Any]):
 def _origin_of(digest: str, content: bytes) -> _Origin:
     try:
         provenance = decode_provenance(content, where=digest)
-        return _Origin(digest, provenance, changes_since(provenance))
+        remembering = remembering_of(provenance)
+        return _Origin(digest, provenance, changes_since(provenance), remembering)
     except (KeyError, RecursionError, TypeError, ValueError) as error:
         raise ReplayError(f"the episode's provenance is damaged: {error!r}") from error
 

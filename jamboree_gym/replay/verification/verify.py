@@ -25,7 +25,8 @@ from jamboree_gym.replay.verification.workers import Numbered, checked_in_proces
 
 __all__ = ["check_of", "verify", "verify_one"]
 
-MAX_CHUNK = 100  # episodes that are read in one round trip
+MAX_CHUNK = 100  # episodes that a worker reads in one round trip
+ALONE_AT_ONCE = 1000  # without workers, of which none has to wait for the last one
 CHUNKS_A_WORKER = 4  # or more, if there are enough episodes: then no worker waits for long
 
 
@@ -203,7 +204,9 @@ def _verify_many(
     numbers = iter(range(total))
     chunks = [
         [(next(numbers), one.id) for one in trip]
-        for trip, _ in trips(connection, summaries, max_episodes=size if workers > 1 else MAX_CHUNK)
+        for trip, _ in trips(
+            connection, summaries, max_episodes=size if workers > 1 else ALONE_AT_ONCE
+        )
     ]
     if workers == 1 or total == 1:
         checked = _checked_here(connection, check, chunks)

@@ -65,6 +65,10 @@ class Buckets:
         """The key under which Redis has a log."""
         return self.keyspace.in_bucket(key, self.of(key))
 
+    def logs(self, keys: Sequence[str]) -> list[str]:
+        """The keys under which Redis has some logs."""
+        return self.keyspace.in_buckets(keys, self._all or self.all)
+
     def grouped(self, keys: Iterable[str]) -> list[tuple[BucketKeys, list[str]]]:
         """The buckets of some logs, and which logs are in each."""
         found: dict[BucketKeys, list[str]] = {}
