@@ -120,5 +120,5 @@ def _info(model: BaseAlgorithm, recorded: RecordedEnv) -> Mapping[str, Any]:
 
 def _steps(handler: EpisodeHandler) -> int:
     """How many steps the current episode has; from memory."""
-    newest = handler.recent(1)
-    return int(newest.indices[-1]) + 1 if len(newest) else 0
+    steps = handler._steps
+    return 0 if steps is None else max(0, steps.rows_put - 1)
