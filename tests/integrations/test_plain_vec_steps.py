@@ -253,14 +253,15 @@ def calls_of_package(count: Callable[[], None]) -> Iterator[None]:
 
 
 @pytest.mark.parametrize(
-    ("name", "num_envs", "most"), [("PPO", 1, 30), ("PPO", 4, 45), ("DQN", 1, 24)]
+    ("name", "num_envs", "recorders", "most"),
+    [("PPO", 1, "one", 30), ("PPO", 4, "one", 45), ("PPO", 4, "each", 20), ("DQN", 1, "one", 24)],
 )
 def test_a_step_of_a_training_makes_few_calls(
-    jam: Jamboree, name: str, num_envs: int, most: int
+    jam: Jamboree, name: str, num_envs: int, recorders: str, most: int
 ) -> None:
     """Calls, not seconds: in a training each costs about ten times what a loop shows.
 
-    One for each environment and more had 67, 154 and 50.
+    One for each environment and more had 67, 154, 58 and 50.
     """
     from stable_baselines3.common.callbacks import BaseCallback
     from stable_baselines3.common.vec_env import DummyVecEnv
@@ -283,7 +284,12 @@ def test_a_step_of_a_training_makes_few_calls(
             return True
 
     case, counting = CASES[name], Counting()
-    model = case.model(jam.record(DummyVecEnv([cartpole] * num_envs), run="counted"))
+    venv: Any
+    if recorders == "one":
+        venv = jam.record(DummyVecEnv([cartpole] * num_envs), run="counted")
+    else:
+        venv = DummyVecEnv([lambda: jam.record(cartpole(), run="counted")] * num_envs)
+    model = case.model(venv)
     with one_thread(), calls_of_package(counting.count):
         model.learn(96 * num_envs, callback=[JamboreeCallback(jam, verbose=0), counting])
 
@@ -315,6 +321,33 @@ def test_a_step_of_a_training_handles_no_annotation_by_itself(
     ended = sum(one.status != "running" for one in jam.episodes(run="slow").summaries())
     assert len(slow_steps) <= ended + 4  # the first ones, too: the schema gets its annotation
     assert all(one.data().annotated.all() for one in jam.episodes(run="slow"))
+
+
+@pytest.mark.parametrize("shape", [(3,), (3, 1), (1, 3)], ids=str)
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_both_annotators_say_the_same(jam: Jamboree, shape: tuple[int, ...], dtype: str) -> None:
+    import torch
+    from stable_baselines3.common.vec_env import DummyVecEnv
+
+    from jamboree_gym.integrations.sb3.training.recorded_env import recorded_env
+
+    values = torch.rand(shape, dtype=getattr(torch, dtype), requires_grad=True)
+    log_probs = torch.rand(6, dtype=torch.float32)[::2]
+    found = []
+    for venv in (
+        jam.record(DummyVecEnv([cartpole] * 3), run="both"),
+        DummyVecEnv([lambda: jam.record(cartpole(), run="both")] * 3),
+    ):
+        venv.reset()
+        recorded = recorded_env(venv)
+        recorded.annotator.annotate_forward(7, (torch.zeros(3), values, log_probs))
+        venv.step(np.zeros(3, int))
+        found.append([one.recent(1).annotations for one in recorded.handlers])
+
+    together, each = ([{name: one[name][0] for name in one} for one in them] for them in found)
+    assert together == each
+    assert [one["value"] for one in each] == values.flatten().tolist()
+    assert {one["value"].dtype for one in [*together, *each]} == {np.dtype(dtype)}
 
 
 # -- batches ----------------------------------------------------------------------------------

@@ -306,6 +306,20 @@ def test_learning_goes_on_where_it_stopped(jam: Jamboree) -> None:
     assert sum(one.steps for one in jam.run("on").episodes.summaries()) == 128
 
 
+def test_learning_goes_on_after_running_episodes_were_deleted(jam: Jamboree) -> None:
+    venv = jam.record(PPO_CASE.make_venv(), run="emptied")
+    model = PPO_CASE.model(venv)
+    model.learn(64, callback=callback_for(jam))
+    jam.flush()
+    for one in jam.episodes(run="emptied"):
+        one.delete()
+    venv.step(np.zeros(venv.num_envs, int))
+    jam.flush()
+
+    model.learn(64, callback=callback_for(jam), reset_num_timesteps=False)
+    assert [one.how for one in jam.run("emptied").history] == ["finished"] * 2
+
+
 def test_while_it_goes_on_history_tells_the_steps_that_are_recorded(jam: Jamboree) -> None:
     from stable_baselines3.common.callbacks import BaseCallback
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import gymnasium as gym
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize
@@ -12,26 +12,18 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize
 from jamboree_gym.connection import Connection
 from jamboree_gym.environment.provenance import class_name
 from jamboree_gym.errors import InvalidArgument
+from jamboree_gym.integrations.sb3.training.policy_watch import (
+    AnnotateEach,
+    AnnotateTogether,
+    Annotator,
+)
 from jamboree_gym.integrations.sb3.vec_record import VecRecordEpisodes, vec_env_chain
-from jamboree_gym.recording.annotations import AnnotationColumns
 from jamboree_gym.recording.episode_handler import EpisodeHandler
 from jamboree_gym.wrappers import RecordEpisodes
 
-__all__ = ["Annotator", "RecordedEnv", "recorded_env"]
+__all__ = ["RecordedEnv", "recorded_env"]
 
 Form = Literal["raw", "normalised"]
-
-
-class Annotator(Protocol):
-    """Takes what is said of the next step of all environments; a `VectorRecorder` is one."""
-
-    def annotate_numbers(
-        self, columns: AnnotationColumns, numbers: Sequence[tuple[Any, ...]]
-    ) -> None:
-        """As `VectorRecorder.annotate_numbers`."""
-
-    def drop_annotations(self) -> None:
-        """As `VectorRecorder.drop_annotations`."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -75,13 +67,13 @@ def recorded_env(venv: VecEnv | None) -> RecordedEnv:
     annotator: Annotator
     if own:
         recorder = own[-1]
-        handlers, annotator = recorder.handlers, recorder._recorder
+        handlers, annotator = recorder.handlers, AnnotateTogether(recorder._recorder)
         place = chain.index(recorder)
         above, below = [*chain[:place]], chain[place + 1 :]
     else:
         singles = _single_recorders(chain)
         handlers, below = [one.handler for one in singles], []
-        annotator = _AnnotateEach(handlers)
+        annotator = AnnotateEach(handlers)
         above = [*chain[:-1], *_above_singles(chain[-1], singles)]
     jam, run = handlers[0]._connection, own[-1].run if own else singles[0].run
     if not own and {(one.handler._connection, one.run) for one in singles} != {(jam, run)}:
@@ -120,23 +112,6 @@ def _above_singles(
         while isinstance(env, gym.Wrapper) and env is not recorder:
             yield env
             env = env.env
-
-
-class _AnnotateEach:
-    """The annotator of environments that have a recorder each."""
-
-    def __init__(self, handlers: Sequence[EpisodeHandler]) -> None:
-        self._handlers = handlers
-
-    def annotate_numbers(
-        self, columns: AnnotationColumns, numbers: Sequence[tuple[Any, ...]]
-    ) -> None:
-        for handler, own in zip(self._handlers, numbers, strict=True):
-            handler._merge_annotation(columns.annotation(own))
-
-    def drop_annotations(self) -> None:
-        for handler in self._handlers:
-            handler.annotation = None
 
 
 def _form(chain: Iterable[VecEnv]) -> dict[str, Form]:

@@ -17,11 +17,7 @@ from jamboree_gym.integrations.sb3.training.described_model import described_mod
 from jamboree_gym.integrations.sb3.training.learning import LearnWatch
 from jamboree_gym.integrations.sb3.training.logger_links import link_run
 from jamboree_gym.integrations.sb3.training.metric_writer import MetricWriter
-from jamboree_gym.integrations.sb3.training.policy_watch import (
-    PolicyWatch,
-    numbers_of_forward,
-    numbers_of_version,
-)
+from jamboree_gym.integrations.sb3.training.policy_watch import PolicyWatch
 from jamboree_gym.integrations.sb3.training.recorded_env import RecordedEnv
 from jamboree_gym.recording.episode_handler import EpisodeHandler
 from jamboree_gym.runs.metrics import MetricHandler
@@ -57,7 +53,7 @@ class TrainingSession:
         self.timesteps = model.num_timesteps
         self._model = model
         self._recorded = recorded
-        self._annotate_numbers = recorded.annotator.annotate_numbers
+        self._annotator = recorded.annotator
         self._id = jam.new_episode_id()
         self._sessions = SessionHandler(jam, run)
         self.checkpoints = ModelCheckpoints(
@@ -84,14 +80,12 @@ class TrainingSession:
         jam.add_close_callback(self._end_raised)
 
     def _annotate(self, result: Any) -> None:
-        model = self._model
-        self._annotate_numbers(*numbers_of_forward(model._n_updates, result, model.n_envs))
+        self._annotator.annotate_forward(self._model._n_updates, result)
 
     def annotate_version(self) -> None:
         """Annotate the next step with the version of its policy, unless `forward` does it."""
         if self._policy is None:
-            model = self._model
-            self._annotate_numbers(*numbers_of_version(model._n_updates, model.n_envs))
+            self._annotator.annotate_version(self._model._n_updates)
 
     def end(self, how: SessionEnd) -> None:
         """It is over; model and logger are as they were. A second call does nothing."""
@@ -104,7 +98,7 @@ class TrainingSession:
             self._policy.remove()
         if self._writer in self._logger.output_formats:
             self._logger.output_formats.remove(self._writer)
-        self._recorded.annotator.drop_annotations()  # they were said of a step that does not come
+        self._annotator.drop_annotations()  # they were said of a step that does not come
         self._learn.end()
         self.checkpoints.end()
         self._recorded.jam.remove_close_callback(self._end_raised)
@@ -126,5 +120,5 @@ def _info(model: BaseAlgorithm, recorded: RecordedEnv) -> Mapping[str, Any]:
 
 def _steps(handler: EpisodeHandler) -> int:
     """How many steps the current episode has; from memory."""
-    newest = handler.recent(1)
-    return int(newest.indices[-1]) + 1 if len(newest) else 0
+    steps = handler._steps
+    return 0 if steps is None else max(0, steps.rows_put - 1)
