@@ -119,8 +119,8 @@ FAULTS = (
     PlantedFault(
         "the lease is not renewed after FLUSHALL",
         "delivery/lease.py",
-        "if self._is_wanted and (is_late or self._losses != self._store.losses):",
-        "if self._is_wanted and is_late:",
+        "if max(ages_s) > LATEST_RENEWAL_S or self._losses != self._store.losses:",
+        "if max(ages_s) > LATEST_RENEWAL_S:",
     ),
     PlantedFault(
         "blobs are not sent again after FLUSHALL",
