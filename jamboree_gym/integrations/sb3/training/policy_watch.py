@@ -107,7 +107,13 @@ def _said_of_each(result: Any, num_envs: int) -> tuple[torch.Tensor, torch.Tenso
     values, log_probs = result[1], result[2]
     if not isinstance(values, torch.Tensor) or not isinstance(log_probs, torch.Tensor):
         return None
-    return (values, log_probs) if values.numel() == log_probs.numel() == num_envs else None
+    if not values.numel() == log_probs.numel() == num_envs:
+        return None
+    return _known_to_numpy(values), _known_to_numpy(log_probs)
+
+
+def _known_to_numpy(values: torch.Tensor) -> torch.Tensor:
+    return values.float() if values.dtype is torch.bfloat16 else values
 
 
 @lru_cache(maxsize=16)
