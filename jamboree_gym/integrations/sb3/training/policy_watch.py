@@ -109,11 +109,9 @@ def _said_of_each(result: Any, num_envs: int) -> tuple[torch.Tensor, torch.Tenso
         return None
     if not values.numel() == log_probs.numel() == num_envs:
         return None
-    return _known_to_numpy(values), _known_to_numpy(log_probs)
-
-
-def _known_to_numpy(values: torch.Tensor) -> torch.Tensor:
-    return values.float() if values.dtype is torch.bfloat16 else values
+    if torch.bfloat16 in (values.dtype, log_probs.dtype):  # NumPy has none
+        return values.float(), log_probs.float()
+    return values, log_probs
 
 
 @lru_cache(maxsize=16)
