@@ -688,19 +688,24 @@ def test_listings_of_what_is_here_or_not_in_mongodb_stay(jam: Jamboree) -> None:
     assert unlisted not in here(jam)
 
 
-def test_what_came_here_again_meanwhile_stays_listed(jam: Jamboree) -> None:
+@pytest.mark.parametrize(
+    ("coverage", "then"),
+    [("", ""), ("of a process that restores them", "unknown"), ("all", "part"), ("part", "part")],
+)
+def test_what_came_here_again_meanwhile_stays_listed(
+    jam: Jamboree, coverage: str, then: str
+) -> None:
     here_again, to_be_copied, gone = recorded(jam, 3, run="a")
     jam.redis.delete(at(jam, to_be_copied), at(jam, gone))
     for key in (here_again, gone):
         jam.redis.zrem(beside(jam, key, "unbacked"), at(jam, key))
     ids = [jam._connection.keyspace.episode_id(key) for key in (here_again, to_be_copied, gone)]
-    jam._connection.redis_store.eviction.unlist("a", ids)
-    assert set(jam._connection.redis_store.listings.summaries("a")) == set(
-        ids
-    )  # nobody knows what the listing lacks
-    jam._connection.redis_store.listings.put_coverage("all")
-    jam._connection.redis_store.eviction.unlist("a", ids)
-    assert set(jam._connection.redis_store.listings.summaries("a")) == set(ids[:2])
+    store = jam._connection.redis_store
+    if coverage:
+        store.listings.put_coverage(coverage)
+    store.eviction.unlist("a", ids)
+    assert set(store.listings.summaries("a")) == set(ids[:2])
+    assert (jam.redis.get(beside(jam, gone, "coverage")) or b"").decode() == then
 
 
 # -- who carries it out ---------------------------------------------------------------------------

@@ -287,10 +287,13 @@ class LogCopier:
     def _count_in_backup(self, key: str, head: Head) -> int:
         """Number of records that the backup holds of a log without any acknowledgement.
 
-        A backup that was killed could not acknowledge: its batches are not copied again.
+        A backup that was killed could not acknowledge: its batches are not copied again. Of records
+        that had been popped before the copy, it holds none: a failover may have brought them back.
         """
         log = self._backup.logs([key]).get(key)
         if not isinstance(log, StoredLog) or log.head.born != head.born:
+            return 0
+        if log.head.first > head.first:
             return 0
         return 0 if self._difference(key, 0) else min(log.head.count, head.count)
 

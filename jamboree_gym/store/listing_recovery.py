@@ -75,39 +75,53 @@ def _recover(store: RedisStore, backup: BackupStore) -> str:
     for _ in range(ATTEMPTS):
         ours = secrets.token_hex(8)
         store.listings.put_coverage(ours)
-        listed, is_current = _list_all(store, backup)
-        if is_current and store.listings.settle_coverage(ours, COVERED):
+        listed, is_current, has_room = _list_all(store, backup)
+        reached = COVERED if has_room else PARTLY_COVERED
+        if is_current and store.listings.settle_coverage(ours, reached):
             if listed:
                 log.info("%d episodes of %s are listed again", listed, backup_name(backup.where))
-            return COVERED
+            return reached
         coverage = store.listings.coverage()
         if is_covered(coverage):  # another process has recovered them
             return coverage
     return NO_ROOM
 
 
-def _list_all(store: RedisStore, backup: BackupStore) -> tuple[int, bool]:
-    """Number of episodes that were not listed before, and whether nothing was deleted meanwhile."""
+def _list_all(store: RedisStore, backup: BackupStore) -> tuple[int, bool, bool]:
+    """List episodes as far as there is room, and restore the heads of all logs of records.
+
+    Returns:
+        How many episodes were not listed before; whether nothing was deleted meanwhile; whether
+        there was room for all of them.
+    """
     standing, deleted = store.restorer.standing(), store.deletions.waiting()
     identity = backup.identity()
-    listed = 0
-    by_run = attrgetter("run")
+    listed, has_room = 0, True
     for some in backup.heads():
         heads = _readable(some, deleted)
-        entries = list(_entries(store, heads))
-        behind = list[str]()
-        for _, of_run in groupby(sorted(entries, key=by_run), by_run):
-            group = list(of_run)
-            new = store.listings.list_episodes(group, standing=standing) or 0
-            behind += _listed_behind(store, group) if new < len(group) else ()
-            listed += new
-        _put_back(store, backup, behind, standing)
+        try:
+            listed += _list_some(store, backup, heads, standing) if has_room else 0
+        except StoreFull:
+            has_room = False
         for key, head in heads.items():
             if head.codec == CODEC_RECORDS:
                 back = replace(head, held=head.count, acked=head.count)
                 run = run_entry(store, key, head)
                 store.restorer.restore(key, back, (), run, standing=standing, backup=identity)
-    return listed, store.restorer.standing() == standing
+    return listed, store.restorer.standing() == standing, has_room
+
+
+def _list_some(store: RedisStore, backup: BackupStore, heads: Heads, standing: str) -> int:
+    """List the episodes among some logs; return how many were not listed before."""
+    entries, by_run, listed = list(_entries(store, heads)), attrgetter("run"), 0
+    behind = list[str]()
+    for _, of_run in groupby(sorted(entries, key=by_run), by_run):
+        group = list(of_run)
+        new = store.listings.list_episodes(group, standing=standing) or 0
+        behind += _listed_behind(store, group) if new < len(group) else ()
+        listed += new
+    _put_back(store, backup, behind, standing)
+    return listed
 
 
 def _listed_behind(store: RedisStore, entries: Sequence[IndexEntry]) -> Iterator[str]:

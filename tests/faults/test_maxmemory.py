@@ -15,6 +15,8 @@ from conftest import Server, StartFollower, StartRedis
 from hasty_follower import hasty_follower
 from processes import NoteHandler, wait_until
 from recorded_envs import ACTION, CountingEnv, play
+from redis.exceptions import OutOfMemoryError
+from stored import at
 
 from jamboree_gym import Jamboree
 from jamboree_gym.delivery import lease
@@ -221,6 +223,34 @@ def test_a_backup_that_is_killed_while_it_makes_room_loses_nothing(
     jam.flush(timeout_s=60)
     wait_until(lambda: is_complete(jam), timeout_s=60)
     assert rows_in_mongodb(jam) == recording.rows + steps + 1
+
+
+def test_summaries_make_room_also_if_a_backup_was_killed_while_it_listed_them(
+    own_valkey: Server, mongo: Server, open_jamboree: OpenJamboree
+) -> None:
+    jam = open_jamboree(own_valkey.url, mongo_url=mongo.url)
+    store, env = jam._connection.redis_store, jam.record(CountingEnv(length=3))
+    ids = []
+    for _ in range(300):
+        play(env, [ACTION] * 3)
+        ids.append(env.episode_id)
+    jam.flush()
+    jam.backup.flush()
+    follower = follower_of(jam)
+    follower.copy_once()
+    jam.redis.delete(*[at(jam, store.keyspace.episode(id)) for id in ids])  # evicted
+    store.listings.put_coverage("of a killed process")
+    limit_memory(jam, -10_000)
+    with pytest.raises(OutOfMemoryError):
+        jam.redis.set("key", "value")
+
+    def has_room() -> bool:
+        follower.copy_once()
+        return jam.redis.info("memory")["used_memory"] < jam.redis.info("memory")["maxmemory"]
+
+    wait_until(has_room)
+    wait_until(lambda: follower.copy_once() and store.listings.coverage() == "part")
+    assert sorted(jam.episodes().ids()) == ids
 
 
 @pytest.mark.parametrize("kind", ["valkey9", "redis8", "redis7"])

@@ -1,3 +1,4 @@
+#!lua flags=allow-oom
 -- KEYS: coverage.
 -- ARGV: the expected value, the new one.
 -- Answer: 1, or 0 where the value was another.
