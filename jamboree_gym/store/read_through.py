@@ -175,6 +175,8 @@ class ReadThroughStore(LogAppender, LogStore):
             now = self.redis.reader.read(key, *how)
             if now is None or now.head.born != head.born:  # it was deleted meanwhile
                 return self._completed(key, now, how)
+            if self._ask(lambda backup: backup.deleted([(key, head.born)])):
+                return _without_held(now)  # a failover of Redis has lost its deletion
             raise DecodeError(
                 f"{key} at index {head.first}: Redis at {self.where} has evicted it, and no "
                 "backup is known that holds it; backup=URL says where that is"
@@ -448,3 +450,11 @@ class ReadThroughStore(LogAppender, LogStore):
         if what not in self._warned:
             self._warned.add(what)
             log.warning("%s", what)
+
+
+def _without_held(found: LogSlice) -> LogSlice | None:
+    """What is left of a log without the records that only the backup had."""
+    head = found.head
+    if head.held >= head.count:
+        return None
+    return LogSlice(replace(head, first=max(head.first, head.held)), found.batches)
