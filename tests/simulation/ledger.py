@@ -25,7 +25,8 @@ __all__ = ["Episode", "Found", "Ledger", "Note", "deleted_in_mongo", "in_mongo",
 
 DELETION_LOST = "its deletion was lost"
 UNKNOWN_TO_JOURNAL = "it was deleted or taken off, and its journal may not know"
-COMES_AT_THE_END = (DELETION_LOST, UNKNOWN_TO_JOURNAL)  # of its log, if it is back
+POP_LOST = "it was taken off, and that was lost"
+COMES_AT_THE_END = (DELETION_LOST, UNKNOWN_TO_JOURNAL, POP_LOST)  # of its log, if it is back
 Name = tuple[str, str, int]
 """A note: the log, who wrote it, its number."""
 
@@ -278,7 +279,7 @@ class Ledger:
         for name in self.popped.intersection(self.notes, names):
             if self.notes[name].is_deleted:
                 self.notes[name].is_deleted = False
-                self.notes[name].may_be_lost = "it was taken off, and that was lost"
+                self.notes[name].may_be_lost = POP_LOST
 
     def required_notes(self, log: str) -> set[Name]:
         """Notes that have to be there in the end."""
