@@ -599,6 +599,16 @@ def test_what_a_failover_lost_and_what_was_saved_since_are_joined_also_if_others
     assert numbers(open_jam()) == [2, 3, 4, 5]
 
 
+def test_a_log_is_not_begun_anew_while_another_process_restores_the_heads(open_jam: Open) -> None:
+    jam = open_jam(write="sync")
+    NoteHandler(jam, "n").save({"n": 0})
+    jam.backup.flush()
+    jam.redis.flushall()
+    jam._connection.redis_store.listings.put_coverage("of the other process")
+    NoteHandler(open_jam(write="sync"), "n").save({"n": 1})
+    assert numbers(open_jam()) == [0, 1]
+
+
 @pytest.fixture
 def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     """A MongoDB that was away is asked again at once."""

@@ -327,6 +327,27 @@ FAILED = {
         *[Step("keeper", "copy", 0), Step("world", "empty_redis", 0)],
         Step("reader", "read_notes", 1),
     ),
+    "a log was begun anew while another process restored the heads": (
+        Step("writer-1", "save", 322),
+        *[
+            Step("writer-2", "save_many", 1),
+            Step("writer-2", "flush", 0),
+            Step("keeper", "copy", 0),
+        ],
+        Step("world", "empty_redis", 0),
+        Step(
+            "writer-4",
+            "save",
+            184,
+            (Fault(0, "meanwhile", 3, Step("writer-1", "flush", 700), of="restore"),),
+        ),
+        Step("reader", "read_notes", 1),
+    ),
+    "deleted records came back, as the journal knew the answer for the first of them only": (
+        *[Step("writer-2", "step", 227), Step("keeper", "trim", 872)],
+        Step("writer-2", "save_many", 372),
+        *[Step("writer-2", "flush", 764, line=58), Step("keeper", "delete_notes", 901)],
+    ),
 }
 
 
