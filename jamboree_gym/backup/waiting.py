@@ -61,6 +61,8 @@ class StopSignal(threading.Event):
 
 def wait_for_change(doorbell: Doorbell, stop: StopSignal, timeout_s: float) -> bool:
     """Wait until the bell rings, at most so long, or until `stop`; return whether it rang."""
+    if doorbell.has_rung:
+        return True
     with selectors.DefaultSelector() as selector:
         selector.register(stop, selectors.EVENT_READ)
         for one in doorbell.sockets:

@@ -15,8 +15,6 @@ from jamboree_gym.store.redis.link import RedisLink
 
 __all__ = ["Doorbell"]
 
-ARM_TRIES = 3
-
 log = logging.getLogger(__name__)
 
 
@@ -29,13 +27,16 @@ class Doorbell:
     Args:
         link: Says how to connect; the bell opens a separate connection to each server.
         find_keys: Gives the keys in question.
+
+    Attributes:
+        has_rung: Whether it rang while it was armed: then `sockets` may not show it.
     """
 
     def __init__(self, link: RedisLink, find_keys: Callable[[], Sequence[str]]) -> None:
         self._link = link
         self._find_keys = find_keys
         self._connections: dict[Any, Any] = {}  # by the connection pool of the server
-        self._is_refused = False
+        self._is_refused = self.has_rung = False
 
     @property
     def sockets(self) -> list[socket.socket]:
@@ -48,38 +49,42 @@ class Doorbell:
 
         The connections stay: a server keeps what it knows of a closed one until the key changes.
         """
-        keys, tries = self._find_keys(), 0 if self._is_refused else ARM_TRIES
-        while tries:
-            tries -= 1
-            may_be_broken = bool(self._connections)
-            try:
-                if self._is_listening(keys):
-                    return
-            except ResponseError as error:
-                log.debug("Redis at %s does not track keys: %s", self._link.where, error)
-                self._is_refused = not refusal_of(error)
-                break
-            except (RedisError, OSError) as error:
-                log.debug("no bell at Redis at %s: %s", self._link.where, error)
-                if not may_be_broken:
-                    break
-                self.close()
+        self.has_rung = False
+        try:
+            if not self._is_refused:
+                self._listen_again(self._find_keys())
+                return
+        except ResponseError as error:
+            log.debug("Redis at %s does not track keys: %s", self._link.where, error)
+            self._is_refused = not refusal_of(error)
+        except (RedisError, OSError) as error:
+            log.debug("no bell at Redis at %s: %s", self._link.where, error)
         self.close()
 
-    def _is_listening(self, keys: Sequence[str]) -> bool:
-        """Tell each server what we want to hear of. False if it rang while others were told."""
+    def _listen_again(self, keys: Sequence[str]) -> None:
+        """On the connections that there are; if one is broken, on new ones."""
+        if self._connections:
+            try:
+                self._listen(keys)
+            except ResponseError:
+                raise
+            except (RedisError, OSError) as error:
+                log.debug("the bell at Redis at %s is connected anew: %s", self._link.where, error)
+                self.close()
+            else:
+                return
+        self._listen(keys)
+
+    def _listen(self, keys: Sequence[str]) -> None:
+        """Tell each server what we want to hear of."""
         watched = self._link.watched_by_server(keys)
         for pool in self._connections.keys() - {pool for pool, _ in watched}:
             self._connections.pop(pool).disconnect()
-        has_rung = False
         for pool, groups in watched:
             connection = self._connections.get(pool) or self._connected(pool)
-            # From this on Redis knows the keys. If one command names all, nothing rings before its
-            # answer that came after it.
-            for some in groups:
+            for some in groups:  # from this on Redis knows the keys
                 connection.send_command("EXISTS", *some)
-            has_rung |= _rings_among(connection, len(groups))
-        return not has_rung
+            self.has_rung |= _rings_among(connection, len(groups))
 
     def _connected(self, pool: Any) -> Any:
         connection = pool.connection_class(**{**pool.connection_kwargs, "protocol": 3})
@@ -98,10 +103,10 @@ class Doorbell:
 
 
 def _rings_among(connection: Any, answers: int) -> bool:
-    """Read so many answers; whether it rang between them. What rang before the first is old."""
+    """Read so many answers; whether it rang after the first. What rang before that is old."""
     has_rung, left = False, answers
     while left:
         is_answer = isinstance(connection.read_response(push_request=True), int)
         has_rung |= left < answers and not is_answer
         left -= is_answer
-    return has_rung
+    return has_rung or connection.can_read()  # it may be read already

@@ -212,6 +212,8 @@ class ClusterLink(RedisLink):
 
     def _listen(self, bell: Doorbell, until: float) -> None:
         """Return when the bell rings, or when the time is up."""
+        if bell.has_rung:
+            return
         with selectors.DefaultSelector() as selector:
             for one in bell.sockets:
                 selector.register(one, selectors.EVENT_READ)
