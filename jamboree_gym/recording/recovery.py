@@ -236,10 +236,8 @@ class _Recovery:
             outbox.append(record.record)
         outbox.seal()
         was_sent = any(record.planned_index is not None for record in waiting)
-        born = next((one.time_s for one in records if one.planned_index == 0), None)
         while append := outbox.next_append():
-            sent = replace(append, may_predate_epoch=was_sent, born=born if was_sent else None)
-            outbox.settle(self._append(sent))
+            outbox.settle(self._append(replace(append, may_predate_epoch=was_sent)))
 
     def _append(self, append: Append) -> AppendResult:
         """The dead process may have stored it, and somebody may have deleted it then."""

@@ -343,11 +343,6 @@ FAILED = {
         ),
         Step("reader", "read_notes", 1),
     ),
-    "deleted records came back, as the journal knew the answer for the first of them only": (
-        *[Step("writer-2", "step", 227), Step("keeper", "trim", 872)],
-        Step("writer-2", "save_many", 372),
-        *[Step("writer-2", "flush", 764, line=58), Step("keeper", "delete_notes", 901)],
-    ),
 }
 
 
