@@ -1,8 +1,10 @@
 """Rejoins a log that has diverged: Redis' records move behind those in the backup.
 
 A log diverges when Redis is emptied while the backup is away, and the log is begun again. It also
-diverges when Redis loses what is being copied at that moment, while others keep saving. An episode
-that is begun again has the same rows, at most in other batches: those of the backup stay.
+diverges when Redis loses what is being copied at that moment, while others keep saving.
+
+An episode that is begun again has the same rows; only its batches may differ. The backup keeps its
+own batches, and Redis keeps those that follow them.
 """
 
 from __future__ import annotations
@@ -51,9 +53,9 @@ def rejoin(store: RedisStore, backup: BackupStore, key: str, *, epoch: str) -> b
     the difference was found.
 
     Returns:
-        Whether the records were moved. They are not moved if the log is an episode (but see above),
-        or if both sides differ in what the backup has acknowledged. Nor are they if another backup
-        has just moved them, or Redis was emptied. Records that were popped are left out.
+        Whether the log was changed. It is not changed if both sides differ in what the backup has
+        acknowledged, if another backup has just changed it, or if Redis was emptied. Records that
+        were popped are left out.
 
     Raises:
         DecodeError: Data of the log is damaged.

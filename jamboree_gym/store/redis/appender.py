@@ -125,10 +125,6 @@ class LogAppender(BucketPart):
                 sent.append(("WAITAOF", 1, 0, int(FSYNC_TIMEOUT_S * 1000)))
             return sent
 
-        def note_unanswered(bucket: BucketKeys, logs: Iterable[int]) -> None:
-            for at in logs:
-                self._unanswered.setdefault(appends[at].key, server.epochs.get(bucket.at, ""))
-
         while waiting:
             if prepare is not None:
                 prepare()
@@ -142,19 +138,19 @@ class LogAppender(BucketPart):
                     raise StoreUnavailable(f"Redis at {self._link.where} {late}")
             except BaseException:
                 for bucket, logs in groups.items():
-                    note_unanswered(bucket, logs)
+                    self._note_unanswered(appends, logs, server.epochs.get(bucket.at, ""))
                 raise
             waiting, was_repeated = [], tries > 1
             answers = answers[-len(groups) :]
             for (bucket, logs), answer in zip(groups.items(), answers, strict=True):
+                epoch = server.epochs.get(bucket.at, "")
                 if isinstance(answer, bytes):
                     waiting += logs
                     if was_repeated:
-                        note_unanswered(bucket, logs)
+                        self._note_unanswered(appends, logs, epoch)
                     continue
                 self._link.checked(answer, key=appends[next(iter(logs))].key)
                 self._note_followers(bucket, is_followed=bool(answer.pop()))
-                epoch = server.epochs.get(bucket.at, "")
                 where = _Where(bucket, epoch, f"{server.losses} {epoch}", was_repeated)
                 for at, one in zip(logs, answer, strict=True):
                     results[at] = self._append_result(appends[at], one, where)
@@ -165,6 +161,11 @@ class LogAppender(BucketPart):
         if self._unanswered:
             self._note_answers(appends, results)
         return [results[at] for at in range(len(appends))]
+
+    def _note_unanswered(self, appends: Sequence[Append], at: Iterable[int], epoch: str) -> None:
+        """The appends at these places may be stored, in this epoch."""
+        for place in at:
+            self._unanswered.setdefault(appends[place].key, epoch)
 
     def _note_answers(
         self, appends: Sequence[Append], results: Mapping[int, AppendResult | JamboreeError]

@@ -77,9 +77,12 @@ local function append(key, summaries, at)
       end
     end
     if can_ask and not was_asked_for then
-      local coverage = redis.call('GET', KEYS[4])
-      local is_covered = coverage == 'all' or coverage == 'part' -- else somebody is just at it
-      if is_repeated or (ARGV[at] == '1' and not is_covered) then return {0, 0, '-inf'} end
+      local is_covered = ARGV[at] ~= '1'
+      if not is_covered then -- while somebody restores the heads, nobody knows what is missing
+        local coverage = redis.call('GET', KEYS[4])
+        is_covered = coverage == 'all' or coverage == 'part'
+      end
+      if is_repeated or not is_covered then return {0, 0, '-inf'} end
     end
     head = {codec = tonumber(ARGV[at]), first = 0, held = 0, newest = 0, count = 0, acked = 0,
             revision = 0, t_last = -math.huge, born = -math.huge, note = ''}
