@@ -299,6 +299,24 @@ def test_the_bell_of_the_backup_rings_for_a_key_of_any_primary(
         bell.close()
 
 
+def test_who_waits_again_and_again_keeps_the_connections_to_the_primaries(
+    cluster: Cluster, namespace: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server remembers a closed one until the key changes."""
+    connected, connect = list[object](), Doorbell._connected
+
+    def counted(bell: Doorbell, pool: object) -> object:
+        connected.append(pool)
+        return connect(bell, pool)
+
+    monkeypatch.setattr(Doorbell, "_connected", counted)
+    with closing(RedisStore.from_url(cluster.url(), Keyspace(namespace))) as store:
+        feeds = [bucket.feed for bucket in store.buckets.all]
+        for _ in range(3):
+            store.link.send([("XREAD", "BLOCK", 200, "STREAMS", *feeds, *["0"] * len(feeds))])
+    assert len(connected) == len(set(connected)) == 3
+
+
 # -- what a cluster does ----------------------------------------------------------------------
 
 

@@ -23,6 +23,7 @@ from jamboree_gym.delivery import lease
 from jamboree_gym.delivery.outbox import MAX_APPEND_BYTES
 from jamboree_gym.errors import StoreFull, UnsavedRecords
 from jamboree_gym.store.backups.reader import checked_chain, stored_logs
+from jamboree_gym.store.listing_recovery import cover
 from jamboree_gym.store.mongo import client as mongo_client
 
 pytestmark = [pytest.mark.faults, pytest.mark.once]
@@ -225,20 +226,39 @@ def test_a_backup_that_is_killed_while_it_makes_room_loses_nothing(
     assert rows_in_mongodb(jam) == recording.rows + steps + 1
 
 
-def test_summaries_make_room_also_if_a_backup_was_killed_while_it_listed_them(
-    own_valkey: Server, mongo: Server, open_jamboree: OpenJamboree
-) -> None:
-    jam = open_jamboree(own_valkey.url, mongo_url=mongo.url)
-    store, env = jam._connection.redis_store, jam.record(CountingEnv(length=3))
-    ids = []
-    for _ in range(300):
+def evicted(jam: Jamboree, count: int) -> list[str]:
+    """Episodes of which Redis has the summaries only."""
+    env, ids = jam.record(CountingEnv(length=3), run="evicted"), []
+    for _ in range(count):
         play(env, [ACTION] * 3)
         ids.append(env.episode_id)
     jam.flush()
     jam.backup.flush()
+    keyspace = jam._connection.keyspace
+    jam.redis.delete(*[at(jam, keyspace.episode(id)) for id in ids])
+    return ids
+
+
+def test_listings_are_restored_as_far_as_there_is_room(
+    own_valkey: Server, mongo: Server, open_jamboree: OpenJamboree
+) -> None:
+    jam = open_jamboree(own_valkey.url, mongo_url=mongo.url)
+    store, ids = jam._connection.redis_store, evicted(jam, 600)
+    for bucket in store.buckets.all:
+        jam.redis.delete(bucket.coverage, bucket.summaries("evicted"))
+    limit_memory(jam, 60_000)
+    assert cover(store, jam._connection.backup_store) == "part"
+    assert len(store.listings.summaries("evicted")) < len(ids)
+    assert sorted(jam.episodes().ids()) == ids
+
+
+def test_summaries_make_room_also_if_a_backup_was_killed_while_it_listed_them(
+    own_valkey: Server, mongo: Server, open_jamboree: OpenJamboree
+) -> None:
+    jam = open_jamboree(own_valkey.url, mongo_url=mongo.url)
+    store, ids = jam._connection.redis_store, evicted(jam, 300)
     follower = follower_of(jam)
     follower.copy_once()
-    jam.redis.delete(*[at(jam, store.keyspace.episode(id)) for id in ids])  # evicted
     store.listings.put_coverage("of a killed process")
     limit_memory(jam, -10_000)
     with pytest.raises(OutOfMemoryError):
