@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import gc
-import os
 import threading
 import weakref
 from collections.abc import Callable
-from contextlib import suppress
 
-import psutil
 import pytest
 from conftest import Server
 from lengths import quick_and_long
@@ -31,54 +28,60 @@ def quick_collector() -> None:
     gc.freeze()
 
 
-def descriptors() -> int:
-    return psutil.Process().num_fds()
+OPENED_AND_DROPPED = """
+import gc, os, sys, threading, warnings
+from contextlib import suppress
+from jamboree_gym import Jamboree
+from processes import NoteHandler, wait_until
+from recorded_envs import ACTION, CountingEnv
 
+warnings.simplefilter("ignore", ResourceWarning)
+url, namespace, count = sys.argv[1], sys.argv[2], int(sys.argv[3])
 
-def opened_here() -> list[str]:
-    """What this process has open: descriptors by what they lead to, and threads by name."""
+def opened_here():
     targets = []
     for descriptor in os.listdir("/dev/fd"):
         with suppress(OSError):  # the one that lists the others
             targets.append(os.readlink(f"/dev/fd/{descriptor}"))
     return sorted(targets + [thread.name for thread in threading.enumerate()])
 
+before = opened_here()
+most = 0
+for number in range(count):
+    write = "buffered" if number % 3 else "sync"
+    dropped = Jamboree(url, namespace=namespace, write=write, flush_interval_s=3600)
+    handler = NoteHandler(dropped, "n")
+    handler.save({"n": number})
+    if number % 2:
+        assert handler.last() is not None
+    if number % 50 == 0:
+        env = dropped.record(CountingEnv(), run=str(number))
+        env.reset()
+        env.step(ACTION)
+        del env
+    del dropped, handler
+    most = max(most, len(opened_here()))
+
+def all_closed():
+    gc.collect()  # the thread that closes may have held the last one when this was asked before
+    return opened_here() == before
+
+try:
+    wait_until(all_closed, timeout_s=30)
+except TimeoutError:
+    sys.exit(f"opened: {opened_here()}, before: {before}")
+print(most - len(before))
+"""
+
 
 @pytest.mark.parametrize("count", quick_and_long([50, 600], quick=[50]))
 def test_many_that_are_dropped_leave_no_descriptor_and_no_thread_and_lose_nothing(
     valkey: Server, jam: Jamboree, count: int
 ) -> None:
-    namespace = jam._connection.keyspace.namespace
-    NoteHandler(jam, "n").last()
-    gc.collect()  # what earlier tests dropped closes itself, in threads
-    here = opened_here()
-    before, threads = descriptors(), threading.active_count()
-    most = 0
-    for number in range(count):
-        write = "buffered" if number % 3 else "sync"
-        dropped = Jamboree(valkey.url, namespace=namespace, write=write, flush_interval_s=3600)
-        handler = NoteHandler(dropped, "n")
-        handler.save({"n": number})
-        if number % 2:
-            assert handler.last() is not None
-        if number % 50 == 0:
-            env = dropped.record(CountingEnv(), run=str(number))
-            env.reset()
-            env.step(ACTION)
-            del env
-        del dropped, handler
-        most = max(most, descriptors())
+    ended = run_warm(OPENED_AND_DROPPED, valkey.url, jam._connection.keyspace.namespace, count)
 
-    def all_closed() -> bool:
-        gc.collect()  # the thread that closes may have held the last one when this was asked before
-        return descriptors() <= before and threading.active_count() <= threads
-
-    try:
-        wait_until(all_closed)
-    except TimeoutError:
-        assert opened_here() == here  # says what is left
-
-    assert most < before + 200
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert int(ended.stdout) < 200
     records = NoteHandler(jam, "n").many(10**6)
     assert sorted(record["n"] for record in records) == list(range(count))
     assert [episode.summary.steps for episode in jam.episodes()] == [1] * (count // 50)
