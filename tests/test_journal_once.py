@@ -230,6 +230,42 @@ def test_records_that_another_process_has_deleted_do_not_come_back(
     assert numbers(jam, "r") == list(range(20))
 
 
+# Takes an answer for five records in three batches, and is killed when it has noted some of them.
+KILLED_WHILE_IT_NOTES = """
+from jamboree_gym.delivery import outbox
+
+class CountedPlace(tuple):
+    def __iter__(self):
+        noted.append(self)
+        if len(noted) > int(arguments[0]):
+            os.kill(os.getpid(), 9)
+        return super().__iter__()
+
+noted, confirm = [], outbox.confirm_records
+outbox.MAX_BATCH_RECORDS = 2
+outbox.confirm_records = lambda places: confirm([CountedPlace(place) for place in places])
+handler = NoteHandler(jam, "killed")
+handler.save_many({"n": number} for number in range(5))
+print("saved", flush=True)
+sys.stdin.readline()
+jam.flush()
+"""
+
+
+@pytest.mark.parametrize("noted", range(5))
+def test_records_do_not_come_back_whose_writer_was_killed_while_it_noted_that_they_arrived(
+    start_child: StartChild, open_jamboree: OpenJamboree, noted: int
+) -> None:
+    child = start_child(KILLED_WHILE_IT_NOTES, noted)
+    child.says("saved")
+    jam = open_jamboree()
+    child.go_on()
+    assert child.process.wait(60) == -signal.SIGKILL, child.process.communicate()[1]
+    assert records(jam) == list(range(5))
+    NoteHandler(jam, "killed").delete()
+    assert records(open_jamboree()) == []
+
+
 # -- without an answer ----------------------------------------------------------------------------
 
 # Says when what it has to deliver has left it.

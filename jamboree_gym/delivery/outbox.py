@@ -397,7 +397,7 @@ class RecordOutbox(Outbox):
         done = self._batches[: self._sent if result.is_deleted else result.stored]
         start = self._next_index - sum([batch.count for batch in self._batches])
         super().settle(result)
-        for batch in done:
+        for batch in reversed(done):
             confirm_records(batch.places)
         self.newest.add(start, done[: result.stored], result)
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import struct
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import count
 from typing import NamedTuple, TypeAlias
 
@@ -56,9 +56,13 @@ def plan_records(places: Iterable[RecordPlace | None], start: int) -> None:
             block.quads[at // 8 + _INDEX_QUAD] = index
 
 
-def confirm_records(places: Iterable[RecordPlace | None]) -> None:
-    """Redis has these, or nobody wants them any more."""
-    for place in places:
+def confirm_records(places: Sequence[RecordPlace | None]) -> None:
+    """Redis has these, or nobody wants them any more.
+
+    The first is noted last: after a kill in between, those that are left still begin with the
+    record by whose time a deletion of their log is known.
+    """
+    for place in reversed(places):
         if place is not None:
             block, at = place
             block.words[at // 4] = 1

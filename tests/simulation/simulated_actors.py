@@ -215,6 +215,7 @@ class _Simulation:
     def _process_ends(self, process: Process) -> None:
         if process.jam is not None:
             self._unheard[process.connection.writer_name] = self._held_by(process)
+            self._excuse_refused(process)
         stored = self.stored_in_redis().names | self.stored_in_mongo().names
         self.ledger.process_ends(process.name, stored)
 
@@ -439,6 +440,13 @@ class _Simulation:
     def _is_excused(self, process: Process, error: JamboreeError) -> bool:
         """Whether an error tells of an episode that was lost or deleted."""
         cause = error.__cause__
+        lost = self._excuse_refused(process, str(cause))
+        return isinstance(cause, (EpisodeNotFound, EpisodeInUse)) and any(
+            one.id in str(cause) for one in lost
+        )
+
+    def _excuse_refused(self, process: Process, error: str = "") -> list[Episode]:
+        """The episodes of a process that may be lost; those that it has said are lost, are."""
         mine = [one for one in self.ledger.episodes.values() if one.by == process.name]
         was_unasked = self.world.mongo_was_away or self.world.mongo_uncertain_until > 0
         lost = [one for one in mine if one.may_be_lost or one.is_deleted or was_unasked]
@@ -447,11 +455,9 @@ class _Simulation:
             for outbox in process.connection.opened.outboxes.all()
             if outbox.error is not None
         ]
-        told = " ".join([str(cause), *refused])  # the error names one, and how many records
+        told = " ".join([error, *refused])  # the error names one, and how many records
         self.ledger.lose((), [one.id for one in lost if one.id in told], "its writer was told")
-        return isinstance(cause, (EpisodeNotFound, EpisodeInUse)) and any(
-            one.id in str(cause) for one in lost
-        )
+        return lost
 
     def _renew(self, running: Running, _: int) -> None:
         lease = running.process.connection._lease
