@@ -42,7 +42,7 @@ from jamboree_gym.encoding.batch_format import (
     encode_batch,
     encode_records,
 )
-from jamboree_gym.errors import EpisodeNotFound, UnsavedRecords
+from jamboree_gym.errors import EpisodeNotFound, JamboreeError, UnsavedRecords
 from jamboree_gym.keys import digest
 from jamboree_gym.recording import recovery
 from jamboree_gym.store import read_through
@@ -614,6 +614,36 @@ def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     """A MongoDB that was away is asked again at once."""
     monkeypatch.setattr(mongo_client, "CONNECT_TIMEOUT_S", 0.2)
     monkeypatch.setattr(questions, "ASK_AGAIN_S", 0.0)
+
+
+@pytest.mark.usefixtures("hasty")
+@pytest.mark.parametrize("has_copy", [True, False])
+def test_an_episode_waits_for_mongodb_when_redis_is_emptied_and_goes_on_then(
+    own_valkey: Server, mongo_line: Proxy, namespace: str, has_copy: bool
+) -> None:
+    options: Any = {"namespace": namespace, "backup": False, "flush_interval_s": 0.01}
+    with Jamboree(own_valkey.url, direct(mongo_line), **options) as jam:
+        env = jam.record(CountingEnv(length=20), run="r")
+        play(env, [ACTION] * 3)
+        jam.flush()
+        if has_copy:
+            jam.backup.flush()
+        jam.redis.flushall()
+        mongo_line.lose_server()
+        for _ in range(8):
+            env.step(ACTION)
+        with pytest.raises(JamboreeError, match="cannot be reached"):
+            jam.flush(timeout_s=0.1)
+        new = jam.record(CountingEnv(length=2), run="r")
+        play(new, [ACTION] * 2)
+        with Jamboree(own_valkey.url, namespace=namespace) as reader:
+            wait_until(lambda: reader.episodes().ids() == [new.episode_id])
+        mongo_line.find_server()
+        env.step(ACTION)
+        jam.flush()
+        assert jam.episode(env.episode_id).data().rewards.tolist() == [1.0 * n for n in range(1, 13)]
+        jam.backup.flush()
+        assert jam.backup.verify()
 
 
 def begin_anew(url: str, namespace: str, number: int) -> None:

@@ -34,6 +34,7 @@ from jamboree_gym.errors import (
 from jamboree_gym.store import read_through as backed
 from jamboree_gym.store import restore as put_back
 from jamboree_gym.store.log import IndexEntry
+from jamboree_gym.store.backups import questions
 from jamboree_gym.store.mongo import client as mongo_client
 from jamboree_gym.store.mongo.store import MongoStore
 from jamboree_gym.store.redis.eviction import Restorer
@@ -761,6 +762,7 @@ def test_a_young_episode_is_not_begun_again_while_nobody_knows_whether_it_was_de
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(mongo_client, "CONNECT_TIMEOUT_S", 0.2)
+    monkeypatch.setattr(questions, "ASK_AGAIN_S", 0.0)
     jam, other = (open_jamboree(own_valkey.url, mongo_url=own_mongo.url) for _ in range(2))
     env = jam.record(CountingEnv(length=9))
     play(env, [ACTION] * 4)
@@ -769,8 +771,12 @@ def test_a_young_episode_is_not_begun_again_while_nobody_knows_whether_it_was_de
     jam.redis.flushall()
     own_mongo.kill()
     env.step(ACTION)
-    with pytest.raises(JamboreeError, match="the first 5 rows are no longer in Redis"):
-        jam.flush()
+    with pytest.raises(JamboreeError, match="MongoDB at .* cannot be reached"):
+        jam.flush(timeout_s=0.1)
+    own_mongo.start()
+    jam.flush()
+    assert env.handler.was_deleted
+    assert other.episodes().ids() == []
 
 
 @pytest.mark.usefixtures("nothing_held")

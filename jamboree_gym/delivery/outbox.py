@@ -89,7 +89,7 @@ class Outbox(ABC):
         "_born",
         "_clock",
         "_codec",
-        "_lost_rows",
+        "_is_lost",
         "_mark",
         "_marked",
         "_next_index",
@@ -129,7 +129,7 @@ class Outbox(ABC):
         self._batches: tuple[SealedBatch, ...] = ()
         self._sent = 0
         self._unanswered: Append | None = None  # what was sent last, while its fate is not known
-        self._lost_rows = 0  # of a log that is gone: it may have been deleted, too
+        self._is_lost = False  # Redis has none of it any more: it may have been deleted, too
         self._asked_in = ""
         self._blobs_used: Mapping[str, bytes] = {}  # immutable content that batches refer to
         self._born: float | None = None  # first timestamp of the log, where this has begun it
@@ -168,6 +168,11 @@ class Outbox(ABC):
         return b"", None
 
     @property
+    def _is_continued(self) -> bool:
+        """Whether a log that Redis lacks may be continued only when the backup has answered."""
+        return False
+
+    @property
     def has_batches(self) -> bool:
         """Whether sealed batches wait to be sent."""
         return bool(self._batches) and self.error is None
@@ -184,7 +189,7 @@ class Outbox(ABC):
             return None
         encoded: list[bytes] = []
         size = 0
-        is_repeated = self._lost_rows > 0 or self._unanswered is not None
+        is_repeated = self._is_lost or self._unanswered is not None
         limit = MAX_BATCHES_PER_APPEND
         if is_repeated and self._sent:
             limit, most_bytes = self._sent, MAX_APPEND_BYTES
@@ -208,6 +213,7 @@ class Outbox(ABC):
             is_repeated,
             "" if is_repeated else self._asked_in,
             self.is_uncertain,
+            is_continued=self._is_continued,
         )
         self._sent, self._unanswered = len(encoded), append
         return append
@@ -226,7 +232,7 @@ class Outbox(ABC):
         self._batches, self._stored_count = self._batches[done:], stored
         self._unanswered = None
         if result.stored:  # a failover may lose the log, in the same epoch: then ask again
-            self._asked_in, self._lost_rows = "", 0
+            self._asked_in, self._is_lost = "", False
         self.answers += 1
         if result.is_deleted or done < self._sent:
             self._continue_at(result)
@@ -251,7 +257,7 @@ class Outbox(ABC):
             self._sent = stored
             self.settle(AppendResult(stored, self._index_after(stored), -math.inf))
         self._asked_in = "" if stored else epoch  # as in `settle`
-        self._unanswered, self._lost_rows = None, 0
+        self._unanswered, self._is_lost = None, False
 
     def refuse(self, error: JamboreeError) -> None:
         """This log can never be written: keep the reason for `flush` and `close`."""

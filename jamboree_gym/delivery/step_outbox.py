@@ -281,6 +281,11 @@ class StepOutbox(RowBuffer):
         entry = IndexEntry(self.id, content, run, newest_at)
         return encode_episode_note(content, begun.origin), entry
 
+    @property
+    def _is_continued(self) -> bool:
+        """What Redis has lost of an episode may have been deleted, or the backup has it."""
+        return self._stored_count > 0 or self._is_lost
+
     def _index_after(self, sent: int) -> int:
         after = self._stored_count
         for batch in self._batches[:sent]:
@@ -338,7 +343,7 @@ class StepOutbox(RowBuffer):
         for batch in lost:
             held.pop()
             self._newest_stored_bytes -= len(batch.encoded)
-        self._lost_rows = self._stored_count if result.log is None else 0
+        self._is_lost = result.log is None
         self._batches = (*reversed(lost), *self._batches)
         self._stored_count, self._sent = first, 0
         self._note_sent = self._note_stored = None
@@ -348,15 +353,8 @@ class StepOutbox(RowBuffer):
         return True
 
     def was_asked_for(self, epoch: str, stored: int = 0) -> None:
-        """As `Outbox.was_asked_for`. The summary is sent again: nothing was said of it.
-
-        What Redis has lost may have been deleted: it is begun again only if the backup has
-        answered.
-        """
+        """As `Outbox.was_asked_for`. The summary is sent again: nothing was said of it."""
         self._note_sent = None
-        if self._lost_rows and self.is_uncertain:
-            self._refuse_lost(self._lost_rows)
-            return
         super().was_asked_for(epoch, stored)
 
     def _confirm_rows(self, row: int) -> None:

@@ -96,6 +96,8 @@ class Append(msgspec.Struct, frozen=True, gc=False):
         asked_in: The epoch in which the backup was asked for this log.
         is_uncertain: Whether it did not answer then, so that it may have what an earlier attempt
             has stored.
+        is_continued: Whether Redis has had records of the log: where it has none any more, the
+            backup has to answer first.
     """
 
     key: str
@@ -110,6 +112,7 @@ class Append(msgspec.Struct, frozen=True, gc=False):
     asked_in: str = ""
     is_uncertain: bool = False
     may_predate_epoch: bool = False
+    is_continued: bool = False
 
 
 def birth_of(append: Append) -> float:

@@ -357,9 +357,10 @@ class ReadThroughStore(LogAppender, LogStore):
         """Restore what the backup holds of these logs; return which of them were deleted.
 
         This may take long. It is no error if the backup does not answer, and Redis has nothing of a
-        log: the saved records then begin it again.
+        log: the saved records then begin it again. Only an append `is_continued` has to wait.
         """
-        epoch, deleted, is_uncertain = self.epoch(), set[str](), False
+        epoch, deleted = self.epoch(), set[str]()
+        unavailable: BackupUnavailable | None = None
         kept = dict[str, StoredLog]()
         keys = [append.key for append in appends]
         finds: list[Callable[[], object]] = [
@@ -373,16 +374,18 @@ class ReadThroughStore(LogAppender, LogStore):
                 find()
             except BackupUnavailable as error:  # the warning was already logged
                 log.debug("%s", error)
-                is_uncertain = True
+                unavailable = error
             except (AccessRefused, DecodeError) as error:
                 self.warn_once(f"{error}; {_PRICE}")
         stored, failed = dict[str, int](), self._not_put_back(kept)
         for append in appends:
             try:
+                if append.is_continued and unavailable is not None:
+                    raise unavailable
                 stored[append.key] = self._stored_batches_of(append)
             except BackupUnavailable as error:
                 failed[append.key] = error
-        return Asked(epoch, deleted, stored, failed, is_uncertain)
+        return Asked(epoch, deleted, stored, failed, unavailable is not None)
 
     def _not_put_back(self, kept: Iterable[str]) -> dict[str, JamboreeError]:
         """Logs of the backup that Redis had no room for: they must not be begun again there."""

@@ -448,8 +448,7 @@ class _Simulation:
     def _excuse_refused(self, process: Process, error: str = "") -> list[Episode]:
         """The episodes of a process that may be lost; those that it has said are lost, are."""
         mine = [one for one in self.ledger.episodes.values() if one.by == process.name]
-        was_unasked = self.world.mongo_was_away or self.world.mongo_uncertain_until > 0
-        lost = [one for one in mine if one.may_be_lost or one.is_deleted or was_unasked]
+        lost = [one for one in mine if one.may_be_lost or one.is_deleted]
         refused = [
             outbox.key
             for outbox in process.connection.opened.outboxes.all()
@@ -968,7 +967,7 @@ class _Simulation:
         change()
         self._put_back(blobs)
         after, copied = self.stored_in_redis(), self.stored_in_mongo()
-        gone = before.names - after.names - self._held()
+        gone = before.names - after.names - self._held_for_sure()
         if copies_stay:
             gone -= copied.names
         shorter = [
@@ -1031,16 +1030,20 @@ class _Simulation:
             self.ledger.come_back_late(self._came_late)
 
     def _held(self) -> set[Any]:
-        """Notes that a living process still holds, as it has heard of no answer.
+        """Notes that a living process still holds, as it has not heard of all answers."""
+        return self._held_among([one for one in self.world.processes.values() if one.is_alive])
 
-        On a cluster, whoever waits for WAITAOF alone has had the answer to what it has sent.
+    def _held_for_sure(self) -> set[Any]:
+        """Notes that are sent again if Redis loses them.
+
+        On a cluster, whoever waits for WAITAOF alone has had the answer to what it has sent. Notes
+        are sent again all the same if that fails.
         """
-        living = [
-            one
-            for one in self.world.processes.values()
-            if one.is_alive and one.waits_for != "WAITAOF"
-        ]
-        return {name for one in living if one.jam is not None for name in self._held_by(one)}
+        living = [one for one in self.world.processes.values() if one.is_alive]
+        return self._held_among([one for one in living if one.waits_for != "WAITAOF"])
+
+    def _held_among(self, processes: Sequence[Process]) -> set[Any]:
+        return {name for one in processes if one.jam is not None for name in self._held_by(one)}
 
     def _held_by(self, process: Process) -> set[Any]:
         held = set()
