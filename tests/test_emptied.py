@@ -641,7 +641,7 @@ def test_an_episode_waits_for_mongodb_when_redis_is_emptied_and_goes_on_then(
         mongo_line.find_server()
         env.step(ACTION)
         jam.flush()
-        assert jam.episode(env.episode_id).data().rewards.tolist() == [1.0 * n for n in range(1, 13)]
+        assert jam.episode(env.episode_id).data().rewards.tolist() == [*range(1, 13)]
         jam.backup.flush()
         assert jam.backup.verify()
 

@@ -33,8 +33,8 @@ from jamboree_gym.errors import (
 )
 from jamboree_gym.store import read_through as backed
 from jamboree_gym.store import restore as put_back
-from jamboree_gym.store.log import IndexEntry
 from jamboree_gym.store.backups import questions
+from jamboree_gym.store.log import IndexEntry
 from jamboree_gym.store.mongo import client as mongo_client
 from jamboree_gym.store.mongo.store import MongoStore
 from jamboree_gym.store.redis.eviction import Restorer
@@ -771,7 +771,7 @@ def test_a_young_episode_is_not_begun_again_while_nobody_knows_whether_it_was_de
     jam.redis.flushall()
     own_mongo.kill()
     env.step(ACTION)
-    with pytest.raises(JamboreeError, match="MongoDB at .* cannot be reached"):
+    with pytest.raises(JamboreeError, match="cannot be reached"):
         jam.flush(timeout_s=0.1)
     own_mongo.start()
     jam.flush()
