@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -55,6 +56,11 @@ def read_line(process: subprocess.Popen[str]) -> str:
     line = process.stdout.readline()
     assert line, process.communicate()[1]
     return line
+
+
+def threads_here() -> set[threading.Thread]:
+    """Threads of this process, but for those of MongoDB clients that earlier tests have left."""
+    return {one for one in threading.enumerate() if not one.name.startswith("pymongo")}
 
 
 def wait_until(condition: Callable[[], object], *, timeout_s: float = WAIT_TIMEOUT_S) -> None:

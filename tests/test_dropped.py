@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import gc
-import threading
 import weakref
 from collections.abc import Callable
 
 import pytest
 from conftest import Server
 from lengths import quick_and_long
-from processes import NoteHandler, wait_until
+from processes import NoteHandler, threads_here, wait_until
 from recorded_envs import ACTION, CountingEnv
 from warm import run_warm
 
@@ -90,12 +89,12 @@ def test_many_that_are_dropped_leave_no_descriptor_and_no_thread_and_lose_nothin
 def test_the_thread_that_closes_is_there_only_while_it_closes(
     valkey: Server, namespace: str
 ) -> None:
-    before = set(threading.enumerate())
+    before = threads_here()
     jam = Jamboree(valkey.url, namespace=namespace)
-    assert set(threading.enumerate()) <= before
+    assert threads_here() <= before
     writer = jam._connection.writer
     del jam
-    wait_until(lambda: writer._closing and set(threading.enumerate()) <= before)
+    wait_until(lambda: writer._closing and threads_here() <= before)
 
 
 def test_one_that_is_dropped_is_told_of(valkey: Server, namespace: str) -> None:

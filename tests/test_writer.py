@@ -12,7 +12,7 @@ from contextlib import suppress
 import pytest
 from conftest import Server, StartRedis
 from lengths import quick_and_long
-from processes import NoteHandler, wait_until
+from processes import NoteHandler, threads_here, wait_until
 from stored import at
 
 from jamboree_gym import Jamboree
@@ -451,19 +451,19 @@ def test_a_save_that_runs_into_close_is_stored_or_refused(
 
 
 def test_close_ends_the_thread(valkey: Server, namespace: str) -> None:
-    before = set(threading.enumerate())
+    before = threads_here()
     with Jamboree(valkey.url, namespace=namespace) as jam:
         NoteHandler(jam, "n").save({"n": 0})
-        assert {thread.name for thread in set(threading.enumerate()) - before} == {
+        assert {thread.name for thread in threads_here() - before} == {
             "jamboree-writer"
         }
-    assert set(threading.enumerate()) <= before
+    assert threads_here() <= before
 
 
 def test_a_jamboree_without_saves_starts_no_thread(valkey: Server, namespace: str) -> None:
-    before = set(threading.enumerate())
+    before = threads_here()
     with Jamboree(valkey.url, namespace=namespace):
-        assert set(threading.enumerate()) <= before
+        assert threads_here() <= before
 
 
 # -- several threads, several handlers --------------------------------------------------------

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import inspect
 import re
-import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -15,6 +14,7 @@ from typing import Any
 import numpy as np
 import psutil
 import pytest
+from processes import threads_here
 from recorded_envs import ACTION, CountingEnv
 from stored import keys_like
 
@@ -185,7 +185,7 @@ def stored(jam: Jamboree) -> Mapping[bytes, bytes]:
 
 def surroundings(folder: Path) -> set[Any]:
     """Threads, processes and files; those of other tests may end meanwhile."""
-    return {*threading.enumerate(), *psutil.Process().children(), *folder.iterdir()}
+    return {*threads_here(), *psutil.Process().children(), *folder.iterdir()}
 
 
 @pytest.fixture(scope="module")
