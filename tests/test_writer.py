@@ -454,9 +454,7 @@ def test_close_ends_the_thread(valkey: Server, namespace: str) -> None:
     before = threads_here()
     with Jamboree(valkey.url, namespace=namespace) as jam:
         NoteHandler(jam, "n").save({"n": 0})
-        assert {thread.name for thread in threads_here() - before} == {
-            "jamboree-writer"
-        }
+        assert {thread.name for thread in threads_here() - before} == {"jamboree-writer"}
     assert threads_here() <= before
 
 
