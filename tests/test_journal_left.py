@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 import random
 import shutil
@@ -26,6 +27,7 @@ from stored import at
 from jamboree_gym import Jamboree
 from jamboree_gym import jamboree as jamboree_module
 from jamboree_gym.connection import Connection
+from jamboree_gym.delivery.outbox import RecordOutbox
 from jamboree_gym.errors import StoreUnavailable
 from jamboree_gym.journal import entry_log
 from jamboree_gym.journal import journal as journal_module
@@ -34,6 +36,7 @@ from jamboree_gym.journal.journal import file_system_in
 from jamboree_gym.journal.segments import SMALLEST_BYTES
 from jamboree_gym.recording import recovery
 from jamboree_gym.recording.recovery import deliver_dead_journals
+from jamboree_gym.store.log import AppendResult
 
 OpenJamboree = Callable[..., Jamboree]
 HOUR_S = 3600.0
@@ -441,6 +444,43 @@ def test_a_record_is_there_once_of_which_the_journal_lost_that_it_was_delivered(
     edit_lock(left, boot="before")
     assert deliver_dead_journals(jam._connection, is_restarted=True) == 1
     assert numbers_in(jam) == [5, *range(5)]
+
+
+@pytest.mark.usefixtures("as_processes")
+@pytest.mark.parametrize("is_restarted", [False, True])
+def test_a_record_is_not_taken_for_one_that_was_moved_to_the_time_at_which_it_was_saved(
+    recording: Jamboree,
+    open_jamboree: OpenJamboree,
+    valkey: Server,
+    home: Path,
+    left: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    is_restarted: bool,
+) -> None:
+    handler = NoteHandler(recording, "left")
+    handler.save({"n": 1})
+    others = NoteHandler(open_jamboree(), "left")
+    others.save({"n": 0})
+    (of_others,) = others.many(1)  # note 1 follows it, at the next time that there is
+
+    settle = RecordOutbox.settle
+
+    def save_then(outbox: RecordOutbox, result: AppendResult) -> None:
+        monkeypatch.setattr(RecordOutbox, "settle", settle)
+        monkeypatch.setattr(
+            outbox, "_clock", lambda: math.nextafter(of_others["timestamp"], math.inf)
+        )
+        handler.save({"n": 2})
+        outbox.settle(result)
+
+    monkeypatch.setattr(RecordOutbox, "settle", save_then)
+    recording.flush()
+    copy_journal(recording, home, left, valkey.url)
+    if is_restarted:
+        edit_lock(left, boot="before")
+    jam = open_jamboree(home=left)
+    deliver_dead_journals(jam._connection, is_restarted=is_restarted)
+    assert numbers_in(jam) == [0, 1, 2]
 
 
 # -- deleted, emptied ---------------------------------------------------------------------------

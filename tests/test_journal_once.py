@@ -266,6 +266,37 @@ def test_records_do_not_come_back_whose_writer_was_killed_while_it_noted_that_th
     assert records(open_jamboree()) == []
 
 
+# Is killed when its first record has arrived, before it notes that; more were to be sent next.
+KILLED_BEFORE_THE_NEXT = """
+from jamboree_gym.delivery import outbox
+
+def save_more_and_die(self, result):
+    handler.save_many({"n": number} for number in range(1, 5))
+    self.seal()
+    os.kill(os.getpid(), 9)
+
+outbox.RecordOutbox.settle = save_more_and_die
+handler = NoteHandler(jam, "killed")
+handler.save({"n": 0})
+print("saved", flush=True)
+sys.stdin.readline()
+jam.flush()
+"""
+
+
+def test_records_that_were_never_sent_are_not_deleted_with_those_that_had_arrived(
+    start_child: StartChild, open_jamboree: OpenJamboree
+) -> None:
+    child = start_child(KILLED_BEFORE_THE_NEXT)
+    child.says("saved")
+    jam = open_jamboree()
+    child.go_on()
+    assert child.process.wait(60) == -signal.SIGKILL, child.process.communicate()[1]
+    assert records(jam) == [0]
+    NoteHandler(jam, "killed").delete()
+    assert records(open_jamboree()) == [1, 2, 3, 4]
+
+
 # -- without an answer ----------------------------------------------------------------------------
 
 # Says when what it has to deliver has left it.

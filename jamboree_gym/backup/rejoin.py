@@ -15,8 +15,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
-import msgspec
-
 from jamboree_gym.backup.portions import pages
 from jamboree_gym.encoding.batch_format import (
     CODEC_RECORDS,
@@ -27,6 +25,7 @@ from jamboree_gym.encoding.batch_format import (
     decode_head,
     encode_batch,
     encode_records,
+    raw_records,
     times_of,
     without_index,
 )
@@ -205,8 +204,7 @@ def _without_popped(batch: Batch, first: int) -> Batch:
     popped = first - batch.start
     if popped <= 0:
         return batch
-    times, split = times_of(batch), batch.count * 8
-    records = msgspec.msgpack.decode(bytes(batch.body[split:]), type=list[msgspec.Raw])
+    times = times_of(batch)
     blob = encode_batch(
         codec=CODEC_RECORDS,
         start=first,
@@ -214,7 +212,7 @@ def _without_popped(batch: Batch, first: int) -> Batch:
         writer=batch.writer,
         t_first=times[popped],
         t_last=batch.t_last,
-        body=encode_records(times[popped:], [bytes(one) for one in records[popped:]]),
+        body=encode_records(times[popped:], raw_records(batch)[popped:]),
     )
     return decode_batch(blob, where="a part of a batch")
 

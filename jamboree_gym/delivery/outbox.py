@@ -395,8 +395,17 @@ class RecordOutbox(Outbox):
             t_last=timestamps[-1],
             body=encode_records(timestamps, records),
         )
-        plan_records(places, start)
         return SealedBatch(encoded, len(records), timestamps, records, places=places)
+
+    def next_append(self, most_bytes: int = MAX_APPEND_BYTES) -> Append | None:
+        """As `Outbox.next_append`; the journal knows then what was sent, and with which index."""
+        append = super().next_append(most_bytes)
+        if append is not None:
+            index = self._index_after(0)
+            for batch in self._batches[: self._sent]:
+                plan_records(batch.places, index)
+                index += batch.count
+        return append
 
     def settle(self, result: AppendResult) -> None:
         """Take the server's answer to the last `next_append`."""

@@ -45,6 +45,7 @@ __all__ = [
     "first_bytes",
     "head_span",
     "is_whole",
+    "raw_records",
     "times_of",
     "without_index",
 ]
@@ -366,6 +367,12 @@ def decode_records(batch: Batch, *, where: str) -> list[dict[str, Any]]:
 def times_of(batch: Batch) -> list[float]:
     """Timestamps of the records of a batch, epoch seconds."""
     return list(struct.unpack_from(f"<{batch.count}d", batch.body))
+
+
+def raw_records(batch: Batch) -> list[bytes]:
+    """The records of a batch, encoded as they were saved."""
+    body = bytes(batch.body[batch.count * 8 :])
+    return [bytes(one) for one in msgspec.msgpack.decode(body, type=list[msgspec.Raw])]
 
 
 def decode_own_records(

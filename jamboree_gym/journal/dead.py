@@ -114,6 +114,11 @@ class DeadJournal:
         numbered = [path for path in found if path.suffix[1:].isdigit()]
         return sorted(numbered, key=lambda path: int(path.suffix[1:]))
 
+    @property
+    def is_unbroken(self) -> bool:
+        """Whether it is for sure as the process left it: the machine was not restarted since."""
+        return bool(self.owner.boot) and self.owner.is_whole
+
     def read(self) -> None:
         """Read all of it.
 
@@ -148,7 +153,7 @@ class DeadJournal:
         self.records.sort(key=lambda record: record.time_s)
         for episode in self.episodes.values():
             episode.parts.sort(key=lambda part: (part.start, -part.count))
-            if not (self.owner.boot and self.owner.is_whole):
+            if not self.is_unbroken:
                 episode.parts = [*parts_in_order(episode.parts)]
 
     def _read_entries(self, left: LeftBlock, schemas: dict[int, StepSchema], path: Path) -> None:

@@ -35,7 +35,7 @@ __all__ = [
 
 SCHEMA, BLOB, RECORD = 1, 2, 3
 _ENTRY = struct.Struct("<II")  # size of what follows, kind
-# is confirmed, length of the key, index that it was sent with, time
+# is confirmed, length of the key, index that it was sent with last, time
 _RECORD = struct.Struct("<IIQd")
 _RECORD_ENTRY = struct.Struct("<IIIIQd")  # both, in one piece: a save has little time
 _INDEX_QUAD = 1  # of the content of a record, in pieces of eight bytes

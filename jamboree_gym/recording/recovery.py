@@ -12,8 +12,9 @@ import math
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
+from itertools import groupby
 from pathlib import Path
 
 import msgspec
@@ -22,7 +23,7 @@ from msgspec.structs import replace
 from jamboree_gym.connection import Connection
 from jamboree_gym.delivery.outbox import RecordOutbox
 from jamboree_gym.delivery.row_writer import ROW_OVERHEAD_BYTES, rows_per_batch
-from jamboree_gym.encoding.batch_format import times_of
+from jamboree_gym.encoding.batch_format import Batch, raw_records, times_of
 from jamboree_gym.encoding.row_part import RowPart
 from jamboree_gym.encoding.summary_codec import decode_episode_note, encode_origin
 from jamboree_gym.errors import (
@@ -39,7 +40,7 @@ from jamboree_gym.journal.dead import (
     dead_owners,
     is_being_delivered,
 )
-from jamboree_gym.journal.entry_log import StoredRecord
+from jamboree_gym.journal.entry_log import RecordPlace, StoredRecord
 from jamboree_gym.journal.journal import JournalOwner
 from jamboree_gym.recording.part_appends import appends_of
 from jamboree_gym.records import EpisodeStatus
@@ -232,12 +233,13 @@ class _Recovery:
             # The journal keeps the index: it must not be that of another record of this writer.
             start=0 if head is None else head.count,
         )
-        for record in waiting:
-            outbox.append(record.record)
-        outbox.seal()
-        was_sent = any(record.planned_index is not None for record in waiting)
-        while append := outbox.next_append():
-            outbox.settle(self._append(replace(append, may_predate_epoch=was_sent)))
+        # What was never sent cannot have been deleted with what was.
+        for was_sent, some in groupby(waiting, lambda record: record.planned_index is not None):
+            for record in some:
+                outbox.append(record.record)
+            outbox.seal()
+            while append := outbox.next_append():
+                outbox.settle(self._append(replace(append, may_predate_epoch=was_sent)))
 
     def _append(self, append: Append) -> AppendResult:
         """The dead process may have stored it, and somebody may have deleted it then."""
@@ -247,29 +249,45 @@ class _Recovery:
     def _unsent(self, key: str, records: Sequence[StoredRecord]) -> list[StoredRecord]:
         """Those that have not arrived, although nobody heard of it.
 
-        The index tells, with which a record was sent. If Redis was emptied since, an older record
-        of this writer may have had it: that one has an earlier time, and times only move forward.
-        After a power cut the journal may not say that it was sent; then its time tells.
+        What was never sent has not, and the journal says what was; but not after a power cut.
         """
-        if not records:
-            return []
+        doubtful = [
+            one for one in records if one.planned_index is not None or not self._journal.is_unbroken
+        ]
+        arrived = self._arrived(key, doubtful) if doubtful else set()
+        return [one for one in records if one.place not in arrived]
+
+    def _arrived(self, key: str, records: Sequence[StoredRecord]) -> set[RecordPlace]:
+        """Those that are stored.
+
+        The index tells, with which a record was sent last. If Redis was emptied since, an older
+        record of this writer may have had it: that one has an earlier time, and times only move
+        forward. Or a copy has moved it: then it has its time and content still. Its time alone does
+        not tell, because one that was moved behind those of others may have got the same.
+        """
+        store = self._connection.store
         planned = [one.planned_index for one in records if one.planned_index is not None]
         times = [one.time_s for one in records]
-        found: list[LogSlice | None] = []
-        store = self._connection.store
-        found.append(store.between(key, min(times), max(times)))
+        found = [store.between(key, min(times), max(times))]
         if planned:
             found.append(store.read(key, min(planned), max(planned) + 1))
-        batches = [batch for one in found if one is not None for batch in one.batches]
-        mine = [batch for batch in batches if batch.writer == self._writer]
-        stored = {index: at for one in mine for index, at in enumerate(times_of(one), one.start)}
-        stored_times = set(stored.values())
-        return [
-            one
+        indices: dict[int | None, float] = {}
+        contents: set[tuple[float, bytes]] = set()
+        for batch in self._own(found):
+            stored_at = times_of(batch)
+            indices.update(enumerate(stored_at, batch.start))
+            contents.update(zip(stored_at, raw_records(batch), strict=True))
+        return {
+            one.place
             for one in records
-            if one.time_s not in stored_times
-            and (one.planned_index is None or stored.get(one.planned_index, -math.inf) < one.time_s)
-        ]
+            if (one.time_s, one.record) in contents
+            or indices.get(one.planned_index, -math.inf) >= one.time_s
+        }
+
+    def _own(self, found: Iterable[LogSlice | None]) -> list[Batch]:
+        """The batches that the dead process has sent."""
+        batches = [batch for one in found if one is not None for batch in one.batches]
+        return [batch for batch in batches if batch.writer == self._writer]
 
 
 def _continued(parts: Sequence[RowPart], start: int) -> Iterator[RowPart]:
