@@ -719,10 +719,11 @@ class _Simulation:
         """Whether something is said to be copied that is not."""
         jam = running.process.jam
         assert jam is not None
+        may_arrive = self.world.is_on_its_way("append")
         status = jam.backup.status()
         said = f"{status.pending_logs} logs and {status.pending_deletes} deletions"
         self.world.tell(f"{running.process.name} is told that {said} are to be copied")
-        if status.pending_logs or running.had_trouble or running.step.faults:
+        if status.pending_logs or running.had_trouble or running.step.faults or may_arrive:
             return
         redis, mongo = self.stored_in_redis(), self.stored_in_mongo()
         notes, episodes = self.ledger.notes, self.ledger.episodes
