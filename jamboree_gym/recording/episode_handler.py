@@ -98,6 +98,7 @@ class EpisodeHandler(DBHandler):
         self._steps: StepOutbox | None = None  # of the episode written last: `recent` reads it
         self._schema: StepSchema | None = None
         self._infos = InfoEncoder()
+        self._reset_infos = self._infos.sibling()  # these have other keys
         self._lane: _Lane | None = None
         self._buffered = True
         ours, kind = EpisodeHandler, type(self)
@@ -114,7 +115,9 @@ class EpisodeHandler(DBHandler):
     def _unshared(self) -> dict[str, Any]:
         """The episode that is being written stays where it is: a copy begins the next one."""
         of_writing = ("writing", "annotation", "summary_template", "_steps", "_lane")
-        return {**super()._unshared(), **dict.fromkeys(of_writing), "_infos": InfoEncoder()}
+        infos = InfoEncoder()
+        encoders = {"_infos": infos, "_reset_infos": infos.sibling()}
+        return {**super()._unshared(), **dict.fromkeys(of_writing), **encoders}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """As every handler."""
@@ -176,7 +179,7 @@ class EpisodeHandler(DBHandler):
         """As `begin`, of an episode whose summary and origin are encoded."""
         if self._schema is None:
             raise InvalidRecord("say what the steps look like first: handler.use_spaces(...)")
-        encoded = self._encoded(info)
+        encoded = self._encoded(info, self._reset_infos)
         self.annotation = None
         steps = self._new_steps(begun, self._schema, blobs)
         steps.add_reset(observation, encoded)
@@ -315,12 +318,12 @@ class EpisodeHandler(DBHandler):
     def _encoded_of_step(self, info: Mapping[str, Any]) -> bytes | None:
         """As `_encoded`; where an info is refused, the episode ends."""
         try:
-            return self._encoded(info)
+            return self._encoded(info, self._infos)
         except InvalidRecord as error:
             self._give_up(error)
             raise
 
-    def _encoded(self, info: Mapping[str, Any]) -> bytes | None:
+    def _encoded(self, info: Mapping[str, Any], infos: InfoEncoder) -> bytes | None:
         """What is kept of an info, in bytes; None if that is nothing.
 
         Raises:
@@ -332,7 +335,7 @@ class EpisodeHandler(DBHandler):
             keys = self.info_keys
             if keys is not None:
                 info = {key: info[key] for key in keys if key in info}
-            return self._infos.encode(info, strict=self.strict_infos)
+            return infos.encode(info, strict=self.strict_infos)
         except Exception as error:
             if isinstance(error, InvalidRecord) and self.strict_infos:
                 raise
