@@ -1,7 +1,7 @@
 /* Writes the row of a plain step, as `RowWriter.add_common_step` does in Python, byte for byte.
  *
- * Plain: the observation is an array, the info is empty or as a template says, and so is the
- * annotation.
+ * Plain: the observation is an array, the episode goes on, the info is empty or as a template says,
+ * and so is the annotation.
  * Whatever is unusual, even a little, is left to Python: then nothing is written here.
  *
  * The state stays in the slots of `RowWriter`. `writer_of` asks the class once where they are.
@@ -56,14 +56,14 @@ static const char *const slot_names[SLOTS] = {
 
 static PyTypeObject *row_writer, *row_lane; /* the classes */
 static Py_ssize_t offsets[SLOTS], back_at;
-static PyObject *numpy_false, *numpy_true, *announce;
+static PyObject *numpy_false, *announce;
 
 #define SLOT(steps, name) (*(PyObject **)((char *)(steps) + offsets[name]))
 
 /* flags, number of the schema, reward, timestamp, place of the info: `<BIddII` in row_format.py */
 enum { NUMBER_AT = 1, REWARD_AT = 5, TIME_AT = 13, INFO_AT = 21, OBSERVATION_AT = 29 };
 
-enum { TERMINATED = 1, TRUNCATED = 2, ANNOTATED = 4 }; /* flags */
+enum { ANNOTATED = 4 }; /* a flag */
 
 enum { LARGEST_INFO = 4096 }; /* larger ones are left to Python */
 
@@ -102,21 +102,6 @@ static double seconds(PyObject *value)
 static int is_false(PyObject *flag)
 {
     return flag == Py_False || flag == numpy_false;
-}
-
-static int is_true(PyObject *flag)
-{
-    return flag == Py_True || flag == numpy_true;
-}
-
-/* The flags of a step; -1 where one is neither true nor false. */
-static int flags_of(PyObject *terminated, PyObject *truncated)
-{
-    if ((!is_false(terminated) && !is_true(terminated)) ||
-        (!is_false(truncated) && !is_true(truncated))) {
-        return -1;
-    }
-    return (is_true(terminated) ? TERMINATED : 0) | (is_true(truncated) ? TRUNCATED : 0);
 }
 
 /* Write a packed action of that size; whether it is one that is packed quickly. */
@@ -182,8 +167,8 @@ static Py_ssize_t keep_info(PyObject *steps, Py_ssize_t row_at, PyObject *info, 
 
 /* Write a row and publish it; 0 if it is no plain one, -1 with an exception. The caller keeps the
  * memory of the slots CONTENT and WORDS, whatever the clock does. */
-static int put_row(PyObject *steps, int flags, PyArrayObject *observation, double reward,
-                   PyObject *info, PyObject *template, PyObject *annotation)
+static int put_row(PyObject *steps, PyArrayObject *observation, double reward, PyObject *info,
+                   PyObject *template, PyObject *annotation)
 {
     Py_buffer *block = memory_in(steps, CONTENT), *words = memory_in(steps, WORDS);
     Py_ssize_t count_at = size_in(steps, COUNT_AT), check_every = size_in(steps, CHECK_EVERY);
@@ -243,7 +228,7 @@ static int put_row(PyObject *steps, int flags, PyArrayObject *observation, doubl
         place[0] = (uint32_t)info_at;
         place[1] = (uint32_t)PyBytes_GET_SIZE(((Template *)template)->content);
     }
-    row[0] = (char)(annotation == Py_None ? flags : flags | ANNOTATED);
+    row[0] = annotation == Py_None ? 0 : ANNOTATED;
     memcpy(row + NUMBER_AT, &schema, sizeof schema);
     memcpy(row + REWARD_AT, &reward, sizeof reward);
     memcpy(row + TIME_AT, &time_s, sizeof time_s);
@@ -274,10 +259,9 @@ static PyObject *add_plain_step(PyObject *module, PyObject *const *args, Py_ssiz
     }
     PyObject *observation = PyTuple_GET_ITEM(returned, 0), *reward = PyTuple_GET_ITEM(returned, 1);
     PyObject *info = PyTuple_GET_ITEM(returned, 4);
-    int flags = flags_of(PyTuple_GET_ITEM(returned, 2), PyTuple_GET_ITEM(returned, 3));
-    if (flags < 0 || SLOT(steps, TAKES_COMMON) != Py_True ||
-        SLOT(steps, TAKES_PLAIN) != Py_True ||
+    if (SLOT(steps, TAKES_COMMON) != Py_True || SLOT(steps, TAKES_PLAIN) != Py_True ||
         (annotation != Py_None && !PyDict_CheckExact(annotation)) ||
+        !is_false(PyTuple_GET_ITEM(returned, 2)) || !is_false(PyTuple_GET_ITEM(returned, 3)) ||
         !PyDict_CheckExact(info) || (template == Py_None && PyDict_GET_SIZE(info) != 0) ||
         Py_TYPE(observation) != &PyArray_Type ||
         (!PyFloat_CheckExact(reward) && Py_TYPE(reward) != &PyDoubleArrType_Type) ||
@@ -285,8 +269,8 @@ static PyObject *add_plain_step(PyObject *module, PyObject *const *args, Py_ssiz
         Py_RETURN_FALSE;
     }
     PyObject *content = Py_XNewRef(SLOT(steps, CONTENT)), *words = Py_XNewRef(SLOT(steps, WORDS));
-    int done = put_row(steps, flags, (PyArrayObject *)observation, PyFloat_AS_DOUBLE(reward),
-                       info, template, annotation);
+    int done = put_row(steps, (PyArrayObject *)observation, PyFloat_AS_DOUBLE(reward), info,
+                       template, annotation);
     Py_XDECREF(content);
     Py_XDECREF(words);
     if (done < 0) {
@@ -369,9 +353,8 @@ PyMODINIT_FUNC PyInit__compiled(void)
         return NULL;
     }
     numpy_false = PyObject_GetAttrString(numpy, "False_");
-    numpy_true = PyObject_GetAttrString(numpy, "True_");
     Py_DECREF(numpy);
-    if (numpy_false == NULL || numpy_true == NULL || PyType_Ready(&template_type) < 0) {
+    if (numpy_false == NULL || PyType_Ready(&template_type) < 0) {
         return NULL;
     }
     PyObject *module = PyModule_Create(&definition);

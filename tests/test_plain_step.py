@@ -33,6 +33,8 @@ def warm_outbox(annotation: dict[str, Any] | None = None) -> StepOutbox:
 
 USUAL = (GOAL, 1.0, False, False, {})
 ODD: dict[str, Any] = {
+    "it ends": (GOAL, 1.0, True, False, {}),
+    "it is cut off": (GOAL, 1.0, False, np.True_, {}),
     "an info": (GOAL, 1.0, False, False, {"lives": 3}),
     "a list": [*USUAL],
     "four values": USUAL[:4],
@@ -61,26 +63,6 @@ def test_steps_as_most_are_take_the_compiled_way() -> None:
     rows = box.recent(6)
     assert rows is not None
     assert rows.rewards[1:].tolist()[:4] == [1.0, 1.0, -0.0, -0.0]
-
-
-@pytest.mark.compiled
-@pytest.mark.parametrize("truncated", [False, True, np.False_, np.True_])
-@pytest.mark.parametrize("terminated", [False, True, np.False_, np.True_])
-@pytest.mark.parametrize("annotation", [None, {"value": 0.5}])
-def test_the_last_step_takes_the_compiled_way(
-    terminated: Any, truncated: Any, annotation: dict[str, Any] | None
-) -> None:
-    assert plain_steps.add_plain_step is not None
-    box = warm_outbox(annotation)
-
-    returned = (GOAL, 1.0, terminated, truncated, {})
-    assert plain_steps.add_plain_step(box, returned, None, annotation)
-
-    rows = box.recent(1)
-    assert rows is not None
-    assert rows.terminations.tolist() == [False, bool(terminated)]
-    assert rows.truncations.tolist() == [False, bool(truncated)]
-    assert rows.annotated.tolist() == [annotation is not None] * 2
 
 
 @pytest.mark.compiled
@@ -150,7 +132,7 @@ def test_what_it_was_given_is_not_kept() -> None:
     given = (*given, template, *info.values(), *said.values(), box._annotation)
     before = list(map(sys.getrefcount, given))
 
-    for flag in [False] * 100 + [1] * 100:
+    for flag in [False] * 100 + [True] * 100:
         plain_steps.add_plain_step(box, (observation, reward, flag, False, info), template, said)
 
     assert list(map(sys.getrefcount, given)) == before

@@ -278,8 +278,6 @@ class RecordEpisodes(gym.Wrapper[ObsType, ActType, ObsType, ActType]):
             ):
                 if annotation is not None:
                     handler.annotation = None
-                if result[2] or result[3]:
-                    handler._end(steps, "terminated" if result[2] else "truncated")
                 return result
             if result.__class__ is tuple and len(result) == 5 and result[4].__class__ is dict:
                 observation, reward, terminated, truncated, info = result

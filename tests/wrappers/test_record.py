@@ -32,7 +32,6 @@ from warm import run_warm
 
 from jamboree_gym import EpisodeHandler, Jamboree
 from jamboree_gym.errors import (
-    EpisodeInUse,
     InvalidArgument,
     InvalidRecord,
     JamboreeClosed,
@@ -377,18 +376,6 @@ def test_a_step_after_the_end_is_not_recorded(jam: Jamboree) -> None:
     play(env, [ACTION] * 5)
 
     assert len(jam.episode(env.episode_id).data()) == 3
-
-
-def test_a_last_step_says_why_nothing_more_of_the_episode_can_be_stored(jam: Jamboree) -> None:
-    env = jam.record(gym.make("CartPole-v1", max_episode_steps=3))
-    env.reset(seed=1)
-    env.step(0)
-    env.step(1)
-    assert env.handler.writing is not None
-    env.handler.writing.refuse(EpisodeInUse("it has another writer"))
-
-    with pytest.raises(EpisodeInUse, match="another writer"):
-        env.step(0)
 
 
 def test_an_error_in_the_environment_leaves_what_came_before(jam: Jamboree) -> None:
