@@ -20,6 +20,9 @@
 
 #include "template.h"
 #include "columns.h"
+#include "crc32.h"
+#include "batches.h"
+#include "calls.h"
 
 enum slot {
     ACTION,
@@ -332,14 +335,17 @@ static PyObject *writer_of(PyObject *module, PyObject *args)
     return PyCFunction_New(&add_plain_step_method, NULL);
 }
 
-static PyMethodDef functions[] = {{"join_columns", join_columns, METH_VARARGS, join_columns_text},
+static PyMethodDef functions[] = {{"encode_batches", encode_batches, METH_VARARGS,
+                                   encode_batches_text},
+                                  {"join_columns", join_columns, METH_VARARGS, join_columns_text},
+                                  {"pack_call", pack_call, METH_O, pack_call_text},
                                   {"writer_of", writer_of, METH_VARARGS, writer_of_text},
                                   {NULL, NULL, 0, NULL}};
 
 static struct PyModuleDef definition = {
     .m_base = PyModuleDef_HEAD_INIT,
     .m_name = "_compiled",
-    .m_doc = "Compiled: the row of a plain step, infos of a fixed size, columns of batches.",
+    .m_doc = "Compiled: the row of a plain step, infos of a fixed size, batches, calls of Redis.",
     .m_size = -1,
     .m_methods = functions,
 };
@@ -347,6 +353,7 @@ static struct PyModuleDef definition = {
 PyMODINIT_FUNC PyInit__compiled(void)
 {
     import_array();
+    make_crc_table();
     announce = PyUnicode_InternFromString("_announce");
     PyObject *numpy = PyImport_ImportModule("numpy");
     if (announce == NULL || numpy == NULL) {

@@ -7,6 +7,8 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import reduce
+from operator import add
 from typing import Any, TypeAlias
 
 import msgspec
@@ -18,7 +20,7 @@ from jamboree_gym.arrays.step_schema import StepSchema
 from jamboree_gym.delivery.outbox import Outbox, SealedBatch
 from jamboree_gym.delivery.row_writer import ROWS_PER_BATCH, rows_per_batch
 from jamboree_gym.delivery.step_buffer import RowBuffer
-from jamboree_gym.encoding.column_batch import encode_step_batches, row_columns
+from jamboree_gym.encoding.column_batch import encode_step_batches
 from jamboree_gym.encoding.row_format import TERMINATED, TRUNCATED, RowFormat
 from jamboree_gym.encoding.row_part import RowPart
 from jamboree_gym.encoding.summary_codec import Beginning, encode_episode_note
@@ -505,11 +507,10 @@ def _seal_group(group: Sequence[PlainRows], place: VectorBlock | RowFormat) -> N
         values = np.frombuffer(b"".join(map(_packed_rows, spans)), place.dtype)
     if values["info_size"].any():  # its thread was interrupted between counting and publishing it
         raise ValueError("a row has an info, which lies elsewhere in its block")
-    columns, times = row_columns(values, schema), values["timestamp"]
     writer = group[0].outbox._writer_id  # of all outboxes of a process
-    batches = encode_step_batches(schema, columns, starts, counts, times, writer)
-    newest = np.cumsum(counts) - 1
-    last_times, last_flags = times[newest].tolist(), values["flags"][newest].tolist()
+    batches = encode_step_batches(schema, values, starts, counts, writer)
+    newest = values[np.cumsum(counts) - 1]
+    last_times, last_flags = newest["timestamp"].tolist(), newest["flags"].tolist()
     rewards, first = values["reward"], 0
     if schema.has_one_number:
         rewards = rewards.tolist()
@@ -551,9 +552,8 @@ def progress_after(
         rewards = rewards.tolist()
     # Row 0 may have been of another form than the rows after it.
     episode_return = known.episode_return if known.returns is None else 0.0
-    for reward in rewards:  # one by one: the sum is the same however the rows were cut
-        episode_return += reward
-    return Progress(status, rows - 1, episode_return, elapsed_s)
+    # One by one: the sum is the same however the rows were cut.
+    return Progress(status, rows - 1, reduce(add, rewards, episode_return), elapsed_s)
 
 
 @np.errstate(all="ignore")

@@ -12,12 +12,23 @@ class Template:
     def __new__(cls, content: bytes, room: int, fields: tuple[Field, ...], /) -> Template: ...
     def encode(self, values: object, /) -> bytes | None: ...
 
+def encode_batches(
+    rows: npt.NDArray[Any],
+    row_bytes: int,
+    columns: tuple[tuple[int, int, int], ...],
+    time_at: int,
+    header: bytes,
+    prefix: bytes,
+    parts: tuple[tuple[int, int], ...],
+    /,
+) -> list[bytes]: ...
 def join_columns(
     bodies: tuple[tuple[bytes | memoryview, int], ...],
     begin: int,
     columns: tuple[tuple[np.dtype[Any], tuple[int, ...]], ...],
     /,
 ) -> list[npt.NDArray[Any]]: ...
+def pack_call(call: tuple[Any, ...], /) -> bytes: ...
 def writer_of(
     row_writer: type[Any], row_lane: type[Any], /
 ) -> Callable[[Any, object, Template | None, object], bool]: ...

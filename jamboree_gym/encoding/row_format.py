@@ -87,6 +87,8 @@ class RowFormat:
         fillers: What stands for the annotation where there is none.
         fields: Of observation and action, and of the annotation: the name of each column in
             `dtype`, and whether it is encoded, so that the field is its place.
+        places: Of the columns of a batch: offset in a row, bytes, and the bit of a flag, else 0.
+        time_at: Offset of the timestamp in a row.
     """
 
     def __init__(self, schema: StepSchema) -> None:
@@ -131,6 +133,22 @@ class RowFormat:
         if is_plain and self.observation_dtype is not None:
             self._take_arrays(schema, *columns[said_from - 1])
         self.fillers: tuple[Any, ...] = schema.annotation_filler
+        self.places = self._places(is_annotated=schema.is_annotated)
+        self.time_at = self._place("timestamp")[0]
+
+    def _place(self, name: str, bit: int = 0) -> tuple[int, int, int]:
+        assert self.dtype.fields is not None
+        dtype, at, *_ = self.dtype.fields[name]
+        return at, dtype.itemsize, bit
+
+    def _places(self, *, is_annotated: bool) -> tuple[tuple[int, int, int], ...]:
+        leading, annotation = ([name for name, _ in fields] for fields in self.fields)
+        places = [*map(self._place, leading), self._place("reward")]
+        places += [self._place("flags", TERMINATED), self._place("flags", TRUNCATED)]
+        places.append(self._place("timestamp"))
+        if is_annotated:
+            places += [self._place("flags", ANNOTATED), *map(self._place, annotation)]
+        return tuple(places)
 
     def _take_arrays(self, schema: StepSchema, action: Column, codes: Mapping[str, str]) -> None:
         assert isinstance(schema.observation, Leaf)

@@ -55,6 +55,7 @@ _FRAME_AT, _CONSOLE_AT = 8, 24  # offsets of the frame number, and of the length
 # A key of `jax.random.PRNGKey` is an array of uint32 like any other: only its name says what it is.
 _NAME_OF_KEY = re.compile(r"(.*_)?(rng|key)")
 _SHAPES_OF_KEYS = ((2,), (4,))
+_USUAL = (gym.Env.np_random, VectorEnv.np_random)  # which make a generator where there is none
 
 
 def hidden_state_of(env: AnyEnv) -> dict[str, Any]:
@@ -125,7 +126,7 @@ def bit_generator_state(state: Mapping[str, Any]) -> dict[str, Any]:
 def legacy_generator_of(env: AnyEnv) -> np.random.RandomState | None:
     """The `RandomState` that an environment has in the place of `np_random`; None without one."""
     base = env.unwrapped
-    if getattr(type(base), "np_random", None) in (gym.Env.np_random, VectorEnv.np_random):
+    if getattr(type(base), "np_random", None) in _USUAL:
         return None
     generator = getattr(base, "np_random", None)
     return generator if isinstance(generator, np.random.RandomState) else None
@@ -158,14 +159,15 @@ def _may_hold(env: AnyEnv, kind: type[Any]) -> bool:
     Not from its `__dict__`: once that was asked for, CPython 3.11 and 3.12 take several times as
     long to find an attribute, so each step of the environment takes longer.
     """
-    for one in gc.get_referents(env):
-        if issubclass(type(one), kind):
-            return True
-        if type(one) is dict:  # its `__dict__`, if it was asked for; or an attribute
-            is_large = len(one) > _MANY_ATTRIBUTES
-            if is_large or any(issubclass(type(value), kind) for value in one.values()):
-                return True
-    return False
+    referents = gc.get_referents(env)
+    classes = {type(one) for one in referents}
+    if dict in classes:  # its `__dict__`, if it was asked for; or attributes
+        for one in referents:
+            if type(one) is dict:
+                if len(one) > _MANY_ATTRIBUTES:
+                    return True
+                classes |= {type(value) for value in one.values()}
+    return any([issubclass(one, kind) for one in classes])
 
 
 def _restore_held(env: AnyEnv, stored: Mapping[str, Any]) -> None:
