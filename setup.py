@@ -5,7 +5,7 @@ import sys
 
 from setuptools import Extension, setup
 
-HEADERS = ("batches", "calls", "columns", "crc32", "template")
+HEADERS = ("batches", "calls", "columns", "crc32", "notes", "referents", "template")
 
 
 def extensions() -> list[Extension]:
@@ -19,7 +19,7 @@ def extensions() -> list[Extension]:
         return []
     return [
         Extension(
-            "jamboree_gym.encoding._compiled",
+            "jamboree_gym._compiled",
             ["native/plain_step.c"],
             depends=[f"native/{name}.h" for name in HEADERS],
             include_dirs=[numpy.get_include()],

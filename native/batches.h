@@ -162,3 +162,48 @@ static PyObject *encode_batches(PyObject *module, PyObject *args)
     PyBuffer_Release(&form.prefix);
     return batches;
 }
+
+PyDoc_STRVAR(add_up_text,
+             "add_up(rows, row_bytes, at, counts, before)\n--\n\n"
+             "The sum of the floats at this offset of rows that lie one behind the other, for each\n"
+             "part of so many rows; added one by one to what was before.");
+
+static PyObject *add_up(PyObject *module, PyObject *args)
+{
+    Py_buffer rows;
+    PyObject *counts, *before, *sums = NULL;
+    Py_ssize_t row_bytes, at;
+    if (!PyArg_ParseTuple(args, "y*nnO!O!", &rows, &row_bytes, &at, &PyList_Type, &counts,
+                          &PyList_Type, &before)) {
+        return NULL;
+    }
+    const char *row = rows.buf, *end = row + rows.len;
+    if (row_bytes < 1 || at < 0 || at > row_bytes - (Py_ssize_t)sizeof(double) ||
+        PyList_GET_SIZE(counts) != PyList_GET_SIZE(before)) {
+        PyErr_SetString(PyExc_ValueError, "a row has no such float, or a part is missing");
+    } else {
+        sums = PyList_New(PyList_GET_SIZE(counts));
+    }
+    for (Py_ssize_t n = 0; sums != NULL && n < PyList_GET_SIZE(sums); n++) {
+        Py_ssize_t count = PyLong_AsSsize_t(PyList_GET_ITEM(counts, n));
+        double sum = PyFloat_AsDouble(PyList_GET_ITEM(before, n)), value;
+        if (!PyErr_Occurred() && (count < 0 || count > (end - row) / row_bytes)) {
+            PyErr_SetString(PyExc_ValueError, "there are not so many rows");
+        }
+        PyObject *one = NULL;
+        if (!PyErr_Occurred()) {
+            for (; count > 0; count--, row += row_bytes) {
+                memcpy(&value, row + at, sizeof value);
+                sum += value;
+            }
+            one = PyFloat_FromDouble(sum);
+        }
+        if (one == NULL) {
+            Py_CLEAR(sums);
+        } else {
+            PyList_SET_ITEM(sums, n, one);
+        }
+    }
+    PyBuffer_Release(&rows);
+    return sums;
+}

@@ -1,7 +1,7 @@
-/* Writes the row of a plain step, as `RowWriter.add_common_step` does in Python, byte for byte.
+/* Writes the row of a plain step, as `RowBuffer.add_step` does in Python, byte for byte.
  *
- * Plain: the observation is an array, the episode goes on, the info is empty or as a template says,
- * and so is the annotation.
+ * Plain: the observation is an array, the info is empty or as a template says, and so is the
+ * annotation.
  * Whatever is unusual, even a little, is left to Python: then nothing is written here.
  *
  * The state stays in the slots of `RowWriter`. `writer_of` asks the class once where they are.
@@ -23,6 +23,8 @@
 #include "crc32.h"
 #include "batches.h"
 #include "calls.h"
+#include "notes.h"
+#include "referents.h"
 
 enum slot {
     ACTION,
@@ -59,14 +61,15 @@ static const char *const slot_names[SLOTS] = {
 
 static PyTypeObject *row_writer, *row_lane; /* the classes */
 static Py_ssize_t offsets[SLOTS], back_at;
-static PyObject *numpy_false, *announce;
+static PyObject *numpy_false, *numpy_true, *announce;
+static PyObject *running, *terminated, *truncated; /* status of an episode */
 
 #define SLOT(steps, name) (*(PyObject **)((char *)(steps) + offsets[name]))
 
 /* flags, number of the schema, reward, timestamp, place of the info: `<BIddII` in row_format.py */
 enum { NUMBER_AT = 1, REWARD_AT = 5, TIME_AT = 13, INFO_AT = 21, OBSERVATION_AT = 29 };
 
-enum { ANNOTATED = 4 }; /* a flag */
+enum { TERMINATED = 1, TRUNCATED = 2, ANNOTATED = 4 }; /* flags */
 
 enum { LARGEST_INFO = 4096 }; /* larger ones are left to Python */
 
@@ -102,9 +105,14 @@ static double seconds(PyObject *value)
     return value != NULL && PyFloat_CheckExact(value) ? PyFloat_AS_DOUBLE(value) : Py_NAN;
 }
 
-static int is_false(PyObject *flag)
+static int is_true(PyObject *flag)
 {
-    return flag == Py_False || flag == numpy_false;
+    return flag == Py_True || flag == numpy_true;
+}
+
+static int is_flag(PyObject *flag)
+{
+    return flag == Py_False || flag == numpy_false || is_true(flag);
 }
 
 /* Write a packed action of that size; whether it is one that is packed quickly. */
@@ -170,8 +178,8 @@ static Py_ssize_t keep_info(PyObject *steps, Py_ssize_t row_at, PyObject *info, 
 
 /* Write a row and publish it; 0 if it is no plain one, -1 with an exception. The caller keeps the
  * memory of the slots CONTENT and WORDS, whatever the clock does. */
-static int put_row(PyObject *steps, PyArrayObject *observation, double reward, PyObject *info,
-                   PyObject *template, PyObject *annotation)
+static int put_row(PyObject *steps, int flags, PyArrayObject *observation, double reward,
+                   PyObject *info, PyObject *template, PyObject *annotation)
 {
     Py_buffer *block = memory_in(steps, CONTENT), *words = memory_in(steps, WORDS);
     Py_ssize_t count_at = size_in(steps, COUNT_AT), check_every = size_in(steps, CHECK_EVERY);
@@ -231,7 +239,7 @@ static int put_row(PyObject *steps, PyArrayObject *observation, double reward, P
         place[0] = (uint32_t)info_at;
         place[1] = (uint32_t)PyBytes_GET_SIZE(((Template *)template)->content);
     }
-    row[0] = annotation == Py_None ? 0 : ANNOTATED;
+    row[0] = (char)(annotation == Py_None ? flags : flags | ANNOTATED);
     memcpy(row + NUMBER_AT, &schema, sizeof schema);
     memcpy(row + REWARD_AT, &reward, sizeof reward);
     memcpy(row + TIME_AT, &time_s, sizeof time_s);
@@ -244,7 +252,8 @@ static int put_row(PyObject *steps, PyArrayObject *observation, double reward, P
 
 PyDoc_STRVAR(add_plain_step_text,
              "add_plain_step(steps, returned, template, annotation)\n--\n\n"
-             "Write the row of what `env.step` returned; whether it was, if not, nothing is.\n"
+             "Write the row of what `env.step` returned. Status of the episode then; None if it is\n"
+             "not written, and nothing else.\n"
              "An info that is not empty has to be as the template says, None if there is none.\n"
              "The annotation is a dict, or None.");
 
@@ -258,21 +267,22 @@ static PyObject *add_plain_step(PyObject *module, PyObject *const *args, Py_ssiz
     }
     PyObject *steps = args[0], *returned = args[1], *template = args[2], *annotation = args[3];
     if (!PyTuple_CheckExact(returned) || PyTuple_GET_SIZE(returned) != 5) {
-        Py_RETURN_FALSE;
+        Py_RETURN_NONE;
     }
     PyObject *observation = PyTuple_GET_ITEM(returned, 0), *reward = PyTuple_GET_ITEM(returned, 1);
+    PyObject *ends = PyTuple_GET_ITEM(returned, 2), *is_cut_off = PyTuple_GET_ITEM(returned, 3);
     PyObject *info = PyTuple_GET_ITEM(returned, 4);
     if (SLOT(steps, TAKES_COMMON) != Py_True || SLOT(steps, TAKES_PLAIN) != Py_True ||
         (annotation != Py_None && !PyDict_CheckExact(annotation)) ||
-        !is_false(PyTuple_GET_ITEM(returned, 2)) || !is_false(PyTuple_GET_ITEM(returned, 3)) ||
-        !PyDict_CheckExact(info) || (template == Py_None && PyDict_GET_SIZE(info) != 0) ||
+        !is_flag(ends) || !is_flag(is_cut_off) || !PyDict_CheckExact(info) || (template == Py_None && PyDict_GET_SIZE(info) != 0) ||
         Py_TYPE(observation) != &PyArray_Type ||
         (!PyFloat_CheckExact(reward) && Py_TYPE(reward) != &PyDoubleArrType_Type) ||
         !is_usual((PyArrayObject *)observation, SLOT(steps, DTYPE), SLOT(steps, SHAPE))) {
-        Py_RETURN_FALSE;
+        Py_RETURN_NONE;
     }
+    int flags = (is_true(ends) ? TERMINATED : 0) | (is_true(is_cut_off) ? TRUNCATED : 0);
     PyObject *content = Py_XNewRef(SLOT(steps, CONTENT)), *words = Py_XNewRef(SLOT(steps, WORDS));
-    int done = put_row(steps, (PyArrayObject *)observation, PyFloat_AS_DOUBLE(reward), info,
+    int done = put_row(steps, flags, (PyArrayObject *)observation, PyFloat_AS_DOUBLE(reward), info,
                        template, annotation);
     Py_XDECREF(content);
     Py_XDECREF(words);
@@ -286,7 +296,10 @@ static PyObject *add_plain_step(PyObject *module, PyObject *const *args, Py_ssiz
         }
         Py_DECREF(nothing);
     }
-    return PyBool_FromLong(done);
+    if (!done) {
+        Py_RETURN_NONE;
+    }
+    return Py_NewRef(flags & TERMINATED ? terminated : flags & TRUNCATED ? truncated : running);
 }
 
 PyDoc_STRVAR(writer_of_text,
@@ -335,9 +348,12 @@ static PyObject *writer_of(PyObject *module, PyObject *args)
     return PyCFunction_New(&add_plain_step_method, NULL);
 }
 
-static PyMethodDef functions[] = {{"encode_batches", encode_batches, METH_VARARGS,
+static PyMethodDef functions[] = {{"add_up", add_up, METH_VARARGS, add_up_text},
+                                  {"encode_batches", encode_batches, METH_VARARGS,
                                    encode_batches_text},
+                                  {"encode_note", encode_note, METH_VARARGS, encode_note_text},
                                   {"join_columns", join_columns, METH_VARARGS, join_columns_text},
+                                  {"may_refer_to", may_refer_to, METH_VARARGS, may_refer_to_text},
                                   {"pack_call", pack_call, METH_O, pack_call_text},
                                   {"writer_of", writer_of, METH_VARARGS, writer_of_text},
                                   {NULL, NULL, 0, NULL}};
@@ -345,7 +361,7 @@ static PyMethodDef functions[] = {{"encode_batches", encode_batches, METH_VARARG
 static struct PyModuleDef definition = {
     .m_base = PyModuleDef_HEAD_INIT,
     .m_name = "_compiled",
-    .m_doc = "Compiled: the row of a plain step, infos of a fixed size, batches, calls of Redis.",
+    .m_doc = "Compiled: the row of a plain step, infos of a fixed size, batches, notes, calls of Redis.",
     .m_size = -1,
     .m_methods = functions,
 };
@@ -355,13 +371,17 @@ PyMODINIT_FUNC PyInit__compiled(void)
     import_array();
     make_crc_table();
     announce = PyUnicode_InternFromString("_announce");
+    running = PyUnicode_InternFromString("running");
+    terminated = PyUnicode_InternFromString("terminated");
+    truncated = PyUnicode_InternFromString("truncated");
     PyObject *numpy = PyImport_ImportModule("numpy");
-    if (announce == NULL || numpy == NULL) {
+    if (!announce || !running || !terminated || !truncated || !numpy) {
         return NULL;
     }
     numpy_false = PyObject_GetAttrString(numpy, "False_");
+    numpy_true = PyObject_GetAttrString(numpy, "True_");
     Py_DECREF(numpy);
-    if (numpy_false == NULL || PyType_Ready(&template_type) < 0) {
+    if (numpy_false == NULL || numpy_true == NULL || PyType_Ready(&template_type) < 0) {
         return NULL;
     }
     PyObject *module = PyModule_Create(&definition);

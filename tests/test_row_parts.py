@@ -20,6 +20,7 @@ from lengths import examples
 
 from jamboree_gym.arrays.layout import ENCODED, NOTHING, Group, Leaf
 from jamboree_gym.arrays.step_schema import StepSchema
+from jamboree_gym.compiled import compiled_core
 from jamboree_gym.encoding import column_batch
 from jamboree_gym.encoding.batch_format import decode_batch
 from jamboree_gym.encoding.column_batch import (
@@ -30,7 +31,6 @@ from jamboree_gym.encoding.column_batch import (
     join_columns,
 )
 from jamboree_gym.encoding.column_batch import decode_tail as tail_of
-from jamboree_gym.encoding.compiled import compiled_core
 from jamboree_gym.encoding.row_format import row_format
 
 DTYPES = ["float16", "float32", "int8", "int64", "uint8", "uint64", "bool", ">f4", ">i8"]

@@ -28,6 +28,7 @@ import numpy.typing as npt
 
 from jamboree_gym.arrays.layout import Leaf
 from jamboree_gym.arrays.step_schema import StepSchema
+from jamboree_gym.compiled import compiled_core
 from jamboree_gym.encoding.batch_format import (
     ARRAY_REWARDS,
     BATCH_BODY,
@@ -36,7 +37,6 @@ from jamboree_gym.encoding.batch_format import (
     encode_batch,
     encode_batches,
 )
-from jamboree_gym.encoding.compiled import compiled_core
 from jamboree_gym.encoding.row_format import ANNOTATED, TERMINATED, TRUNCATED, row_format
 
 __all__ = [

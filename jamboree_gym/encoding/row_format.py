@@ -16,7 +16,7 @@ import numpy as np
 
 from jamboree_gym.arrays.layout import Column, Group, Layout, Leaf, columns_of
 from jamboree_gym.arrays.step_schema import ONE_NUMBER, StepSchema
-from jamboree_gym.encoding.compiled import compiled_core
+from jamboree_gym.compiled import compiled_core
 
 __all__ = [
     "ANNOTATED",
@@ -88,7 +88,8 @@ class RowFormat:
         fields: Of observation and action, and of the annotation: the name of each column in
             `dtype`, and whether it is encoded, so that the field is its place.
         places: Of the columns of a batch: offset in a row, bytes, and the bit of a flag, else 0.
-        time_at: Offset of the timestamp in a row.
+        reward_at: Offset of the reward in a row.
+        time_at: Likewise of the timestamp.
     """
 
     def __init__(self, schema: StepSchema) -> None:
@@ -134,7 +135,7 @@ class RowFormat:
             self._take_arrays(schema, *columns[said_from - 1])
         self.fillers: tuple[Any, ...] = schema.annotation_filler
         self.places = self._places(is_annotated=schema.is_annotated)
-        self.time_at = self._place("timestamp")[0]
+        self.reward_at, self.time_at = self._place("reward")[0], self._place("timestamp")[0]
 
     def _place(self, name: str, bit: int = 0) -> tuple[int, int, int]:
         assert self.dtype.fields is not None
@@ -165,9 +166,9 @@ class RowFormat:
 
 
 def _is_of_leaves(layout: Group) -> bool:
-    """Whether it is a dict of values of a fixed size each."""
+    """Whether it is a dict of values of a fixed size each, none of them empty."""
     return layout.kind == "dict" and all(
-        isinstance(part, Leaf) and part.dtype.isnative and name.__class__ is str
+        isinstance(part, Leaf) and part.dtype.isnative and part.size and name.__class__ is str
         for name, part in zip(layout.names, layout.parts, strict=True)
     )
 

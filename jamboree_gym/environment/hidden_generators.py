@@ -24,6 +24,8 @@ import numpy as np
 import numpy.typing as npt
 from gymnasium.vector import VectorEnv
 
+from jamboree_gym.compiled import compiled_core
+
 __all__ = [
     "DAMAGED_STATE",
     "HIDDEN",
@@ -55,6 +57,7 @@ _FRAME_AT, _CONSOLE_AT = 8, 24  # offsets of the frame number, and of the length
 # A key of `jax.random.PRNGKey` is an array of uint32 like any other: only its name says what it is.
 _NAME_OF_KEY = re.compile(r"(.*_)?(rng|key)")
 _SHAPES_OF_KEYS = ((2,), (4,))
+_core = compiled_core()
 _USUAL = (gym.Env.np_random, VectorEnv.np_random)  # which make a generator where there is none
 
 
@@ -159,15 +162,16 @@ def _may_hold(env: AnyEnv, kind: type[Any]) -> bool:
     Not from its `__dict__`: once that was asked for, CPython 3.11 and 3.12 take several times as
     long to find an attribute, so each step of the environment takes longer.
     """
-    referents = gc.get_referents(env)
-    classes = {type(one) for one in referents}
-    if dict in classes:  # its `__dict__`, if it was asked for; or attributes
-        for one in referents:
-            if type(one) is dict:
-                if len(one) > _MANY_ATTRIBUTES:
-                    return True
-                classes |= {type(value) for value in one.values()}
-    return any([issubclass(one, kind) for one in classes])
+    if _core is not None and type(kind) is type:
+        return bool(_core.may_refer_to(env, kind, _MANY_ATTRIBUTES))
+    for one in gc.get_referents(env):
+        if issubclass(type(one), kind):
+            return True
+        if type(one) is dict:  # its `__dict__`, if it was asked for; or an attribute
+            is_large = len(one) > _MANY_ATTRIBUTES
+            if is_large or any(issubclass(type(value), kind) for value in one.values()):
+                return True
+    return False
 
 
 def _restore_held(env: AnyEnv, stored: Mapping[str, Any]) -> None:

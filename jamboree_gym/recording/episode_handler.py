@@ -399,6 +399,12 @@ class EpisodeHandler(DBHandler):
         steps.end(status)
         self.writing = None  # last, so that one more call completes one that Ctrl-C has cut off
 
+    def _end_written(self, steps: StepOutbox, status: EpisodeStatus) -> None:
+        """The episode is over; its last row has been written past this handler."""
+        self._end(steps, status)
+        if steps.error is not None:
+            self._after_append(_MOVED)
+
     def _after_append(self, what: str) -> None:
         """Keep the promises of the write mode for what waits now."""
         steps = self._steps

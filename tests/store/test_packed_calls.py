@@ -12,8 +12,13 @@ from jamboree_gym.store.redis.link import _packed_by_hiredis, packed_call
 
 pytestmark = pytest.mark.compiled
 
-parts = st.one_of(
-    st.text(), st.binary(), st.binary().map(memoryview), st.integers(), st.floats(), st.booleans()
+parts = (
+    st.text()
+    | st.binary()
+    | st.binary().map(lambda part: memoryview(part))
+    | st.integers()
+    | st.floats()
+    | st.booleans()
 )
 
 

@@ -24,7 +24,7 @@ from redis.exceptions import (
     TimeoutError,
 )
 
-from jamboree_gym.encoding.compiled import compiled_core
+from jamboree_gym.compiled import compiled_core
 from jamboree_gym.errors import (
     DecodeError,
     JamboreeClosed,
