@@ -15,6 +15,7 @@ class Template:
 def add_up(
     rows: npt.NDArray[Any], row_bytes: int, at: int, counts: list[int], before: list[float], /
 ) -> list[float]: ...
+def copy_of(steps: Any, /) -> Any: ...
 def encode_batches(
     rows: npt.NDArray[Any],
     row_bytes: int,

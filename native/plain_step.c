@@ -310,6 +310,27 @@ static PyMethodDef add_plain_step_method = {
     "add_plain_step", (PyCFunction)(void (*)(void))add_plain_step, METH_FASTCALL,
     add_plain_step_text};
 
+PyDoc_STRVAR(copy_of_text,
+             "copy_of(steps)\n--\n\n"
+             "Another RowWriter with the same in its slots.");
+
+static PyObject *copy_of(PyObject *module, PyObject *steps)
+{
+    PyTypeObject *kind = Py_TYPE(steps);
+    if (row_writer == NULL || !PyType_IsSubtype(kind, row_writer) || kind->tp_dictoffset != 0) {
+        PyErr_SetString(PyExc_TypeError, "copy_of takes a RowWriter that has slots alone");
+        return NULL;
+    }
+    PyObject *copy = kind->tp_alloc(kind, 0);
+    Py_ssize_t size = copy == NULL ? 0 : kind->tp_basicsize;
+    for (Py_ssize_t at = sizeof(PyObject); at < size; at += sizeof(PyObject *)) {
+        if (at != kind->tp_weaklistoffset) {
+            *(PyObject **)((char *)copy + at) = Py_XNewRef(*(PyObject **)((char *)steps + at));
+        }
+    }
+    return copy;
+}
+
 /* Where a class has this slot; -1 with an exception. */
 static Py_ssize_t offset_of(PyObject *kind, const char *name)
 {
@@ -349,6 +370,7 @@ static PyObject *writer_of(PyObject *module, PyObject *args)
 }
 
 static PyMethodDef functions[] = {{"add_up", add_up, METH_VARARGS, add_up_text},
+                                  {"copy_of", copy_of, METH_O, copy_of_text},
                                   {"encode_batches", encode_batches, METH_VARARGS,
                                    encode_batches_text},
                                   {"encode_note", encode_note, METH_VARARGS, encode_note_text},

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import logging
 import math
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from copy import copy
 from itertools import accumulate, pairwise, repeat
 from typing import Any, TypeAlias
 
@@ -47,6 +49,7 @@ Earned: TypeAlias = tuple[float, tuple[float, ...] | None]
 """Return of an episode, and the sum of each component where a reward is an array."""
 
 _core = compiled_core()
+_copy_of: Callable[[Any], Any] = copy if _core is None else _core.copy_of
 
 log = logging.getLogger(__name__)
 
@@ -118,6 +121,25 @@ class StepOutbox(RowBuffer):
         # When Redis has taken what; most episodes need none: they reach it whole.
         self._newest_stored: deque[tuple[float, SealedBatch]] | None = None
         self._newest_stored_bytes = 0
+
+    def fits(self, schema: StepSchema, blobs: Mapping[str, bytes], keep: int) -> bool:
+        """Whether it is as it would be with these arguments."""
+        is_same = self.schema is schema and self._blobs_used is blobs
+        return is_same and self._keep == max(1, keep)
+
+    def another(self, key: str, begun: Beginning) -> StepOutbox:
+        """The outbox of another episode, which is written as this one; it has no rows yet.
+
+        Args:
+            key: The log of that episode.
+            begun: That episode as it begins.
+        """
+        other: StepOutbox = _copy_of(self)
+        other.key, other.id, other._begun = key, begun.id, begun
+        other._progress = begun.progress
+        other._t_last = other.started_at = other._born = begun.started_at
+        other._extents, other._seal_lock = [], threading.Lock()
+        return other
 
     def _title(self, start: int) -> bytes:
         if start == 0:

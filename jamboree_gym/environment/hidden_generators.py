@@ -145,9 +145,9 @@ def _restore_legacy(env: AnyEnv, stored: Any) -> None:
 def _held_generators_of(env: AnyEnv) -> dict[str, np.random.Generator]:
     """The generators of the environments that are attributes of an environment, by their names."""
     base = env.unwrapped
-    own, found = getattr(base, "_np_random", None), dict[str, np.random.Generator]()
     if not _may_hold(base, gym.Env):
-        return found
+        return {}
+    own, found = getattr(base, "_np_random", None), dict[str, np.random.Generator]()
     for name, value in getattr(base, "__dict__", {}).items():
         if isinstance(value, gym.Env) and value.unwrapped is not base:
             generator = getattr(value.unwrapped, "np_random", None)
