@@ -5,7 +5,7 @@ import sys
 
 from setuptools import Extension, setup
 
-HEADERS = ("batches", "calls", "columns", "crc32", "notes", "referents", "template")
+HEADERS = ("batches", "calls", "columns", "crc32", "notes", "packer", "referents", "template")
 
 
 def extensions() -> list[Extension]:

@@ -8,6 +8,17 @@ import numpy.typing as npt
 
 Field = tuple[str, type[Any], str, int, object, object]
 
+class Packer:
+    def __new__(
+        cls,
+        kind: type[Any],
+        dtype: np.dtype[Any],
+        shape: tuple[int, ...],
+        misfit: type[Exception],
+        /,
+    ) -> Packer: ...
+    def __call__(self, value: Any, /) -> Any: ...
+
 class Template:
     def __new__(cls, content: bytes, room: int, fields: tuple[Field, ...], /) -> Template: ...
     def encode(self, values: object, /) -> bytes | None: ...

@@ -18,6 +18,7 @@
 #include <numpy/arrayobject.h>
 #include <numpy/arrayscalars.h>
 
+#include "packer.h"
 #include "template.h"
 #include "columns.h"
 #include "crc32.h"
@@ -403,11 +404,13 @@ PyMODINIT_FUNC PyInit__compiled(void)
     numpy_false = PyObject_GetAttrString(numpy, "False_");
     numpy_true = PyObject_GetAttrString(numpy, "True_");
     Py_DECREF(numpy);
-    if (numpy_false == NULL || numpy_true == NULL || PyType_Ready(&template_type) < 0) {
+    if (numpy_false == NULL || numpy_true == NULL || PyType_Ready(&template_type) < 0 ||
+        PyType_Ready(&packer_type) < 0) {
         return NULL;
     }
     PyObject *module = PyModule_Create(&definition);
-    if (module != NULL && PyModule_AddType(module, &template_type) < 0) {
+    if (module != NULL && (PyModule_AddType(module, &template_type) < 0 ||
+                           PyModule_AddType(module, &packer_type) < 0)) {
         Py_CLEAR(module);
     }
     return module;

@@ -15,6 +15,8 @@ import numpy as np
 import pytest
 from test_common_rows import GOAL, outbox
 
+from jamboree_gym.arrays import packing
+from jamboree_gym.arrays.layout import layout_of
 from jamboree_gym.compiled import compiled_core
 from jamboree_gym.delivery.step_outbox import StepOutbox
 from jamboree_gym.encoding.info_codec import InfoEncoder
@@ -321,3 +323,53 @@ def test_without_a_compiler_it_is_installed_without_the_core(tmp_path: Path) -> 
 
     assert done.returncode == 0, done.stderr
     assert not list(source.rglob("*.so"))
+
+
+PACKED: dict[str, Any] = {
+    "an int": 3,
+    "the largest int": 2**63 - 1,
+    "too large an int": 2**63,
+    "a flag": True,
+    "a float": 0.5,
+    "NaN": math.nan,
+    "NumPy's int": np.int64(3),
+    "NumPy's float": np.float64(0.5),
+    "NumPy's flag": np.True_,
+    "a small float": np.float32(0.5),
+    "an array": GOAL,
+    "its copy": GOAL.copy(),
+    "an array of Fortran": np.asfortranarray(np.arange(6.0).reshape(2, 3)),
+    "of C": np.arange(6.0).reshape(2, 3),
+    "of the other byte order": np.arange(6.0).reshape(2, 3).astype(">f8"),
+    "an empty array": np.zeros((0, 3)),
+    "strided": np.arange(12.0).reshape(2, 6)[:, ::2],
+    "an array of no axis": np.array(0.5),
+    "a subclass": np.arange(6.0).reshape(2, 3).view(np.recarray),
+    "a text": "a",
+    "nothing": None,
+}
+
+
+@pytest.mark.compiled
+@pytest.mark.parametrize("known", PACKED.values(), ids=PACKED.keys())
+def test_the_compiled_core_packs_what_python_packs(
+    monkeypatch: pytest.MonkeyPatch, known: Any
+) -> None:
+    known_layout = layout_of(known)
+    compiled = packing.packer(known_layout)
+    monkeypatch.setattr(packing, "_core", None)
+    by_python = packing.packer.__wrapped__(known_layout)
+
+    for value in PACKED.values():
+        assert outcome(compiled, value) == outcome(by_python, value)
+    with pytest.raises(TypeError):
+        compiled(known, known)  # type: ignore[call-arg]
+
+
+def outcome(pack: packing.Pack, value: Any) -> Any:
+    """The class of what it becomes, and its bytes; or what is raised."""
+    try:
+        packed = pack(value)
+    except Exception as error:  # noqa: BLE001 - both have to raise the same
+        return type(error)
+    return type(packed), packed if isinstance(packed, bytes) else np.asarray(packed).tobytes()

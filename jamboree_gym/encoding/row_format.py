@@ -179,18 +179,11 @@ def _compiled_annotation(layout: Group) -> Any:
     at = 0
     for name, leaf in zip(layout.names, layout.parts, strict=True):
         assert isinstance(leaf, Leaf)
-        kind = _kind_of(leaf)
+        kind = leaf.value_class
         told.append((name, kind, _HOW.get(kind, "s"), at, leaf.dtype, leaf.shape))
         at += leaf.nbytes
     core = compiled_core()
     return None if core is None else core.Template(b"", at, tuple(told))
-
-
-def _kind_of(leaf: Leaf) -> type[Any]:
-    """The class of its values."""
-    if leaf.is_array:
-        return np.ndarray
-    return leaf.dtype.type if leaf.kind == "numpy" else type(leaf.restore(0))
 
 
 @lru_cache(maxsize=1024)
