@@ -28,14 +28,15 @@ import numpy.typing as npt
 
 from jamboree_gym.arrays.layout import Leaf
 from jamboree_gym.arrays.step_schema import StepSchema
+from jamboree_gym.compiled import compiled_core
 from jamboree_gym.encoding.batch_format import (
     ARRAY_REWARDS,
     BATCH_BODY,
     CODEC_STEPS,
+    blank_header,
     encode_batch,
     encode_batches,
 )
-from jamboree_gym.encoding.compiled import compiled_core
 from jamboree_gym.encoding.row_format import ANNOTATED, TERMINATED, TRUNCATED, row_format
 
 __all__ = [
@@ -144,24 +145,30 @@ def batch_version(schema: StepSchema) -> int | None:
 
 def encode_step_batches(
     schema: StepSchema,
-    columns: Sequence[ColumnValues],
+    rows: npt.NDArray[Any],
     starts: Sequence[int],
     counts: Sequence[int],
-    times: npt.NDArray[np.float64],
     writer: bytes,
 ) -> list[bytes]:
     """The batches of many episodes without infos and changes, a batch of each.
 
     Args:
         schema: Of all of them; has no encoded columns.
-        columns: The rows of all, one episode behind the other.
+        rows: Of all, as they lie in a block; one episode behind the other.
         starts: Of each episode the number of its first row here.
         counts: Of each episode the number of rows here.
-        times: Of all rows, epoch seconds.
         writer: Of all of them.
     """
-    prefix = PREFIX.pack(schema.digest_bytes, 0, 0)
+    prefix, version = PREFIX.pack(schema.digest_bytes, 0, 0), batch_version(schema)
+    if _core is not None and schema.plain_columns is not None:
+        fixed, header = row_format(schema), blank_header(CODEC_STEPS, writer, version)
+        parts = tuple(zip(starts, counts, strict=True))
+        batches: list[bytes] = _core.encode_batches(
+            rows, fixed.nbytes, fixed.places, fixed.time_at, header, prefix, parts
+        )
+        return batches
     bounds = list(pairwise(accumulate(counts, initial=0)))
+    columns, times = row_columns(rows, schema), rows["timestamp"]
     stored = zip(_stored_columns(schema, columns), schema.column_bytes, strict=True)
     pieces = [
         [content[first * size : stop * size] for first, stop in bounds] for content, size in stored
@@ -170,7 +177,6 @@ def encode_step_batches(
     stops = np.cumsum(counts)
     first_times, last_times = times[stops - counts].tolist(), times[stops - 1].tolist()
     between = list(zip(first_times, last_times, strict=True))
-    version = batch_version(schema)
     return encode_batches(CODEC_STEPS, starts, counts, writer, between, bodies, version)
 
 

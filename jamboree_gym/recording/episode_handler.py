@@ -100,6 +100,7 @@ class EpisodeHandler(DBHandler):
         self._infos = InfoEncoder()
         self._reset_infos = self._infos.sibling()  # these have other keys
         self._lane: _Lane | None = None
+        self._blank: StepOutbox | None = None  # those of episodes are copies of it
         self._buffered = True
         ours, kind = EpisodeHandler, type(self)
         self._is_common = (kind.add_step, kind.set_action) == (ours.add_step, ours.set_action)
@@ -114,7 +115,7 @@ class EpisodeHandler(DBHandler):
 
     def _unshared(self) -> dict[str, Any]:
         """The episode that is being written stays where it is: a copy begins the next one."""
-        of_writing = ("writing", "annotation", "summary_template", "_steps", "_lane")
+        of_writing = ("writing", "annotation", "summary_template", "_steps", "_lane", "_blank")
         infos = InfoEncoder()
         encoders = {"_infos": infos, "_reset_infos": infos.sibling()}
         return {**super()._unshared(), **dict.fromkeys(of_writing), **encoders}
@@ -194,21 +195,25 @@ class EpisodeHandler(DBHandler):
         jam, lane = self._connection, self._lane
         if lane is None or lane.journal is not jam.journal:  # another one also after a fork
             lane = self._lane = _Lane(jam.journal, jam.journal.lane(), jam.writer.mark)
-        steps = StepOutbox(
-            jam.keyspace.episode(begun.id),
-            jam.writer_id,
-            lane.mark,
-            begun=begun,
-            schema=schema,
-            lane=lane.rows,
-            keep=self.limit + 1,
-            blobs=blobs,
-            clock=jam.clock,
-        )
+            self._blank = None
+        key, blank = jam.keyspace.episode(begun.id), self._blank
         self._keys["episode"] = begun.id
         self._buffered = jam.write_mode == "buffered"
-        steps.may_be_common = self._buffered and self._is_common
+        if blank is None or not blank.fits(schema, blobs, self.limit + 1):
+            blank = self._blank = StepOutbox(
+                key,
+                jam.writer_id,
+                lane.mark,
+                begun=begun,
+                schema=schema,
+                lane=lane.rows,
+                keep=self.limit + 1,
+                blobs=blobs,
+                clock=jam.clock,
+            )
+            blank.may_be_common = self._buffered and self._is_common
         lane.journal.keep_blobs(blobs)
+        steps = blank.another(key, begun)
         jam.adopt(steps)
         return steps
 
@@ -401,6 +406,12 @@ class EpisodeHandler(DBHandler):
         self._schema = steps.schema
         steps.end(status)
         self.writing = None  # last, so that one more call completes one that Ctrl-C has cut off
+
+    def _end_written(self, steps: StepOutbox, status: EpisodeStatus) -> None:
+        """The episode is over; its last row has been written past this handler."""
+        self._end(steps, status)
+        if steps.error is not None:
+            self._after_append(_MOVED)
 
     def _after_append(self, what: str) -> None:
         """Keep the promises of the write mode for what waits now."""

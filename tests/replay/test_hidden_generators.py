@@ -11,6 +11,7 @@ import pytest
 from recorded_envs import ACTION, CountingEnv
 
 from jamboree_gym import Jamboree
+from jamboree_gym.environment import hidden_generators
 from jamboree_gym.replay import fork, verify, what_if
 
 
@@ -121,3 +122,26 @@ def test_an_environment_is_found_among_many_attributes(jam: Jamboree) -> None:
         env.step(ACTION)
     env.close()
     assert verify(jam.episode(env.episode_id), make=make)
+
+
+@pytest.mark.compiled
+@pytest.mark.parametrize(
+    ("held", "is_found"),
+    [
+        (HoldingEnv(), True),
+        ({"robot": HoldingEnv()}, True),
+        ([HoldingEnv()], False),  # only what it holds itself
+        ({n: n for n in range(1000)}, False),
+        ({n: n for n in range(1001)}, True),  # so many are not looked through
+        (HoldingEnv, False),
+    ],
+)
+def test_the_compiled_core_finds_what_python_finds(
+    monkeypatch: pytest.MonkeyPatch, held: Any, is_found: bool
+) -> None:
+    env = CountingEnv()
+    env.held = held  # type: ignore[attr-defined]
+
+    assert hidden_generators._may_hold(env, gym.Env) is is_found
+    monkeypatch.setattr(hidden_generators, "_core", None)
+    assert hidden_generators._may_hold(env, gym.Env) is is_found

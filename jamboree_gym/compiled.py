@@ -10,7 +10,7 @@ import os
 from types import ModuleType
 
 try:
-    from jamboree_gym.encoding import _compiled
+    from jamboree_gym import _compiled
 except ImportError:  # there was no compiler
     _compiled = None  # type: ignore[assignment]
 
