@@ -32,9 +32,10 @@ def encode_batches(
     row_bytes: int,
     columns: tuple[tuple[int, int, int], ...],
     time_at: int,
+    info_at: int,
     header: bytes,
     prefix: bytes,
-    parts: tuple[tuple[int, int], ...],
+    parts: tuple[tuple[int, int, bytes | memoryview | None], ...],
     /,
 ) -> list[bytes]: ...
 def encode_note(

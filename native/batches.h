@@ -11,6 +11,9 @@ enum {
     BODY_AT = 44,
 };
 
+/* What a body begins with: `<8sII` in column_batch.py. */
+enum { INFO_COUNT_AT = 8, PREFIX_BYTES = 16 };
+
 /* Where a column is in a row. */
 typedef struct {
     Py_ssize_t at, size;
@@ -72,13 +75,73 @@ static char *put_column(char *target, const Column *column, const char *row, Py_
 typedef struct {
     Py_buffer header, prefix;
     Column *columns;
-    Py_ssize_t column_count, column_bytes, row_bytes, time_at;
+    Py_ssize_t column_count, column_bytes, row_bytes, time_at, info_at;
 } Form;
 
-/* A batch of so many rows, the first of which has this number; NULL with an exception. */
-static PyObject *batch_of(const Form *form, const char *rows, uint64_t start, uint32_t count)
+/* An info in a block, as its row says it. */
+typedef struct {
+    uint32_t at, size;
+} InfoPlace;
+
+static InfoPlace info_place(const Form *form, const char *row)
 {
-    Py_ssize_t body_bytes = form->prefix.len + count * form->column_bytes;
+    InfoPlace place;
+    memcpy(&place, row + form->info_at, sizeof place);
+    return place;
+}
+
+/* Count the infos of these rows that are not empty, and their bytes; 0 with an exception. */
+static int count_infos(const Form *form, const char *rows, uint32_t count, const Py_buffer *block,
+                       uint32_t *info_count, Py_ssize_t *info_bytes)
+{
+    *info_count = 0;
+    *info_bytes = 0;
+    for (uint32_t n = 0; block->buf != NULL && n < count; n++) {
+        InfoPlace place = info_place(form, rows + n * form->row_bytes);
+        if (place.size > block->len || place.at > block->len - place.size) {
+            PyErr_SetString(PyExc_ValueError, "an info lies outside its block");
+            return 0;
+        }
+        *info_count += place.size != 0;
+        *info_bytes += place.size;
+    }
+    if (*info_bytes > UINT32_MAX) {
+        PyErr_SetString(PyExc_ValueError, "there are more infos than a batch can have");
+        return 0;
+    }
+    return 1;
+}
+
+/* Write the infos of these rows: which rows they are, where each ends, and their bytes. */
+static void put_infos(char *target, const Form *form, const char *rows, uint32_t count,
+                      const Py_buffer *block, uint32_t info_count)
+{
+    char *ends = target + info_count * sizeof(uint32_t);
+    char *contents = ends + info_count * sizeof(uint32_t);
+    uint32_t end = 0;
+    for (uint32_t n = 0; n < count; n++) {
+        InfoPlace place = info_place(form, rows + n * form->row_bytes);
+        if (place.size != 0) {
+            memcpy(contents + end, (char *)block->buf + place.at, place.size);
+            end += place.size;
+            memcpy(target, &n, sizeof n);
+            memcpy(ends, &end, sizeof end);
+            target += sizeof n;
+            ends += sizeof end;
+        }
+    }
+}
+
+/* A batch of so many rows, the first of which has this number; NULL with an exception. */
+static PyObject *batch_of(const Form *form, const char *rows, uint64_t start, uint32_t count,
+                          const Py_buffer *block)
+{
+    uint32_t info_count;
+    Py_ssize_t info_bytes, body_bytes = form->prefix.len + count * form->column_bytes;
+    if (!count_infos(form, rows, count, block, &info_count, &info_bytes)) {
+        return NULL;
+    }
+    body_bytes += info_count * 2 * sizeof(uint32_t) + info_bytes;
     PyObject *batch = PyBytes_FromStringAndSize(NULL, BODY_AT + body_bytes);
     if (batch == NULL) {
         return NULL;
@@ -95,6 +158,10 @@ static PyObject *batch_of(const Form *form, const char *rows, uint64_t start, ui
     for (Py_ssize_t n = 0; n < form->column_count; n++) {
         target = put_column(target, &form->columns[n], rows, form->row_bytes, count);
     }
+    if (info_count != 0) {
+        memcpy(body + INFO_COUNT_AT, &info_count, sizeof info_count);
+        put_infos(target, form, rows, count, block, info_count);
+    }
     uint32_t crc = crc32_of(body, body_bytes, crc32_of(header, CRC_AT, 0));
     memcpy(header + CRC_AT, &crc, sizeof crc);
     return batch;
@@ -108,17 +175,19 @@ static PyObject *batches_of(const Form *form, const Py_buffer *rows, PyObject *p
     const char *row = rows->buf;
     for (Py_ssize_t n = 0; batches != NULL && n < PyTuple_GET_SIZE(parts); n++) {
         PyObject *part = PyTuple_GET_ITEM(parts, n), *batch = NULL;
+        Py_buffer block = {0};
         unsigned long long start;
         Py_ssize_t count;
         if (!PyTuple_Check(part)) {
             PyErr_SetString(PyExc_TypeError, "a part is a tuple");
-        } else if (PyArg_ParseTuple(part, "Kn", &start, &count)) {
+        } else if (PyArg_ParseTuple(part, "Knz*", &start, &count, &block)) {
             if (count < 1 || count > left || count > UINT32_MAX) {
                 PyErr_SetString(PyExc_ValueError, "there are not so many rows");
             } else {
-                batch = batch_of(form, row, start, (uint32_t)count);
+                batch = batch_of(form, row, start, (uint32_t)count, &block);
             }
         }
+        PyBuffer_Release(&block);
         if (batch == NULL) {
             Py_CLEAR(batches);
         } else {
@@ -131,27 +200,31 @@ static PyObject *batches_of(const Form *form, const Py_buffer *rows, PyObject *p
 }
 
 PyDoc_STRVAR(encode_batches_text,
-             "encode_batches(rows, row_bytes, columns, time_at, header, prefix, parts)\n--\n\n"
+             "encode_batches(rows, row_bytes, columns, time_at, info_at, header, prefix, parts)\n"
+             "--\n\n"
              "Batches of rows that lie one behind the other. Of each column it is told where it\n"
              "is in a row, its bytes there, and which bit of them it is (0: all of them), and of\n"
-             "each part the number of its first row and of its rows. Each batch has this header,\n"
-             "where count, number and times are still missing, and this prefix of its body.");
+             "each part the number of its first row, of its rows, and the block that has their\n"
+             "infos, None if they have none. Each batch has this header, where count, number and\n"
+             "times are still missing, and this prefix of its body, where that of infos is.");
 
 static PyObject *encode_batches(PyObject *module, PyObject *args)
 {
     Form form;
     Py_buffer rows;
     PyObject *columns, *parts, *batches = NULL;
-    if (!PyArg_ParseTuple(args, "y*nO!ny*y*O!", &rows, &form.row_bytes, &PyTuple_Type, &columns,
-                          &form.time_at, &form.header, &form.prefix, &PyTuple_Type, &parts)) {
+    if (!PyArg_ParseTuple(args, "y*nO!nny*y*O!", &rows, &form.row_bytes, &PyTuple_Type,
+                          &columns, &form.time_at, &form.info_at, &form.header, &form.prefix, &PyTuple_Type, &parts)) {
         return NULL;
     }
     form.column_count = PyTuple_GET_SIZE(columns);
     form.columns = columns_of(columns, form.row_bytes, &form.column_bytes);
     if (form.columns != NULL) {
-        if (form.header.len != CRC_AT || form.time_at < 0 ||
-            form.time_at > form.row_bytes - (Py_ssize_t)sizeof(double)) {
-            PyErr_SetString(PyExc_ValueError, "a header and the time of each row are needed");
+        if (form.header.len != CRC_AT || form.prefix.len != PREFIX_BYTES || form.time_at < 0 ||
+            form.time_at > form.row_bytes - (Py_ssize_t)sizeof(double) || form.info_at < 0 ||
+            form.info_at > form.row_bytes - (Py_ssize_t)sizeof(InfoPlace)) {
+            PyErr_SetString(PyExc_ValueError, "header, prefix, and in each row a time and the "
+                                              "place of an info are needed");
         } else {
             batches = batches_of(&form, &rows, parts);
         }

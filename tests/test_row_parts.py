@@ -135,17 +135,33 @@ def test_the_compiled_core_makes_the_batches_that_python_makes(
 ) -> None:
     counts = data.draw(st.lists(st.integers(1, 9), min_size=1, max_size=4))
     starts = data.draw(st.lists(st.integers(0, 2**53), min_size=len(counts), max_size=len(counts)))
-    dtype = row_format(schema).dtype
+    dtype, block = row_format(schema).dtype, bytes(range(256))
     size = sum(counts) * dtype.itemsize
-    rows = np.frombuffer(data.draw(st.binary(min_size=size, max_size=size)), dtype)
+    rows = np.frombuffer(data.draw(st.binary(min_size=size, max_size=size)), dtype).copy()
+    rows["info_at"] %= 200
+    rows["info_size"] %= data.draw(st.sampled_from([1, 2, 56]))
+    blocks = data.draw(
+        st.lists(st.sampled_from([None, block]), min_size=len(counts), max_size=len(counts))
+    )
 
-    compiled = encode_step_batches(schema, rows, starts, counts, b"a writer")
+    arguments = schema, rows, starts, counts, blocks, b"a writer"
+    compiled = encode_step_batches(*arguments)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(column_batch, "_core", None)
-        assert encode_step_batches(schema, rows, starts, counts, b"a writer") == compiled
-    for batch, start, count in zip(compiled, starts, counts, strict=True):
+        assert encode_step_batches(*arguments) == compiled
+    first = 0
+    for batch, start, count, infos in zip(compiled, starts, counts, blocks, strict=True):
         found = decode_batch(batch, where="log")  # the checksum, too
         assert (found.start, found.count, found.writer) == (start, count, b"a writer")
+        kept = tail_of(found.body, schema, count).infos
+        assert list(kept) == ([] if infos is None else told(rows[first : first + count], infos))
+        first += count
+
+
+def told(rows: Any, block: bytes) -> list[tuple[int, bytes]]:
+    """The infos of rows that are not empty."""
+    places = enumerate(zip(rows["info_at"].tolist(), rows["info_size"].tolist(), strict=True))
+    return [(row, block[at : at + size]) for row, (at, size) in places if size]
 
 
 @given(st.data(), schemas)
@@ -237,10 +253,18 @@ def test_the_compiled_core_reads_no_byte_behind_a_body(
         ({"columns": (None,)}, TypeError),
         ({"row_bytes": 0}, ValueError),
         ({"time_at": 9}, ValueError),
+        ({"info_at": 9}, ValueError),
+        ({"info_at": -1}, ValueError),
+        ({"prefix": bytes(15)}, ValueError),
         ({"header": bytes(39)}, ValueError),
-        ({"parts": ((0, 2), (2, 0))}, ValueError),
-        ({"parts": ((0, 2), (2, -1))}, ValueError),
-        ({"parts": ((0, 2**62),)}, ValueError),
+        ({"parts": ((0, 2, None), (2, 0, None))}, ValueError),
+        ({"parts": ((0, 2, None), (2, -1, None))}, ValueError),
+        ({"parts": ((0, 2**62, None),)}, ValueError),
+        ({"parts": ((0, 2),)}, TypeError),
+        ({"parts": ((0, 2, 5),)}, TypeError),
+        ({"rows": np.array([[5, 12, 0, 0]], "u4"), "parts": ((0, 1, bytes(16)),)}, ValueError),
+        ({"rows": np.array([[17, 0, 0, 0]], "u4"), "parts": ((0, 1, bytes(16)),)}, ValueError),
+        ({"rows": np.array([[2**32 - 1] * 4], "u4"), "parts": ((0, 1, bytes(16)),)}, ValueError),
         ({"parts": (None,)}, TypeError),
     ],
 )
@@ -250,7 +274,8 @@ def test_the_compiled_core_reads_no_byte_behind_the_rows(
     core = compiled_core()
     assert core is not None
     usual = {"rows": bytes(48), "row_bytes": 16, "columns": ((8, 8, 0), (0, 1, 2)), "time_at": 8}
-    usual |= {"header": bytes(40), "prefix": bytes(16), "parts": ((0, 2), (2, 1))}
+    usual |= {"info_at": 0, "header": bytes(40), "prefix": bytes(16)}
+    usual |= {"parts": ((0, 2, None), (2, 1, bytes(16)))}
     assert len(core.encode_batches(*usual.values())) == 2
 
     with pytest.raises(error):

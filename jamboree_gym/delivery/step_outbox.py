@@ -251,7 +251,7 @@ class StepOutbox(RowBuffer):
     def take_plain(self) -> PlainRows | None:
         """The rows put so far, for `seal_together`; None where this has to `seal` by itself.
 
-        It does not if they are one batch of one schema, without infos.
+        It does not if they are one batch of one schema, and their infos are in one block.
         """
         with self._seal_lock:
             if self.error is not None or self.is_deleted:
@@ -263,20 +263,21 @@ class StepOutbox(RowBuffer):
             if self._taken or not self._extents or len(self._schemas) != 1 or self._has_encoded:
                 return None
             extent, first = self._extents[-1], self._sealed
-            stop = extent.stop
-            count = stop - first
+            stop, variable_bytes = extent.stop, self._variable_bytes_put
+            count, info_bytes = stop - first, variable_bytes - self._variable_bytes_sealed
             if (
                 count < 1
-                or self._variable_bytes_put != self._variable_bytes_sealed
                 or count > ROWS_PER_BATCH
-                or count * self._row_bytes > MAX_PLAIN_BYTES
+                or count * self._row_bytes + info_bytes > MAX_PLAIN_BYTES
             ):
                 return None
             spans: Sequence[Span] = (Span(extent, first, stop),)
             if extent.start > first:  # the first of them are in the block before
+                if info_bytes:
+                    return None
                 spans = self._spans_between(first, stop)
             (schema,) = self._schemas.values()
-            self._taken, self._sealed = spans, stop
+            self._taken, self._sealed, self._variable_bytes_sealed = spans, stop, variable_bytes
             return PlainRows(self, spans, first, stop, schema, status)
 
     def add_plain(self, schema: StepSchema, batch: SealedBatch, progress: Progress) -> None:
@@ -435,7 +436,7 @@ class StepOutbox(RowBuffer):
 
 
 class PlainRows(msgspec.Struct, frozen=True, eq=False, gc=False):
-    """Rows of an outbox that are one batch without infos, and all of one schema.
+    """Rows of an outbox that are one batch, and all of one schema.
 
     Attributes:
         outbox: Theirs.
@@ -521,10 +522,9 @@ def _seal_group(group: Sequence[PlainRows], place: VectorBlock | RowFormat) -> N
         values = place.rows_of(spans)
     else:
         values = np.frombuffer(b"".join(map(_packed_rows, spans)), place.dtype)
-    if values["info_size"].any():  # its thread was interrupted between counting and publishing it
-        raise ValueError("a row has an info, which lies elsewhere in its block")
     writer = group[0].outbox._writer_id  # of all outboxes of a process
-    batches = encode_step_batches(schema, values, starts, counts, writer)
+    blocks = _blocks_with_infos(group, values)
+    batches = encode_step_batches(schema, values, starts, counts, blocks, writer)
     newest = values[np.cumsum(counts) - 1]
     ends = zip(newest["timestamp"].tolist(), newest["flags"].tolist(), strict=True)
     earned = _earned_together(group, values, counts)
@@ -538,6 +538,21 @@ def _seal_group(group: Sequence[PlainRows], place: VectorBlock | RowFormat) -> N
         progress = Progress(status, rows.stop - 1, episode_return, elapsed_s, returns)
         batch = SealedBatch(encoded, rows.stop - rows.first, progress=progress)
         outbox.add_plain(schema, batch, progress)
+
+
+def _blocks_with_infos(
+    group: Sequence[PlainRows], values: npt.NDArray[Any]
+) -> Sequence[memoryview | None]:
+    """Of each episode the block that has its infos; None if there are none."""
+    if not values["info_size"].any():
+        return [None] * len(group)
+    blocks: list[memoryview | None] = []
+    for rows in group:
+        extent = rows.spans[-1].extent
+        if isinstance(extent, ColumnSpan) or len(rows.spans) > 1:
+            raise ValueError("nobody knows in which block the infos of an episode are")
+        blocks.append(extent.content)
+    return blocks
 
 
 def _earned_together(

@@ -90,6 +90,7 @@ class RowFormat:
         places: Of the columns of a batch: offset in a row, bytes, and the bit of a flag, else 0.
         reward_at: Offset of the reward in a row.
         time_at: Likewise of the timestamp.
+        info_at: Likewise of the place of the info.
     """
 
     def __init__(self, schema: StepSchema) -> None:
@@ -135,7 +136,9 @@ class RowFormat:
             self._take_arrays(schema, *columns[said_from - 1])
         self.fillers: tuple[Any, ...] = schema.annotation_filler
         self.places = self._places(is_annotated=schema.is_annotated)
-        self.reward_at, self.time_at = self._place("reward")[0], self._place("timestamp")[0]
+        self.reward_at, self.time_at, self.info_at = [
+            self._place(name)[0] for name in ("reward", "timestamp", "info_at")
+        ]
 
     def _place(self, name: str, bit: int = 0) -> tuple[int, int, int]:
         assert self.dtype.fields is not None
