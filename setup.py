@@ -19,7 +19,7 @@ def extensions() -> list[Extension]:
         return []
     return [
         Extension(
-            "jamboree_gym._compiled",
+            "jamboree_gym.compiled._compiled",
             ["native/plain_step.c"],
             depends=[f"native/{name}.h" for name in HEADERS],
             include_dirs=[numpy.get_include()],

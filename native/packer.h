@@ -91,7 +91,7 @@ static PyObject *packer_new(PyTypeObject *type, PyObject *args, PyObject *kwargs
 }
 
 static PyTypeObject packer_type = {
-    PyVarObject_HEAD_INIT(NULL, 0).tp_name = "jamboree_gym._compiled.Packer",
+    PyVarObject_HEAD_INIT(NULL, 0).tp_name = "jamboree_gym.compiled._compiled.Packer",
     .tp_basicsize = sizeof(Packer),
     .tp_flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_VECTORCALL,
     .tp_doc = packer_text,

@@ -254,7 +254,7 @@ static PyMethodDef template_methods[] = {
     {"encode", (PyCFunction)template_encode, METH_O, encode_text}, {NULL, NULL, 0, NULL}};
 
 static PyTypeObject template_type = {
-    PyVarObject_HEAD_INIT(NULL, 0).tp_name = "jamboree_gym._compiled.Template",
+    PyVarObject_HEAD_INIT(NULL, 0).tp_name = "jamboree_gym.compiled._compiled.Template",
     .tp_basicsize = sizeof(Template),
     .tp_flags = Py_TPFLAGS_DEFAULT,
     .tp_doc = template_text,

@@ -63,7 +63,9 @@ NEEDS = (
         "compiled",
         "tests of the compiled core",
         "JAMBOREE_PURE is set, or no compiler at the installation: apt-get install gcc python3-dev",
-        lambda: "JAMBOREE_PURE" not in os.environ and is_installed("jamboree_gym._compiled"),
+        lambda: (
+            "JAMBOREE_PURE" not in os.environ and is_installed("jamboree_gym.compiled._compiled")
+        ),
     ),
     Need(
         "redis7",
