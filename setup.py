@@ -5,6 +5,8 @@ import sys
 
 from setuptools import Extension, setup
 
+HEADERS = ("batches", "calls", "columns", "crc32", "notes", "packer", "referents", "template")
+
 
 def extensions() -> list[Extension]:
     """The compiled core. Without a compiler it is left out, and Python does its work."""
@@ -17,9 +19,9 @@ def extensions() -> list[Extension]:
         return []
     return [
         Extension(
-            "jamboree_gym.encoding._compiled",
+            "jamboree_gym.compiled._compiled",
             ["native/plain_step.c"],
-            depends=["native/columns.h", "native/template.h"],
+            depends=[f"native/{name}.h" for name in HEADERS],
             include_dirs=[numpy.get_include()],
             optional=True,
         )

@@ -1,7 +1,7 @@
-/* Writes the row of a plain step, as `RowWriter.add_common_step` does in Python, byte for byte.
+/* Writes the row of a plain step, as `RowBuffer.add_step` does in Python, byte for byte.
  *
- * Plain: the observation is an array, the episode goes on, the info is empty or as a template says,
- * and so is the annotation.
+ * Plain: the observation is an array, the info is empty or as a template says, and so is the
+ * annotation.
  * Whatever is unusual, even a little, is left to Python: then nothing is written here.
  *
  * The state stays in the slots of `RowWriter`. `writer_of` asks the class once where they are.
@@ -18,8 +18,14 @@
 #include <numpy/arrayobject.h>
 #include <numpy/arrayscalars.h>
 
+#include "packer.h"
 #include "template.h"
 #include "columns.h"
+#include "crc32.h"
+#include "batches.h"
+#include "calls.h"
+#include "notes.h"
+#include "referents.h"
 
 enum slot {
     ACTION,
@@ -56,14 +62,15 @@ static const char *const slot_names[SLOTS] = {
 
 static PyTypeObject *row_writer, *row_lane; /* the classes */
 static Py_ssize_t offsets[SLOTS], back_at;
-static PyObject *numpy_false, *announce;
+static PyObject *numpy_false, *numpy_true, *announce;
+static PyObject *running, *terminated, *truncated; /* status of an episode */
 
 #define SLOT(steps, name) (*(PyObject **)((char *)(steps) + offsets[name]))
 
 /* flags, number of the schema, reward, timestamp, place of the info: `<BIddII` in row_format.py */
 enum { NUMBER_AT = 1, REWARD_AT = 5, TIME_AT = 13, INFO_AT = 21, OBSERVATION_AT = 29 };
 
-enum { ANNOTATED = 4 }; /* a flag */
+enum { TERMINATED = 1, TRUNCATED = 2, ANNOTATED = 4 }; /* flags */
 
 enum { LARGEST_INFO = 4096 }; /* larger ones are left to Python */
 
@@ -99,9 +106,14 @@ static double seconds(PyObject *value)
     return value != NULL && PyFloat_CheckExact(value) ? PyFloat_AS_DOUBLE(value) : Py_NAN;
 }
 
-static int is_false(PyObject *flag)
+static int is_true(PyObject *flag)
 {
-    return flag == Py_False || flag == numpy_false;
+    return flag == Py_True || flag == numpy_true;
+}
+
+static int is_flag(PyObject *flag)
+{
+    return flag == Py_False || flag == numpy_false || is_true(flag);
 }
 
 /* Write a packed action of that size; whether it is one that is packed quickly. */
@@ -167,8 +179,8 @@ static Py_ssize_t keep_info(PyObject *steps, Py_ssize_t row_at, PyObject *info, 
 
 /* Write a row and publish it; 0 if it is no plain one, -1 with an exception. The caller keeps the
  * memory of the slots CONTENT and WORDS, whatever the clock does. */
-static int put_row(PyObject *steps, PyArrayObject *observation, double reward, PyObject *info,
-                   PyObject *template, PyObject *annotation)
+static int put_row(PyObject *steps, int flags, PyArrayObject *observation, double reward,
+                   PyObject *info, PyObject *template, PyObject *annotation)
 {
     Py_buffer *block = memory_in(steps, CONTENT), *words = memory_in(steps, WORDS);
     Py_ssize_t count_at = size_in(steps, COUNT_AT), check_every = size_in(steps, CHECK_EVERY);
@@ -228,7 +240,7 @@ static int put_row(PyObject *steps, PyArrayObject *observation, double reward, P
         place[0] = (uint32_t)info_at;
         place[1] = (uint32_t)PyBytes_GET_SIZE(((Template *)template)->content);
     }
-    row[0] = annotation == Py_None ? 0 : ANNOTATED;
+    row[0] = (char)(annotation == Py_None ? flags : flags | ANNOTATED);
     memcpy(row + NUMBER_AT, &schema, sizeof schema);
     memcpy(row + REWARD_AT, &reward, sizeof reward);
     memcpy(row + TIME_AT, &time_s, sizeof time_s);
@@ -241,7 +253,8 @@ static int put_row(PyObject *steps, PyArrayObject *observation, double reward, P
 
 PyDoc_STRVAR(add_plain_step_text,
              "add_plain_step(steps, returned, template, annotation)\n--\n\n"
-             "Write the row of what `env.step` returned; whether it was, if not, nothing is.\n"
+             "Write the row of what `env.step` returned. Status of the episode then; None if it is\n"
+             "not written, and nothing else.\n"
              "An info that is not empty has to be as the template says, None if there is none.\n"
              "The annotation is a dict, or None.");
 
@@ -255,21 +268,22 @@ static PyObject *add_plain_step(PyObject *module, PyObject *const *args, Py_ssiz
     }
     PyObject *steps = args[0], *returned = args[1], *template = args[2], *annotation = args[3];
     if (!PyTuple_CheckExact(returned) || PyTuple_GET_SIZE(returned) != 5) {
-        Py_RETURN_FALSE;
+        Py_RETURN_NONE;
     }
     PyObject *observation = PyTuple_GET_ITEM(returned, 0), *reward = PyTuple_GET_ITEM(returned, 1);
+    PyObject *ends = PyTuple_GET_ITEM(returned, 2), *is_cut_off = PyTuple_GET_ITEM(returned, 3);
     PyObject *info = PyTuple_GET_ITEM(returned, 4);
     if (SLOT(steps, TAKES_COMMON) != Py_True || SLOT(steps, TAKES_PLAIN) != Py_True ||
         (annotation != Py_None && !PyDict_CheckExact(annotation)) ||
-        !is_false(PyTuple_GET_ITEM(returned, 2)) || !is_false(PyTuple_GET_ITEM(returned, 3)) ||
-        !PyDict_CheckExact(info) || (template == Py_None && PyDict_GET_SIZE(info) != 0) ||
+        !is_flag(ends) || !is_flag(is_cut_off) || !PyDict_CheckExact(info) || (template == Py_None && PyDict_GET_SIZE(info) != 0) ||
         Py_TYPE(observation) != &PyArray_Type ||
         (!PyFloat_CheckExact(reward) && Py_TYPE(reward) != &PyDoubleArrType_Type) ||
         !is_usual((PyArrayObject *)observation, SLOT(steps, DTYPE), SLOT(steps, SHAPE))) {
-        Py_RETURN_FALSE;
+        Py_RETURN_NONE;
     }
+    int flags = (is_true(ends) ? TERMINATED : 0) | (is_true(is_cut_off) ? TRUNCATED : 0);
     PyObject *content = Py_XNewRef(SLOT(steps, CONTENT)), *words = Py_XNewRef(SLOT(steps, WORDS));
-    int done = put_row(steps, (PyArrayObject *)observation, PyFloat_AS_DOUBLE(reward), info,
+    int done = put_row(steps, flags, (PyArrayObject *)observation, PyFloat_AS_DOUBLE(reward), info,
                        template, annotation);
     Py_XDECREF(content);
     Py_XDECREF(words);
@@ -283,7 +297,10 @@ static PyObject *add_plain_step(PyObject *module, PyObject *const *args, Py_ssiz
         }
         Py_DECREF(nothing);
     }
-    return PyBool_FromLong(done);
+    if (!done) {
+        Py_RETURN_NONE;
+    }
+    return Py_NewRef(flags & TERMINATED ? terminated : flags & TRUNCATED ? truncated : running);
 }
 
 PyDoc_STRVAR(writer_of_text,
@@ -293,6 +310,27 @@ PyDoc_STRVAR(writer_of_text,
 static PyMethodDef add_plain_step_method = {
     "add_plain_step", (PyCFunction)(void (*)(void))add_plain_step, METH_FASTCALL,
     add_plain_step_text};
+
+PyDoc_STRVAR(copy_of_text,
+             "copy_of(steps)\n--\n\n"
+             "Another RowWriter with the same in its slots.");
+
+static PyObject *copy_of(PyObject *module, PyObject *steps)
+{
+    PyTypeObject *kind = Py_TYPE(steps);
+    if (row_writer == NULL || !PyType_IsSubtype(kind, row_writer) || kind->tp_dictoffset != 0) {
+        PyErr_SetString(PyExc_TypeError, "copy_of takes a RowWriter that has slots alone");
+        return NULL;
+    }
+    PyObject *copy = kind->tp_alloc(kind, 0);
+    Py_ssize_t size = copy == NULL ? 0 : kind->tp_basicsize;
+    for (Py_ssize_t at = sizeof(PyObject); at < size; at += sizeof(PyObject *)) {
+        if (at != kind->tp_weaklistoffset) {
+            *(PyObject **)((char *)copy + at) = Py_XNewRef(*(PyObject **)((char *)steps + at));
+        }
+    }
+    return copy;
+}
 
 /* Where a class has this slot; -1 with an exception. */
 static Py_ssize_t offset_of(PyObject *kind, const char *name)
@@ -332,14 +370,21 @@ static PyObject *writer_of(PyObject *module, PyObject *args)
     return PyCFunction_New(&add_plain_step_method, NULL);
 }
 
-static PyMethodDef functions[] = {{"join_columns", join_columns, METH_VARARGS, join_columns_text},
+static PyMethodDef functions[] = {{"add_up", add_up, METH_VARARGS, add_up_text},
+                                  {"copy_of", copy_of, METH_O, copy_of_text},
+                                  {"encode_batches", encode_batches, METH_VARARGS,
+                                   encode_batches_text},
+                                  {"encode_note", encode_note, METH_VARARGS, encode_note_text},
+                                  {"join_columns", join_columns, METH_VARARGS, join_columns_text},
+                                  {"may_refer_to", may_refer_to, METH_VARARGS, may_refer_to_text},
+                                  {"pack_call", pack_call, METH_O, pack_call_text},
                                   {"writer_of", writer_of, METH_VARARGS, writer_of_text},
                                   {NULL, NULL, 0, NULL}};
 
 static struct PyModuleDef definition = {
     .m_base = PyModuleDef_HEAD_INIT,
     .m_name = "_compiled",
-    .m_doc = "Compiled: the row of a plain step, infos of a fixed size, columns of batches.",
+    .m_doc = "Compiled: the row of a plain step, infos of a fixed size, batches, notes, calls of Redis.",
     .m_size = -1,
     .m_methods = functions,
 };
@@ -347,18 +392,25 @@ static struct PyModuleDef definition = {
 PyMODINIT_FUNC PyInit__compiled(void)
 {
     import_array();
+    make_crc_table();
     announce = PyUnicode_InternFromString("_announce");
+    running = PyUnicode_InternFromString("running");
+    terminated = PyUnicode_InternFromString("terminated");
+    truncated = PyUnicode_InternFromString("truncated");
     PyObject *numpy = PyImport_ImportModule("numpy");
-    if (announce == NULL || numpy == NULL) {
+    if (!announce || !running || !terminated || !truncated || !numpy) {
         return NULL;
     }
     numpy_false = PyObject_GetAttrString(numpy, "False_");
+    numpy_true = PyObject_GetAttrString(numpy, "True_");
     Py_DECREF(numpy);
-    if (numpy_false == NULL || PyType_Ready(&template_type) < 0) {
+    if (numpy_false == NULL || numpy_true == NULL || PyType_Ready(&template_type) < 0 ||
+        PyType_Ready(&packer_type) < 0) {
         return NULL;
     }
     PyObject *module = PyModule_Create(&definition);
-    if (module != NULL && PyModule_AddType(module, &template_type) < 0) {
+    if (module != NULL && (PyModule_AddType(module, &template_type) < 0 ||
+                           PyModule_AddType(module, &packer_type) < 0)) {
         Py_CLEAR(module);
     }
     return module;

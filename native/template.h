@@ -34,18 +34,8 @@ static PyTypeObject template_type;
 /* Whether the array lies in memory as a row keeps it. */
 static int is_usual(PyArrayObject *array, PyObject *dtype, PyObject *shape)
 {
-    int ndim = PyArray_NDIM(array);
-    if ((PyObject *)PyArray_DESCR(array) != dtype || !PyArray_IS_C_CONTIGUOUS(array) ||
-        shape == NULL || !PyTuple_CheckExact(shape) || PyTuple_GET_SIZE(shape) != ndim) {
-        return 0;
-    }
-    for (int n = 0; n < ndim; n++) {
-        if (PyLong_AsSsize_t(PyTuple_GET_ITEM(shape, n)) != PyArray_DIM(array, n)) {
-            PyErr_Clear();
-            return 0;
-        }
-    }
-    return 1;
+    return (PyObject *)PyArray_DESCR(array) == dtype && PyArray_IS_C_CONTIGUOUS(array) &&
+           shape != NULL && PyTuple_CheckExact(shape) && has_shape(array, shape);
 }
 
 static int is_same_name(PyObject *name, PyObject *known)
@@ -264,7 +254,7 @@ static PyMethodDef template_methods[] = {
     {"encode", (PyCFunction)template_encode, METH_O, encode_text}, {NULL, NULL, 0, NULL}};
 
 static PyTypeObject template_type = {
-    PyVarObject_HEAD_INIT(NULL, 0).tp_name = "jamboree_gym.encoding._compiled.Template",
+    PyVarObject_HEAD_INIT(NULL, 0).tp_name = "jamboree_gym.compiled._compiled.Template",
     .tp_basicsize = sizeof(Template),
     .tp_flags = Py_TPFLAGS_DEFAULT,
     .tp_doc = template_text,

@@ -64,7 +64,7 @@ NEEDS = (
         "tests of the compiled core",
         "JAMBOREE_PURE is set, or no compiler at the installation: apt-get install gcc python3-dev",
         lambda: (
-            "JAMBOREE_PURE" not in os.environ and is_installed("jamboree_gym.encoding._compiled")
+            "JAMBOREE_PURE" not in os.environ and is_installed("jamboree_gym.compiled._compiled")
         ),
     ),
     Need(

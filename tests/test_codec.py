@@ -6,11 +6,13 @@ import zlib
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from jamboree_gym.arrays.values import encode_mapping
+from jamboree_gym.compiled import compiled_core
 from jamboree_gym.encoding.batch_format import (
     CODEC_RECORDS,
     CODEC_STEPS,
@@ -25,14 +27,16 @@ from jamboree_gym.encoding.batch_format import (
     encode_records,
 )
 from jamboree_gym.encoding.summary_codec import (
+    Beginning,
     SummaryTemplate,
     check_summary,
     decode_summary,
+    encode_episode_note,
     encode_summary,
 )
 from jamboree_gym.errors import DecodeError
 from jamboree_gym.keys import digest
-from jamboree_gym.records import EpisodeSummary
+from jamboree_gym.records import EpisodeSummary, Progress
 
 numbers = st.integers(0, 2**53)
 times = st.floats(allow_nan=False)
@@ -270,6 +274,50 @@ def test_a_summary_by_the_template_of_another_is_what_it_was(
     assert used is template
     assert encoded == encode_summary(summary)
     assert decode_summary(encoded, episode_id=summary.id, where="listing") == summary
+
+
+STEPS = [0, 127, 128, 255, 256, 65535, 65536, 2**32 - 1, 2**32, 2**53]
+FLOATS = [0.0, -0.0, math.nan, math.inf, 5e-324]
+
+
+@pytest.mark.compiled
+@given(
+    SUMMARIES | FORKS,
+    st.sampled_from(["running", "terminated", "truncated", "abandoned"]),
+    st.sampled_from(STEPS) | st.integers(0, 2**53),
+    st.sampled_from(FLOATS) | st.floats(),
+    st.none() | st.sampled_from([0, 255, 256, 65535, 65536]).map(bytes),
+    st.sampled_from([0, 255, 256, 65535, 65536]).map(bytes),
+)
+def test_the_compiled_core_encodes_the_note_that_python_encodes(
+    summary: EpisodeSummary,
+    status: Any,
+    steps: int,
+    number: float,
+    seed: bytes | None,
+    origin: bytes,
+) -> None:
+    template, progress = SummaryTemplate(summary), Progress(status, steps, number, number)
+    begun = Beginning("e", number, seed, origin, template)
+    content = template.encode(progress, number, seed)
+    core = compiled_core()
+    assert core is not None
+
+    expected = content, encode_episode_note(content, origin)
+    values = template.changing(progress, number, seed)
+    assert core.encode_note(template.first, values, template.last, origin) == expected
+    assert begun.encoded(progress) == expected
+
+
+@pytest.mark.compiled
+@pytest.mark.parametrize("value", [-1, 2**63, True, np.float64(0.5), "x" * 32, "é", [], b""])
+def test_a_note_of_other_values_is_left_to_python(value: Any) -> None:
+    core = compiled_core()
+    assert core is not None
+
+    taken = core.encode_note(b"first", (0.5, value), b"last", b"origin")
+
+    assert (taken is None) is (not isinstance(value, bytes))
 
 
 @pytest.mark.parametrize("name", ["env_id", "run", "tags", "vector_index", "writer", "parent"])

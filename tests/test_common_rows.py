@@ -303,11 +303,39 @@ def test_an_info_of_a_fixed_size_takes_the_compiled_way(value: Any) -> None:
 
     is_fixed = np.size(value) > 0
     assert (encoder.compiled is not None) is is_fixed
-    is_taken = add_plain_step(box, (GOAL, 1.0, False, False, info), encoder.compiled, None)
+    status = add_plain_step(box, (GOAL, 1.0, False, False, info), encoder.compiled, None)
 
-    assert is_taken is (is_fixed and len(encode_value(info)) <= 4096)
+    assert (status is not None) is (is_fixed and len(encode_value(info)) <= 4096)
     if is_fixed:
         assert encoder.compiled.encode(info) == encode_value(info)
+
+
+@pytest.mark.compiled
+def test_a_reset_whose_info_has_other_keys_leaves_the_compiled_way_to_steps(
+    open_jamboree: Any,
+) -> None:
+    env = open_jamboree().record(MovedEnv(), run="r")
+    env.reset()
+    env.step(np.int64(0))
+    template = env.handler._infos.compiled
+    assert template is not None
+
+    env.reset()
+
+    assert env.handler._infos.compiled is template
+
+
+def test_what_resets_and_steps_tell_is_warned_of_once(
+    open_jamboree: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    env = open_jamboree().record(MovedEnv(told=object()), run="r")
+    for _ in range(2):
+        env.reset()
+        env.step(np.int64(0))
+    copied = copy.deepcopy(env.handler)
+
+    assert caplog.text.count("is recorded without what cannot be stored") == 1
+    assert copied._infos._marks is copied._reset_infos._marks
 
 
 def test_a_delivery_between_an_info_and_its_row_loses_no_info(
@@ -354,3 +382,19 @@ class ToldEnv(gym.Env[np.ndarray, int]):
         self.count += 1
         info = {"hit": 5} if self.count == 5 else {}
         return np.full(4, self.count / 100, np.float32), 1.0, False, False, info
+
+
+class MovedEnv(ToldEnv):
+    """Tells where it is, after a step also how quickly it came there."""
+
+    def __init__(self, **told: Any) -> None:
+        super().__init__()
+        self.told = told
+
+    def reset(self, *, seed: Any = None, options: Any = None) -> tuple[Any, dict[str, Any]]:
+        """Tell the place."""
+        return super().reset(seed=seed)[0], {"x": np.float64(0), **self.told}
+
+    def step(self, action: int) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        """Tell place and speed."""
+        return *super().step(action)[:4], {"x": np.float64(1), "speed": 0.1, **self.told}

@@ -25,7 +25,7 @@ PACKAGE = ROOT / "jamboree_gym"
 
 # The rooms, the lowest first: a room imports only from those before it, and from itself.
 ROOMS = [
-    *("errors", "wording", "checked", "progress", "process_life", "keys"),
+    *("errors", "wording", "checked", "progress", "process_life", "keys", "compiled"),
     *("arrays", "records", "environment", "encoding", "tables"),
     *("store", "servers", "journal", "delivery", "connection"),
     *("handlers", "reading", "backup", "recording", "runs"),

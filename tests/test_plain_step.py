@@ -15,8 +15,10 @@ import numpy as np
 import pytest
 from test_common_rows import GOAL, outbox
 
+from jamboree_gym.arrays import packing
+from jamboree_gym.arrays.layout import layout_of
+from jamboree_gym.compiled import compiled_core
 from jamboree_gym.delivery.step_outbox import StepOutbox
-from jamboree_gym.encoding.compiled import compiled_core
 from jamboree_gym.encoding.info_codec import InfoEncoder
 from jamboree_gym.recording import plain_steps
 
@@ -33,8 +35,6 @@ def warm_outbox(annotation: dict[str, Any] | None = None) -> StepOutbox:
 
 USUAL = (GOAL, 1.0, False, False, {})
 ODD: dict[str, Any] = {
-    "it ends": (GOAL, 1.0, True, False, {}),
-    "it is cut off": (GOAL, 1.0, False, np.True_, {}),
     "an info": (GOAL, 1.0, False, False, {"lives": 3}),
     "a list": [*USUAL],
     "four values": USUAL[:4],
@@ -66,14 +66,37 @@ def test_steps_as_most_are_take_the_compiled_way() -> None:
 
 
 @pytest.mark.compiled
+@pytest.mark.parametrize(
+    ("terminated", "truncated", "status"),
+    [
+        (True, False, "terminated"),
+        (np.False_, np.True_, "truncated"),
+        (np.True_, True, "terminated"),
+    ],
+)
+def test_the_last_step_takes_the_compiled_way(terminated: Any, truncated: Any, status: str) -> None:
+    assert plain_steps.add_plain_step is not None
+    box, by_python = warm_outbox(), warm_outbox()
+
+    returned = (GOAL, 1.0, terminated, truncated, {})
+    assert plain_steps.add_plain_step(box, returned, None, None) == status
+    by_python.add_step(GOAL, 1.0, bool(terminated), bool(truncated), None)
+
+    box.seal()
+    by_python.seal()
+    assert box.next_append() == by_python.next_append()
+    assert box.summary.status == status
+
+
+@pytest.mark.compiled
 @pytest.mark.parametrize("returned", ODD.values(), ids=ODD.keys())
 def test_an_odd_step_is_left_to_python(returned: Any) -> None:
     assert plain_steps.add_plain_step is not None
     box = warm_outbox()
 
-    assert plain_steps.add_plain_step(box, returned, None, None) is False
+    assert plain_steps.add_plain_step(box, returned, None, None) is None
     assert box.rows_put == 2
-    assert plain_steps.add_plain_step(box, USUAL, None, None) is True
+    assert plain_steps.add_plain_step(box, USUAL, None, None) == "running"
 
 
 @pytest.mark.compiled
@@ -83,7 +106,7 @@ def test_an_action_that_its_row_does_not_hold_is_left_to_python(action: Any) -> 
     box = warm_outbox()
     box.packed_action = action
 
-    assert plain_steps.add_plain_step(box, USUAL, None, None) is False
+    assert plain_steps.add_plain_step(box, USUAL, None, None) is None
     assert box.rows_put == 2
 
 
@@ -113,7 +136,7 @@ def test_an_error_of_the_clock_writes_nothing() -> None:
     with pytest.raises(ZeroDivisionError):
         plain_steps.add_plain_step(box, USUAL, None, None)
     box._clock = lambda: "noon"  # type: ignore[assignment, return-value]
-    assert plain_steps.add_plain_step(box, USUAL, None, None) is False
+    assert plain_steps.add_plain_step(box, USUAL, None, None) is None
     assert box.rows_put == 2
 
 
@@ -132,7 +155,7 @@ def test_what_it_was_given_is_not_kept() -> None:
     given = (*given, template, *info.values(), *said.values(), box._annotation)
     before = list(map(sys.getrefcount, given))
 
-    for flag in [False] * 100 + [True] * 100:
+    for flag in [False] * 100 + [0] * 100:
         plain_steps.add_plain_step(box, (observation, reward, flag, False, info), template, said)
 
     assert list(map(sys.getrefcount, given)) == before
@@ -287,8 +310,8 @@ def test_a_variable_leaves_all_steps_to_python(monkeypatch: pytest.MonkeyPatch) 
 @pytest.mark.once
 def test_without_a_compiler_it_is_installed_without_the_core(tmp_path: Path) -> None:
     source = tmp_path / "source"
-    for name in ("jamboree_gym/encoding", "native"):
-        shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("*.so"))
+    shutil.copytree(ROOT / "native", source / "native")
+    (source / "jamboree_gym").mkdir()
     for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE", "jamboree_gym/__init__.py"):
         shutil.copy(ROOT / name, source / name)
     command = [sys.executable, "setup.py", "build_ext", "--inplace"]
@@ -300,3 +323,53 @@ def test_without_a_compiler_it_is_installed_without_the_core(tmp_path: Path) -> 
 
     assert done.returncode == 0, done.stderr
     assert not list(source.rglob("*.so"))
+
+
+PACKED: dict[str, Any] = {
+    "an int": 3,
+    "the largest int": 2**63 - 1,
+    "too large an int": 2**63,
+    "a flag": True,
+    "a float": 0.5,
+    "NaN": math.nan,
+    "NumPy's int": np.int64(3),
+    "NumPy's float": np.float64(0.5),
+    "NumPy's flag": np.True_,
+    "a small float": np.float32(0.5),
+    "an array": GOAL,
+    "its copy": GOAL.copy(),
+    "an array of Fortran": np.asfortranarray(np.arange(6.0).reshape(2, 3)),
+    "of C": np.arange(6.0).reshape(2, 3),
+    "of the other byte order": np.arange(6.0).reshape(2, 3).astype(">f8"),
+    "an empty array": np.zeros((0, 3)),
+    "strided": np.arange(12.0).reshape(2, 6)[:, ::2],
+    "an array of no axis": np.array(0.5),
+    "a subclass": np.arange(6.0).reshape(2, 3).view(np.recarray),
+    "a text": "a",
+    "nothing": None,
+}
+
+
+@pytest.mark.compiled
+@pytest.mark.parametrize("known", PACKED.values(), ids=PACKED.keys())
+def test_the_compiled_core_packs_what_python_packs(
+    monkeypatch: pytest.MonkeyPatch, known: Any
+) -> None:
+    known_layout = layout_of(known)
+    compiled = packing.packer(known_layout)
+    monkeypatch.setattr(packing, "_core", None)
+    by_python = packing.packer.__wrapped__(known_layout)
+
+    for value in PACKED.values():
+        assert outcome(compiled, value) == outcome(by_python, value)
+    with pytest.raises(TypeError):
+        compiled(known, known)  # type: ignore[call-arg]
+
+
+def outcome(pack: packing.Pack, value: Any) -> Any:
+    """The class of what it becomes, and its bytes; or what is raised."""
+    try:
+        packed = pack(value)
+    except Exception as error:  # noqa: BLE001 - both have to raise the same
+        return type(error)
+    return type(packed), packed if isinstance(packed, bytes) else np.asarray(packed).tobytes()

@@ -20,15 +20,18 @@ from lengths import examples
 
 from jamboree_gym.arrays.layout import ENCODED, NOTHING, Group, Leaf
 from jamboree_gym.arrays.step_schema import StepSchema
+from jamboree_gym.compiled import compiled_core
 from jamboree_gym.encoding import column_batch
+from jamboree_gym.encoding.batch_format import decode_batch
 from jamboree_gym.encoding.column_batch import (
     NO_TAIL,
     PREFIX,
     encode_columns,
+    encode_step_batches,
     join_columns,
 )
 from jamboree_gym.encoding.column_batch import decode_tail as tail_of
-from jamboree_gym.encoding.compiled import compiled_core
+from jamboree_gym.encoding.row_format import row_format
 
 DTYPES = ["float16", "float32", "int8", "int64", "uint8", "uint64", "bool", ">f4", ">i8"]
 SHAPES = [(), (1,), (3,), (2, 2), (11,), (0,), (2, 0)]
@@ -124,6 +127,43 @@ def test_columns_come_back_from_the_bytes_that_the_page_describes(
     assert (list(tail.infos), list(tail.changes)) == (batch.infos, batch.changes)
 
 
+@pytest.mark.compiled
+@settings(max_examples=examples(200))
+@given(st.data(), schemas.filter(lambda schema: not schema.has_encoded))
+def test_the_compiled_core_makes_the_batches_that_python_makes(
+    data: st.DataObject, schema: StepSchema
+) -> None:
+    counts = data.draw(st.lists(st.integers(1, 9), min_size=1, max_size=4))
+    starts = data.draw(st.lists(st.integers(0, 2**53), min_size=len(counts), max_size=len(counts)))
+    dtype, block = row_format(schema).dtype, bytes(range(256))
+    size = sum(counts) * dtype.itemsize
+    rows = np.frombuffer(data.draw(st.binary(min_size=size, max_size=size)), dtype).copy()
+    rows["info_at"] %= 200
+    rows["info_size"] %= data.draw(st.sampled_from([1, 2, 56]))
+    blocks = data.draw(
+        st.lists(st.sampled_from([None, block]), min_size=len(counts), max_size=len(counts))
+    )
+
+    arguments = schema, rows, starts, counts, blocks, b"a writer"
+    compiled = encode_step_batches(*arguments)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(column_batch, "_core", None)
+        assert encode_step_batches(*arguments) == compiled
+    first = 0
+    for batch, start, count, infos in zip(compiled, starts, counts, blocks, strict=True):
+        found = decode_batch(batch, where="log")  # the checksum, too
+        assert (found.start, found.count, found.writer) == (start, count, b"a writer")
+        kept = tail_of(found.body, schema, count).infos
+        assert list(kept) == ([] if infos is None else told(rows[first : first + count], infos))
+        first += count
+
+
+def told(rows: Any, block: bytes) -> list[tuple[int, bytes]]:
+    """The infos of rows that are not empty."""
+    places = enumerate(zip(rows["info_at"].tolist(), rows["info_size"].tolist(), strict=True))
+    return [(row, block[at : at + size]) for row, (at, size) in places if size]
+
+
 @given(st.data(), schemas)
 def test_several_batches_are_joined_in_native_byte_order(
     data: st.DataObject, schema: StepSchema
@@ -199,6 +239,47 @@ def test_the_compiled_core_reads_no_byte_behind_a_body(
 
     with pytest.raises(error, match=said):
         core.join_columns(bodies, PREFIX.size, columns)
+
+
+@pytest.mark.compiled
+@pytest.mark.parametrize(
+    ("changed", "error"),
+    [
+        ({"rows": bytes(47)}, ValueError),
+        ({"columns": ((16, 1, 0),)}, ValueError),
+        ({"columns": ((-1, 1, 0),)}, ValueError),
+        ({"columns": ((0, 0, 0),)}, ValueError),
+        ({"columns": ((0, 2, 1),)}, ValueError),
+        ({"columns": (None,)}, TypeError),
+        ({"row_bytes": 0}, ValueError),
+        ({"time_at": 9}, ValueError),
+        ({"info_at": 9}, ValueError),
+        ({"info_at": -1}, ValueError),
+        ({"prefix": bytes(15)}, ValueError),
+        ({"header": bytes(39)}, ValueError),
+        ({"parts": ((0, 2, None), (2, 0, None))}, ValueError),
+        ({"parts": ((0, 2, None), (2, -1, None))}, ValueError),
+        ({"parts": ((0, 2**62, None),)}, ValueError),
+        ({"parts": ((0, 2),)}, TypeError),
+        ({"parts": ((0, 2, 5),)}, TypeError),
+        ({"rows": np.array([[5, 12, 0, 0]], "u4"), "parts": ((0, 1, bytes(16)),)}, ValueError),
+        ({"rows": np.array([[17, 0, 0, 0]], "u4"), "parts": ((0, 1, bytes(16)),)}, ValueError),
+        ({"rows": np.array([[2**32 - 1] * 4], "u4"), "parts": ((0, 1, bytes(16)),)}, ValueError),
+        ({"parts": (None,)}, TypeError),
+    ],
+)
+def test_the_compiled_core_reads_no_byte_behind_the_rows(
+    changed: dict[str, Any], error: type[Exception]
+) -> None:
+    core = compiled_core()
+    assert core is not None
+    usual = {"rows": bytes(48), "row_bytes": 16, "columns": ((8, 8, 0), (0, 1, 2)), "time_at": 8}
+    usual |= {"info_at": 0, "header": bytes(40), "prefix": bytes(16)}
+    usual |= {"parts": ((0, 2, None), (2, 1, bytes(16)))}
+    assert len(core.encode_batches(*usual.values())) == 2
+
+    with pytest.raises(error):
+        core.encode_batches(*(usual | changed).values())
 
 
 @pytest.mark.compiled

@@ -20,6 +20,7 @@ from jamboree_gym.delivery.row_writer import CHECK_EVERY_BYTES, ROWS_PER_BATCH
 from jamboree_gym.delivery.step_outbox import StepOutbox, seal_together
 from jamboree_gym.encoding.batch_format import decode_batch
 from jamboree_gym.encoding.bulk_decoder import decode_batches
+from jamboree_gym.encoding.column_batch import decode_tail
 from jamboree_gym.encoding.summary_codec import Beginning, decode_episode_note
 from jamboree_gym.errors import EpisodeInUse, EpisodeNotFound, InvalidRecord, JamboreeClosed
 from jamboree_gym.journal.journal import Journal, JournalOwner
@@ -277,7 +278,7 @@ def test_the_return_does_not_depend_on_when_rows_were_sealed() -> None:
 
 
 def recorded(number: int) -> StepOutbox:
-    """One of several episodes: some end, one is put in parts, one has infos, one changes."""
+    """One of several episodes: some end, one is put in parts, two have infos, one changes."""
     seconds = iter(range(1000))
     clock = lambda: 101.0 + next(seconds)  # noqa: E731
     box = outbox(lane=LANE, clock=clock, summary=replace(SUMMARY, id=f"e{number}"))
@@ -289,7 +290,8 @@ def recorded(number: int) -> StepOutbox:
         action = np.int64(1) if number == 2 and length == 4 else 1
         observation = np.full(2, length, np.float32)
         flags = ends and number == 1, ends and number == 5
-        step(box, action, observation, 0.1 * length, *flags, None)
+        info = b"step %d" % length if number == 7 and length % 3 else None
+        step(box, action, observation, 0.1 * length, *flags, info)
     if number == 6:
         box.end("abandoned")
     return box
@@ -314,7 +316,7 @@ def test_episodes_sealed_together_are_sealed_as_each_by_itself() -> None:
 def test_most_episodes_are_sealed_together() -> None:
     boxes = [recorded(number) for number in range(8)]
 
-    assert [box.id for box in seal_together(boxes)] == ["e2", "e3"]  # a change, an info
+    assert [box.id for box in seal_together(boxes)] == ["e2"]  # a change
 
 
 @pytest.mark.parametrize(
@@ -346,6 +348,28 @@ def test_rows_on_both_sides_of_the_end_of_a_block_are_one_batch() -> None:
     assert seal_together([box]) == []
     assert box.summary.episode_return == 0.75
     assert [decode_batch(blob, where="log").count for blob in accepted(box)] == [3]
+
+
+def test_infos_on_both_sides_of_the_end_of_a_block_are_sealed_as_they_are() -> None:
+    boxes = [begun(), begun()]
+    for box in boxes:
+        step(box, 1, OBSERVATION, 0.5, False, False, b"one")
+    boxes[0]._open_extent(boxes[0].rows_put, 0)  # as where the block is full
+    for box in boxes:
+        step(box, 1, OBSERVATION, 0.25, True, False, b"two")
+
+    left = seal_together(boxes)
+    for box in left:
+        box.seal()
+
+    assert left == boxes[:1]
+    for box in boxes:
+        batches = [decode_batch(blob, where="log") for blob in accepted(box)]
+        tails = [decode_tail(one.body, box.schema, one.count) for one in batches]
+        infos = zip(batches, tails, strict=True)
+        assert [(batch.start + at, info) for batch, tail in infos for at, info in tail.infos] == [
+            *((1, b"one"), (2, b"two"))
+        ]
 
 
 def test_episodes_that_cannot_be_sealed_together_are_sealed_alone(

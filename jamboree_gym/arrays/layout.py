@@ -86,6 +86,13 @@ class Leaf:
         """Whether rows keep its values as bytes."""
         return self.kind == "array"
 
+    @property
+    def value_class(self) -> type[Any]:
+        """The class of its values."""
+        if self.kind == "python":
+            return {"b": bool, "i": int}.get(self.dtype.kind, float)
+        return np.ndarray if self.is_array else self.dtype.type
+
     def stack(self, values: Any) -> npt.NDArray[Any]:
         """Values as rows keep them -> one array (n, ...)."""
         if self.is_array:

@@ -17,6 +17,7 @@ from jamboree_gym.arrays.layout import Encoded, Group, Layout, Leaf, as_array
 from jamboree_gym.arrays.marks import encode_marked
 from jamboree_gym.arrays.trees import Arrays, map_leaves
 from jamboree_gym.arrays.values import decode_value, encode_value
+from jamboree_gym.compiled import compiled_core
 from jamboree_gym.errors import InvalidRecord
 
 __all__ = [
@@ -47,6 +48,7 @@ RowChoice: TypeAlias = slice | npt.NDArray[np.int64]
 
 Pack: TypeAlias = Callable[[Any], Any]
 
+_core = compiled_core()
 _ndarray = np.ndarray
 _INT64_MIN, _INT64_MAX = -(2**63), 2**63 - 1
 
@@ -65,13 +67,13 @@ def packer(layout: Layout) -> Pack:
         return encode_marked
     if isinstance(layout, Group):
         return _group_packer(layout)
+    kind = layout.value_class
+    if _core is not None:
+        packed: Pack = _core.Packer(kind, layout.dtype, layout.shape, Misfit)
+        return packed
     if layout.is_array:
         return _array_packer(layout.dtype, layout.shape)
-    if layout.kind == "numpy":
-        return _scalar_packer(layout.dtype.type)
-    if layout.dtype.kind == "i":
-        return _pack_int
-    return _scalar_packer(bool if layout.dtype.kind == "b" else float)
+    return _pack_int if kind is int else _scalar_packer(kind)
 
 
 def _array_packer(dtype: np.dtype[Any], shape: tuple[int, ...]) -> Pack:
@@ -141,12 +143,11 @@ _Plan: TypeAlias = tuple[Any, Any, np.dtype[Any] | None, tuple[int, ...] | None,
 def _plan_of(name: str | int, layout: Layout) -> _Plan:
     """How a group packs a part: its class, an array's dtype and shape; or what packs it."""
     if isinstance(layout, Leaf):
+        kind = layout.value_class
         if layout.is_array:
-            return name, _ndarray, layout.dtype, layout.shape, None
-        if layout.kind == "numpy":
-            return name, layout.dtype.type, None, None, None
-        if layout.dtype.kind in "bf":
-            return name, bool if layout.dtype.kind == "b" else float, None, None, None
+            return name, kind, layout.dtype, layout.shape, None
+        if kind is not int:
+            return name, kind, None, None, None
     return name, object, None, None, packer(layout)
 
 

@@ -322,7 +322,7 @@ class Connection(HasConnection):
 
     def new_episode_id(self) -> str:
         """A fresh id: 32 hexadecimal digits that sort by time of creation."""
-        return self._stamps.new_id(self.writer_name)
+        return self._stamps.new_id(self.writer_id)
 
     def start_time(self, after: float) -> float:
         """When an episode begins that begins now, epoch seconds, however the clock is set.
@@ -334,7 +334,7 @@ class Connection(HasConnection):
 
     def new_episodes(self, number: int, after: float) -> list[tuple[str, float]]:
         """Ids and start times of episodes that begin now: as `new_episode_id`, `start_time`."""
-        return self._stamps.new_many(number, self.writer_name, after)
+        return self._stamps.new_many(number, self.writer_id, after)
 
     def adopt(self, outbox: Outbox) -> None:
         """Make the outbox of an episode known, so that reads of its log see what it holds."""

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import logging
 import math
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from copy import copy
+from itertools import accumulate, pairwise, repeat
 from typing import Any, TypeAlias
 
 import msgspec
@@ -15,13 +18,14 @@ import numpy.typing as npt
 from msgspec.structs import replace
 
 from jamboree_gym.arrays.step_schema import StepSchema
+from jamboree_gym.compiled import compiled_core
 from jamboree_gym.delivery.outbox import Outbox, SealedBatch
 from jamboree_gym.delivery.row_writer import ROWS_PER_BATCH, rows_per_batch
 from jamboree_gym.delivery.step_buffer import RowBuffer
-from jamboree_gym.encoding.column_batch import encode_step_batches, row_columns
+from jamboree_gym.encoding.column_batch import encode_step_batches
 from jamboree_gym.encoding.row_format import TERMINATED, TRUNCATED, RowFormat
 from jamboree_gym.encoding.row_part import RowPart
-from jamboree_gym.encoding.summary_codec import Beginning, encode_episode_note
+from jamboree_gym.encoding.summary_codec import Beginning
 from jamboree_gym.errors import EpisodeInUse, EpisodeNotFound, JamboreeError
 from jamboree_gym.journal.row_block import ABANDONED, RowLane, Span
 from jamboree_gym.journal.vector_block import ColumnSpan, VectorBlock
@@ -40,6 +44,12 @@ _pack = msgspec.msgpack.Encoder().encode
 
 Rewards: TypeAlias = Sequence[float] | npt.NDArray[Any]
 """Of some rows: floats, or an array (n,) or, where each is an array, (n, ...)."""
+
+Earned: TypeAlias = tuple[float, tuple[float, ...] | None]
+"""Return of an episode, and the sum of each component where a reward is an array."""
+
+_core = compiled_core()
+_copy_of: Callable[[Any], Any] = copy if _core is None else _core.copy_of
 
 log = logging.getLogger(__name__)
 
@@ -111,6 +121,25 @@ class StepOutbox(RowBuffer):
         # When Redis has taken what; most episodes need none: they reach it whole.
         self._newest_stored: deque[tuple[float, SealedBatch]] | None = None
         self._newest_stored_bytes = 0
+
+    def fits(self, schema: StepSchema, blobs: Mapping[str, bytes], keep: int) -> bool:
+        """Whether it is as it would be with these arguments."""
+        is_same = self.schema is schema and self._blobs_used is blobs
+        return is_same and self._keep == max(1, keep)
+
+    def another(self, key: str, begun: Beginning) -> StepOutbox:
+        """The outbox of another episode, which is written as this one; it has no rows yet.
+
+        Args:
+            key: The log of that episode.
+            begun: That episode as it begins.
+        """
+        other: StepOutbox = _copy_of(self)
+        other.key, other.id, other._begun = key, begun.id, begun
+        other._progress = begun.progress
+        other._t_last = other.started_at = other._born = begun.started_at
+        other._extents, other._seal_lock = [], threading.Lock()
+        return other
 
     def _title(self, start: int) -> bytes:
         if start == 0:
@@ -222,7 +251,7 @@ class StepOutbox(RowBuffer):
     def take_plain(self) -> PlainRows | None:
         """The rows put so far, for `seal_together`; None where this has to `seal` by itself.
 
-        It does not if they are one batch of one schema, without infos.
+        It does not if they are one batch of one schema, and their infos are in one block.
         """
         with self._seal_lock:
             if self.error is not None or self.is_deleted:
@@ -234,35 +263,26 @@ class StepOutbox(RowBuffer):
             if self._taken or not self._extents or len(self._schemas) != 1 or self._has_encoded:
                 return None
             extent, first = self._extents[-1], self._sealed
-            stop = extent.stop
-            count = stop - first
+            stop, variable_bytes = extent.stop, self._variable_bytes_put
+            count, info_bytes = stop - first, variable_bytes - self._variable_bytes_sealed
             if (
                 count < 1
-                or self._variable_bytes_put != self._variable_bytes_sealed
                 or count > ROWS_PER_BATCH
-                or count * self._row_bytes > MAX_PLAIN_BYTES
+                or count * self._row_bytes + info_bytes > MAX_PLAIN_BYTES
             ):
                 return None
             spans: Sequence[Span] = (Span(extent, first, stop),)
             if extent.start > first:  # the first of them are in the block before
+                if info_bytes:
+                    return None
                 spans = self._spans_between(first, stop)
             (schema,) = self._schemas.values()
-            self._taken, self._sealed = spans, stop
+            self._taken, self._sealed, self._variable_bytes_sealed = spans, stop, variable_bytes
             return PlainRows(self, spans, first, stop, schema, status)
 
-    def add_plain(self, rows: PlainRows, encoded: bytes, rewards: Rewards, t_last: float) -> None:
-        """Take the batch of the rows that `take_plain` gave.
-
-        Args:
-            rows: What it gave; the status may be known by now.
-            encoded: The batch.
-            rewards: Of the rows.
-            t_last: Time of the last, epoch seconds.
-        """
-        self._use_blob(rows.schema)
-        elapsed_s = t_last - self.started_at
-        progress = progress_after(self._progress, rows.stop, rewards, elapsed_s, rows.status)
-        batch = SealedBatch(encoded, len(rewards), progress=progress)
+    def add_plain(self, schema: StepSchema, batch: SealedBatch, progress: Progress) -> None:
+        """Take the batch of the rows that `take_plain` gave, and how far the episode is then."""
+        self._use_blob(schema)
         self._batches, self._progress, self._taken = (*self._batches, batch), progress, ()
 
     def _note(self, sent: int) -> tuple[bytes, IndexEntry | None]:
@@ -276,10 +296,9 @@ class StepOutbox(RowBuffer):
             return b"", None
         self._note_sent = progress
         begun = self._begun
-        content = begun.encoded_summary(progress)
-        run, newest_at = begun.template.run, begun.started_at + progress.elapsed_s
-        entry = IndexEntry(self.id, content, run, newest_at)
-        return encode_episode_note(content, begun.origin), entry
+        summary, note = begun.encoded(progress)
+        newest_at = begun.started_at + progress.elapsed_s
+        return note, IndexEntry(self.id, summary, begun.template.run, newest_at)
 
     @property
     def _is_continued(self) -> bool:
@@ -415,7 +434,7 @@ class StepOutbox(RowBuffer):
 
 
 class PlainRows(msgspec.Struct, frozen=True, eq=False, gc=False):
-    """Rows of an outbox that are one batch without infos, and all of one schema.
+    """Rows of an outbox that are one batch, and all of one schema.
 
     Attributes:
         outbox: Theirs.
@@ -501,22 +520,54 @@ def _seal_group(group: Sequence[PlainRows], place: VectorBlock | RowFormat) -> N
         values = place.rows_of(spans)
     else:
         values = np.frombuffer(b"".join(map(_packed_rows, spans)), place.dtype)
-    if values["info_size"].any():  # its thread was interrupted between counting and publishing it
-        raise ValueError("a row has an info, which lies elsewhere in its block")
-    columns, times = row_columns(values, schema), values["timestamp"]
     writer = group[0].outbox._writer_id  # of all outboxes of a process
-    batches = encode_step_batches(schema, columns, starts, counts, times, writer)
-    newest = np.cumsum(counts) - 1
-    last_times, last_flags = times[newest].tolist(), values["flags"][newest].tolist()
-    rewards, first = values["reward"], 0
-    if schema.has_one_number:
-        rewards = rewards.tolist()
-    for position, rows in enumerate(group):
-        stop, flags = first + counts[position], last_flags[position]
-        if rows.status == "running" and flags:  # it is here a moment before `end` is called
-            rows = replace(rows, status=_status_of(flags))
-        rows.outbox.add_plain(rows, batches[position], rewards[first:stop], last_times[position])
-        first = stop
+    blocks = _blocks_with_infos(group, values)
+    batches = encode_step_batches(schema, values, starts, counts, blocks, writer)
+    newest = values[np.cumsum(counts) - 1]
+    ends = zip(newest["timestamp"].tolist(), newest["flags"].tolist(), strict=True)
+    earned = _earned_together(group, values, counts)
+    for rows, encoded, (episode_return, returns), (t_last, flags) in zip(
+        group, batches, earned, ends, strict=True
+    ):
+        outbox, status = rows.outbox, rows.status
+        if status == "running" and flags:  # it is here a moment before `end` is called
+            status = _status_of(flags)
+        elapsed_s = t_last - outbox.started_at
+        progress = Progress(status, rows.stop - 1, episode_return, elapsed_s, returns)
+        batch = SealedBatch(encoded, rows.stop - rows.first, progress=progress)
+        outbox.add_plain(schema, batch, progress)
+
+
+def _blocks_with_infos(
+    group: Sequence[PlainRows], values: npt.NDArray[Any]
+) -> Sequence[memoryview | None]:
+    """Of each episode the block that has its infos; None if there are none."""
+    if not values["info_size"].any():
+        return [None] * len(group)
+    blocks: list[memoryview | None] = []
+    for rows in group:
+        extent = rows.spans[-1].extent
+        if isinstance(extent, ColumnSpan) or len(rows.spans) > 1:
+            raise ValueError("nobody knows in which block the infos of an episode are")
+        blocks.append(extent.content)
+    return blocks
+
+
+def _earned_together(
+    group: Sequence[PlainRows], values: npt.NDArray[Any], counts: list[int]
+) -> Iterable[Earned]:
+    """What each of these episodes has earned after its rows."""
+    known, rewards = [rows.outbox._progress for rows in group], values["reward"]
+    if _core is not None and group[0].schema.has_one_number:
+        fixed = group[0].spans[-1].extent.row_format
+        before = [_return_of(one) for one in known]
+        sums = _core.add_up(values, fixed.nbytes, fixed.reward_at, counts, before)
+        return zip(sums, repeat(None))
+    bounds = pairwise(accumulate(counts, initial=0))
+    return [
+        _earned_after(one, rewards[first:stop])
+        for one, (first, stop) in zip(known, bounds, strict=True)
+    ]
 
 
 def _status_of(flags: int) -> EpisodeStatus:
@@ -542,16 +593,24 @@ def progress_after(
         elapsed_s: Seconds from the reset to the last of them.
         status: After them.
     """
+    episode_return, returns = _earned_after(known, rewards)
+    return Progress(status, rows - 1, episode_return, elapsed_s, returns)
+
+
+def _earned_after(known: Progress, rewards: Rewards) -> Earned:
     if isinstance(rewards, np.ndarray):
         if rewards.ndim > 1:
-            returns = _returns_after(known.returns, rewards)
-            return Progress(status, rows - 1, math.nan, elapsed_s, returns)
+            return math.nan, _returns_after(known.returns, rewards)
         rewards = rewards.tolist()
-    # Row 0 may have been of another form than the rows after it.
-    episode_return = known.episode_return if known.returns is None else 0.0
+    episode_return = _return_of(known)
     for reward in rewards:  # one by one: the sum is the same however the rows were cut
         episode_return += reward
-    return Progress(status, rows - 1, episode_return, elapsed_s)
+    return episode_return, None
+
+
+def _return_of(known: Progress) -> float:
+    """What rewards are added to. Row 0 may have been of another form than the rows after it."""
+    return known.episode_return if known.returns is None else 0.0
 
 
 @np.errstate(all="ignore")

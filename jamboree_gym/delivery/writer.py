@@ -148,7 +148,8 @@ class Writer:
             raise JamboreeClosed("this Jamboree is closed: open a new one to save")
         with self._dirty_lock:
             known = len(self._dirty)
-            self._dirty.update(dict.fromkeys(outboxes))
+            for outbox in outboxes:
+                self._dirty[outbox] = None
             is_many = len(self._dirty) // MANY_LOGS > known // MANY_LOGS
         if is_many and not self.backpressure.has_outage and self._has_much():
             self.hurry()

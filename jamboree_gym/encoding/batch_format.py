@@ -41,6 +41,7 @@ __all__ = [
     "encode_note",
     "encode_records",
     "batch_span",
+    "blank_header",
     "checked_body",
     "first_bytes",
     "head_span",
@@ -166,6 +167,11 @@ def encode_batch(
     version = version or BATCH_VERSIONS[codec]
     header = _BATCH.pack(_BATCH_MAGIC, version, codec, count, start, writer, t_first, t_last)
     return b"".join((header, _CRC.pack(_crc32(body, zlib.crc32(header))), body))
+
+
+def blank_header(codec: int, writer: bytes, version: int | None = None) -> bytes:
+    """The header of a batch, up to the checksum; number, count and times are still missing."""
+    return _BATCH.pack(_BATCH_MAGIC, version or BATCH_VERSIONS[codec], codec, 0, 0, writer, 0, 0)
 
 
 def encode_batches(

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterable, Sequence
-from itertools import accumulate, pairwise, repeat
+from itertools import accumulate, pairwise
 from operator import lt
 from typing import Any, NamedTuple, TypeAlias
 
@@ -28,14 +28,15 @@ import numpy.typing as npt
 
 from jamboree_gym.arrays.layout import Leaf
 from jamboree_gym.arrays.step_schema import StepSchema
+from jamboree_gym.compiled import compiled_core
 from jamboree_gym.encoding.batch_format import (
     ARRAY_REWARDS,
     BATCH_BODY,
     CODEC_STEPS,
+    blank_header,
     encode_batch,
     encode_batches,
 )
-from jamboree_gym.encoding.compiled import compiled_core
 from jamboree_gym.encoding.row_format import ANNOTATED, TERMINATED, TRUNCATED, row_format
 
 __all__ = [
@@ -51,6 +52,7 @@ __all__ = [
     "encode_columns",
     "encode_step_batch",
     "encode_step_batches",
+    "infos_in",
     "join_columns",
     "row_columns",
     "rows_in",
@@ -144,33 +146,47 @@ def batch_version(schema: StepSchema) -> int | None:
 
 def encode_step_batches(
     schema: StepSchema,
-    columns: Sequence[ColumnValues],
+    rows: npt.NDArray[Any],
     starts: Sequence[int],
     counts: Sequence[int],
-    times: npt.NDArray[np.float64],
+    blocks: Sequence[bytes | memoryview | None],
     writer: bytes,
 ) -> list[bytes]:
-    """The batches of many episodes without infos and changes, a batch of each.
+    """The batches of many episodes without changes, a batch of each.
 
     Args:
         schema: Of all of them; has no encoded columns.
-        columns: The rows of all, one episode behind the other.
+        rows: Of all, as they lie in a block; one episode behind the other.
         starts: Of each episode the number of its first row here.
         counts: Of each episode the number of rows here.
-        times: Of all rows, epoch seconds.
+        blocks: Of each episode the block that has its infos; None if it has none.
         writer: Of all of them.
     """
-    prefix = PREFIX.pack(schema.digest_bytes, 0, 0)
+    version = batch_version(schema)
+    if _core is not None and schema.plain_columns is not None:
+        fixed, header = row_format(schema), blank_header(CODEC_STEPS, writer, version)
+        prefix, parts = _prefix(schema), tuple(zip(starts, counts, blocks, strict=True))
+        places = fixed.places, fixed.time_at, fixed.info_at
+        batches: list[bytes] = _core.encode_batches(
+            rows, fixed.nbytes, *places, header, prefix, parts
+        )
+        return batches
     bounds = list(pairwise(accumulate(counts, initial=0)))
+    columns, times = row_columns(rows, schema), rows["timestamp"]
     stored = zip(_stored_columns(schema, columns), schema.column_bytes, strict=True)
     pieces = [
         [content[first * size : stop * size] for first, stop in bounds] for content, size in stored
     ]
-    bodies = list(map(b"".join, zip(repeat(prefix), *pieces, strict=False)))
+    infos = [
+        () if block is None else infos_in(rows[first:stop], block)
+        for (first, stop), block in zip(bounds, blocks, strict=True)
+    ]
+    prefixes = [_prefix(schema, one) for one in infos]
+    tails = [b"".join(_info_parts(one)) for one in infos]
+    bodies = list(map(b"".join, zip(prefixes, *pieces, tails, strict=True)))
     stops = np.cumsum(counts)
     first_times, last_times = times[stops - counts].tolist(), times[stops - 1].tolist()
     between = list(zip(first_times, last_times, strict=True))
-    version = batch_version(schema)
     return encode_batches(CODEC_STEPS, starts, counts, writer, between, bodies, version)
 
 
@@ -193,17 +209,39 @@ def encode_columns(
     Raises:
         ValueError: A column has another dtype or number of rows than it should.
     """
-    parts = [PREFIX.pack(schema.digest_bytes, len(infos), len(changes))]
-    parts += _stored_columns(schema, columns)
+    parts = [_prefix(schema, infos, changes), *_stored_columns(schema, columns)]
     for position in schema.encoded_columns:
         parts += columns[position]  # type: ignore[arg-type]
-    if infos:
-        rows, contents = zip(*infos, strict=True)
-        parts += (_packed(rows), _ends(contents), *contents)
+    parts += _info_parts(infos)
     if changes:
         rows, digests = zip(*changes, strict=True)
         parts += (_packed(rows), *digests)
     return b"".join(parts)
+
+
+def _prefix(schema: StepSchema, infos: Numbered = (), changes: Numbered = ()) -> bytes:
+    return PREFIX.pack(schema.digest_bytes, len(infos), len(changes))
+
+
+def _info_parts(infos: Numbered) -> Sequence[bytes]:
+    """The infos of a body."""
+    if not infos:
+        return ()
+    rows, contents = zip(*infos, strict=True)
+    return _packed(rows), _ends(contents), *contents
+
+
+def infos_in(rows: npt.NDArray[Any], block: bytes | memoryview) -> Numbered:
+    """The infos of rows as they lie in a block, but for empty ones."""
+    sizes = rows["info_size"]
+    offsets = np.flatnonzero(sizes)
+    if not len(offsets):
+        return ()
+    starts = rows["info_at"][offsets]
+    ends, first = starts + sizes[offsets], int(starts.min())
+    region = bytes(block[first : int(ends.max())])  # they lie side by side
+    places = zip(offsets.tolist(), (starts - first).tolist(), (ends - first).tolist(), strict=True)
+    return [(offset, region[start:end]) for offset, start, end in places]
 
 
 def _stored_columns(schema: StepSchema, columns: Sequence[ColumnValues | bytes]) -> list[bytes]:

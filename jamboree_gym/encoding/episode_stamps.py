@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import math
+import struct
 from collections.abc import Callable
 from itertools import count
 
 __all__ = ["EpisodeStamps"]
+
+_ID = struct.Struct(">Q8sH")  # milliseconds, writer, number
+_ZEROS = 4  # digits that milliseconds do not reach
 
 
 class EpisodeStamps:
@@ -22,16 +26,16 @@ class EpisodeStamps:
         self._newest_id_ms = 0
         self._newest_start = -math.inf
 
-    def new_id(self, writer: str) -> str:
+    def new_id(self, writer: bytes) -> str:
         """32 hexadecimal digits that sort by time of creation.
 
         Args:
-            writer: Its name: 16 of these digits.
+            writer: Eight bytes, which are 16 of these digits.
         """
         number = next(self._numbers) & 0xFFFF
         # When the numbers begin anew, the time advances by 1 ms, even if the clock stands still.
         self._newest_id_ms = max(int(self._clock() * 1000), self._newest_id_ms + (number == 0))
-        return f"{self._newest_id_ms:012x}{writer}{number:04x}"
+        return _ID.pack(self._newest_id_ms, writer, number).hex()[_ZEROS:]
 
     def start_time(self, after: float) -> float:
         """Now, epoch seconds, but later than `after` and than every start before."""
@@ -39,7 +43,7 @@ class EpisodeStamps:
         self._newest_start = now if now > latest else math.nextafter(latest, math.inf)
         return self._newest_start
 
-    def new_many(self, number: int, writer: str, after: float) -> list[tuple[str, float]]:
+    def new_many(self, number: int, writer: bytes, after: float) -> list[tuple[str, float]]:
         """Ids and start times of several episodes, as `new_id` and `start_time` give them.
 
         Args:

@@ -18,13 +18,16 @@ MAX_TEMPLATES = 100  # where infos change all the time, a template costs more th
 class InfoEncoder:
     """Encodes infos as they are at the moment of the call; warns once per type it cannot keep.
 
+    Args:
+        marks: What warns; None = warn as if no other encoder had.
+
     Attributes:
         compiled: Encodes infos that are like the newest whose values have a fixed size; None if
             there is none, or no compiled core.
     """
 
-    def __init__(self) -> None:
-        self._marks = Marks()
+    def __init__(self, marks: Marks | None = None) -> None:
+        self._marks = marks or Marks()
         self._template: InfoTemplate | None = None
         self._tries = 0
         self.compiled: Any = None
@@ -66,6 +69,10 @@ class InfoEncoder:
             if template is not None:
                 self._template, self.compiled = template, template.compiled
         return encoded
+
+    def sibling(self) -> InfoEncoder:
+        """An encoder for infos with other keys; of each type only one of the two warns."""
+        return InfoEncoder(self._marks)
 
     def copy(self, value: Any) -> Any:
         """What would be read back of any value: a copy that shares nothing with the original."""

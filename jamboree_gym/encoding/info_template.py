@@ -15,7 +15,7 @@ import numpy as np
 from jamboree_gym.arrays.layout import has_column
 from jamboree_gym.arrays.value_decoder import NUMBERS
 from jamboree_gym.arrays.values import encode_value
-from jamboree_gym.encoding.compiled import compiled_core
+from jamboree_gym.compiled import compiled_core
 
 __all__ = ["InfoTemplate"]
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from jamboree_gym.arrays.layout import Column, Group, Layout, Leaf, columns_of
 from jamboree_gym.arrays.step_schema import ONE_NUMBER, StepSchema
-from jamboree_gym.encoding.compiled import compiled_core
+from jamboree_gym.compiled import compiled_core
 
 __all__ = [
     "ANNOTATED",
@@ -87,6 +87,10 @@ class RowFormat:
         fillers: What stands for the annotation where there is none.
         fields: Of observation and action, and of the annotation: the name of each column in
             `dtype`, and whether it is encoded, so that the field is its place.
+        places: Of the columns of a batch: offset in a row, bytes, and the bit of a flag, else 0.
+        reward_at: Offset of the reward in a row.
+        time_at: Likewise of the timestamp.
+        info_at: Likewise of the place of the info.
     """
 
     def __init__(self, schema: StepSchema) -> None:
@@ -131,6 +135,24 @@ class RowFormat:
         if is_plain and self.observation_dtype is not None:
             self._take_arrays(schema, *columns[said_from - 1])
         self.fillers: tuple[Any, ...] = schema.annotation_filler
+        self.places = self._places(is_annotated=schema.is_annotated)
+        self.reward_at, self.time_at, self.info_at = [
+            self._place(name)[0] for name in ("reward", "timestamp", "info_at")
+        ]
+
+    def _place(self, name: str, bit: int = 0) -> tuple[int, int, int]:
+        assert self.dtype.fields is not None
+        dtype, at, *_ = self.dtype.fields[name]
+        return at, dtype.itemsize, bit
+
+    def _places(self, *, is_annotated: bool) -> tuple[tuple[int, int, int], ...]:
+        leading, annotation = ([name for name, _ in fields] for fields in self.fields)
+        places = [*map(self._place, leading), self._place("reward")]
+        places += [self._place("flags", TERMINATED), self._place("flags", TRUNCATED)]
+        places.append(self._place("timestamp"))
+        if is_annotated:
+            places += [self._place("flags", ANNOTATED), *map(self._place, annotation)]
+        return tuple(places)
 
     def _take_arrays(self, schema: StepSchema, action: Column, codes: Mapping[str, str]) -> None:
         assert isinstance(schema.observation, Leaf)
@@ -147,9 +169,9 @@ class RowFormat:
 
 
 def _is_of_leaves(layout: Group) -> bool:
-    """Whether it is a dict of values of a fixed size each."""
+    """Whether it is a dict of values of a fixed size each, none of them empty."""
     return layout.kind == "dict" and all(
-        isinstance(part, Leaf) and part.dtype.isnative and name.__class__ is str
+        isinstance(part, Leaf) and part.dtype.isnative and part.size and name.__class__ is str
         for name, part in zip(layout.names, layout.parts, strict=True)
     )
 
@@ -160,18 +182,11 @@ def _compiled_annotation(layout: Group) -> Any:
     at = 0
     for name, leaf in zip(layout.names, layout.parts, strict=True):
         assert isinstance(leaf, Leaf)
-        kind = _kind_of(leaf)
+        kind = leaf.value_class
         told.append((name, kind, _HOW.get(kind, "s"), at, leaf.dtype, leaf.shape))
         at += leaf.nbytes
     core = compiled_core()
     return None if core is None else core.Template(b"", at, tuple(told))
-
-
-def _kind_of(leaf: Leaf) -> type[Any]:
-    """The class of its values."""
-    if leaf.is_array:
-        return np.ndarray
-    return leaf.dtype.type if leaf.kind == "numpy" else type(leaf.restore(0))
 
 
 @lru_cache(maxsize=1024)

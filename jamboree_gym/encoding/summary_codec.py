@@ -14,6 +14,7 @@ from zlib import crc32
 import msgspec
 
 from jamboree_gym.arrays.values import check_text, decode_value, encode_mapping, encode_value
+from jamboree_gym.compiled import compiled_core
 from jamboree_gym.encoding.batch_format import decode_note
 from jamboree_gym.environment.hidden_generators import HIDDEN
 from jamboree_gym.errors import DecodeError, InvalidRecord
@@ -40,6 +41,7 @@ __all__ = [
 ]
 
 _PCG64 = "PCG64"
+_core = compiled_core()
 
 _CHECKSUM = struct.Struct("<I")
 _ARRAY32 = struct.Struct(">BI")
@@ -115,9 +117,11 @@ class SummaryTemplate:
 
     Attributes:
         run: Of all of them.
+        first: What an encoded summary begins with.
+        last: What it ends with.
     """
 
-    __slots__ = ("_first", "_fixed", "_is_fork", "_last", "_shared", "run")
+    __slots__ = ("_fixed", "_is_fork", "_shared", "first", "last", "run")
 
     def __init__(self, summary: EpisodeSummary) -> None:
         self.run = summary.run
@@ -132,9 +136,9 @@ class SummaryTemplate:
             last += [summary.parent_run, summary.fork_step]  # older releases skip them
         count = len(first) + _CHANGING + len(last)
         self._fixed = _joined(first)
-        self._first = bytes([_SHORT_ARRAY + count]) + self._fixed
+        self.first = bytes([_SHORT_ARRAY + count]) + self._fixed
         self._is_fork = summary.parent is not None
-        self._last = _joined(last)
+        self.last = _joined(last)
         fork = (summary.parent, summary.parent_run, summary.fork_step)
         plain = (summary.env_id, summary.run, summary.tags, summary.vector_index, summary.writer)
         self._shared = (*plain, *fork)
@@ -162,19 +166,25 @@ class SummaryTemplate:
             started_at: As in `EpisodeSummary`.
             seed: Encoded.
         """
-        status, steps, episode_return = progress.status, progress.steps, progress.episode_return
-        changing = _pack((status, steps, episode_return, started_at, progress.elapsed_s, seed))
-        content = b"".join((self._first, changing[1:], self._last))
+        changing = _pack(self.changing(progress, started_at, seed))
+        content = b"".join((self.first, changing[1:], self.last))
         if progress.returns is not None:
             content = self._with_returns(changing[1:], progress.returns)
         return _CHECKSUM.pack(crc32(content)) + content
+
+    def changing(
+        self, progress: Progress, started_at: float, seed: bytes | None
+    ) -> tuple[str, int, float, float, float, bytes | None]:
+        """What stands between the parts that are the same for all."""
+        status, steps, episode_return = progress.status, progress.steps, progress.episode_return
+        return status, steps, episode_return, started_at, progress.elapsed_s, seed
 
     def _with_returns(self, changing: bytes, returns: Sequence[float]) -> bytes:
         """Of an episode whose rewards are several numbers; older releases skip what is more."""
         fork = [] if self._is_fork else [*_FORK]
         count = _ARRAY16.pack(0xDC, _WITH_RETURNS)
         more = _joined([*fork, _RESERVED, returns])
-        return b"".join((count, self._fixed, changing, self._last, more))
+        return b"".join((count, self._fixed, changing, self.last, more))
 
     def summary(
         self, id: str, progress: Progress, started_at: float, seed: bytes | None
@@ -246,14 +256,22 @@ class Beginning(msgspec.Struct, frozen=True, eq=False, gc=False):
         """The summary, when the episode is that far."""
         return self.template.summary(self.id, progress, self.started_at, self.seed)
 
-    def encoded_summary(self, progress: Progress) -> bytes:
-        """The same as an entry of a listing."""
-        return self.template.encode(progress, self.started_at, self.seed)
+    def encoded(self, progress: Progress) -> tuple[bytes, bytes]:
+        """The same as an entry of a listing, and the note of the log's head."""
+        template = self.template
+        if _core is not None and progress.returns is None:
+            values = template.changing(progress, self.started_at, self.seed)
+            encoded: tuple[bytes, bytes] | None
+            encoded = _core.encode_note(template.first, values, template.last, self.origin)
+            if encoded is not None:
+                return encoded
+        content = template.encode(progress, self.started_at, self.seed)
+        return content, encode_episode_note(content, self.origin)
 
     @property
     def note(self) -> bytes:
         """The note of the log's head, before the first row."""
-        return encode_episode_note(self.encoded_summary(self.progress), self.origin)
+        return self.encoded(self.progress)[1]
 
 
 def _joined(values: list[Any]) -> bytes:

@@ -24,6 +24,8 @@ import numpy as np
 import numpy.typing as npt
 from gymnasium.vector import VectorEnv
 
+from jamboree_gym.compiled import compiled_core
+
 __all__ = [
     "DAMAGED_STATE",
     "HIDDEN",
@@ -55,6 +57,8 @@ _FRAME_AT, _CONSOLE_AT = 8, 24  # offsets of the frame number, and of the length
 # A key of `jax.random.PRNGKey` is an array of uint32 like any other: only its name says what it is.
 _NAME_OF_KEY = re.compile(r"(.*_)?(rng|key)")
 _SHAPES_OF_KEYS = ((2,), (4,))
+_core = compiled_core()
+_USUAL = (gym.Env.np_random, VectorEnv.np_random)  # which make a generator where there is none
 
 
 def hidden_state_of(env: AnyEnv) -> dict[str, Any]:
@@ -125,7 +129,7 @@ def bit_generator_state(state: Mapping[str, Any]) -> dict[str, Any]:
 def legacy_generator_of(env: AnyEnv) -> np.random.RandomState | None:
     """The `RandomState` that an environment has in the place of `np_random`; None without one."""
     base = env.unwrapped
-    if getattr(type(base), "np_random", None) in (gym.Env.np_random, VectorEnv.np_random):
+    if getattr(type(base), "np_random", None) in _USUAL:
         return None
     generator = getattr(base, "np_random", None)
     return generator if isinstance(generator, np.random.RandomState) else None
@@ -141,9 +145,9 @@ def _restore_legacy(env: AnyEnv, stored: Any) -> None:
 def _held_generators_of(env: AnyEnv) -> dict[str, np.random.Generator]:
     """The generators of the environments that are attributes of an environment, by their names."""
     base = env.unwrapped
-    own, found = getattr(base, "_np_random", None), dict[str, np.random.Generator]()
     if not _may_hold(base, gym.Env):
-        return found
+        return {}
+    own, found = getattr(base, "_np_random", None), dict[str, np.random.Generator]()
     for name, value in getattr(base, "__dict__", {}).items():
         if isinstance(value, gym.Env) and value.unwrapped is not base:
             generator = getattr(value.unwrapped, "np_random", None)
@@ -158,6 +162,8 @@ def _may_hold(env: AnyEnv, kind: type[Any]) -> bool:
     Not from its `__dict__`: once that was asked for, CPython 3.11 and 3.12 take several times as
     long to find an attribute, so each step of the environment takes longer.
     """
+    if _core is not None and type(kind) is type:
+        return bool(_core.may_refer_to(env, kind, _MANY_ATTRIBUTES))
     for one in gc.get_referents(env):
         if issubclass(type(one), kind):
             return True

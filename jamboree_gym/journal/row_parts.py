@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from jamboree_gym.arrays.layout import Leaf
 from jamboree_gym.arrays.step_schema import SchemaChanges, StepSchema
-from jamboree_gym.encoding.column_batch import ColumnValues, row_columns
+from jamboree_gym.encoding.column_batch import ColumnValues, infos_in, row_columns
 from jamboree_gym.encoding.row_part import RowPart
 
 __all__ = ["RowWindow", "joined", "part_of", "window_part"]
@@ -42,7 +42,7 @@ def part_of(
     """
     schema, changes = _schemas_of(rows, schemas)
     columns = row_columns(rows, schema, content)
-    return RowPart(start, schema, changes, columns, _infos(rows, content))
+    return RowPart(start, schema, changes, columns, infos_in(rows, content))
 
 
 def _schemas_of(
@@ -54,18 +54,6 @@ def _schemas_of(
     first = schemas[int(numbers[0])]
     changed_at = np.flatnonzero(np.diff(numbers)) + 1
     return first, [(int(at), schemas[int(numbers[at])]) for at in changed_at]
-
-
-def _infos(rows: npt.NDArray[Any], content: bytes | memoryview) -> Sequence[tuple[int, bytes]]:
-    sizes = rows["info_size"]
-    offsets = np.flatnonzero(sizes)
-    if not len(offsets):
-        return ()
-    starts = rows["info_at"][offsets]
-    ends, first = starts + sizes[offsets], int(starts.min())
-    region = bytes(content[first : int(ends.max())])  # they lie side by side
-    places = zip(offsets.tolist(), (starts - first).tolist(), (ends - first).tolist(), strict=True)
-    return [(offset, region[start:end]) for offset, start, end in places]
 
 
 def joined(parts: Sequence[RowPart]) -> RowPart:

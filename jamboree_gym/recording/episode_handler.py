@@ -98,7 +98,9 @@ class EpisodeHandler(DBHandler):
         self._steps: StepOutbox | None = None  # of the episode written last: `recent` reads it
         self._schema: StepSchema | None = None
         self._infos = InfoEncoder()
+        self._reset_infos = self._infos.sibling()  # these have other keys
         self._lane: _Lane | None = None
+        self._blank: StepOutbox | None = None  # those of episodes are copies of it
         self._buffered = True
         ours, kind = EpisodeHandler, type(self)
         self._is_common = (kind.add_step, kind.set_action) == (ours.add_step, ours.set_action)
@@ -113,8 +115,10 @@ class EpisodeHandler(DBHandler):
 
     def _unshared(self) -> dict[str, Any]:
         """The episode that is being written stays where it is: a copy begins the next one."""
-        of_writing = ("writing", "annotation", "summary_template", "_steps", "_lane")
-        return {**super()._unshared(), **dict.fromkeys(of_writing), "_infos": InfoEncoder()}
+        of_writing = ("writing", "annotation", "summary_template", "_steps", "_lane", "_blank")
+        infos = InfoEncoder()
+        encoders = {"_infos": infos, "_reset_infos": infos.sibling()}
+        return {**super()._unshared(), **dict.fromkeys(of_writing), **encoders}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """As every handler."""
@@ -176,7 +180,7 @@ class EpisodeHandler(DBHandler):
         """As `begin`, of an episode whose summary and origin are encoded."""
         if self._schema is None:
             raise InvalidRecord("say what the steps look like first: handler.use_spaces(...)")
-        encoded = self._encoded(info)
+        encoded = self._encoded(info, self._reset_infos)
         self.annotation = None
         steps = self._new_steps(begun, self._schema, blobs)
         steps.add_reset(observation, encoded)
@@ -191,21 +195,25 @@ class EpisodeHandler(DBHandler):
         jam, lane = self._connection, self._lane
         if lane is None or lane.journal is not jam.journal:  # another one also after a fork
             lane = self._lane = _Lane(jam.journal, jam.journal.lane(), jam.writer.mark)
-        steps = StepOutbox(
-            jam.keyspace.episode(begun.id),
-            jam.writer_id,
-            lane.mark,
-            begun=begun,
-            schema=schema,
-            lane=lane.rows,
-            keep=self.limit + 1,
-            blobs=blobs,
-            clock=jam.clock,
-        )
+            self._blank = None
+        key, blank = jam.keyspace.episode(begun.id), self._blank
         self._keys["episode"] = begun.id
         self._buffered = jam.write_mode == "buffered"
-        steps.may_be_common = self._buffered and self._is_common
+        if blank is None or not blank.fits(schema, blobs, self.limit + 1):
+            blank = self._blank = StepOutbox(
+                key,
+                jam.writer_id,
+                lane.mark,
+                begun=begun,
+                schema=schema,
+                lane=lane.rows,
+                keep=self.limit + 1,
+                blobs=blobs,
+                clock=jam.clock,
+            )
+            blank.may_be_common = self._buffered and self._is_common
         lane.journal.keep_blobs(blobs)
+        steps = blank.another(key, begun)
         jam.adopt(steps)
         return steps
 
@@ -315,12 +323,12 @@ class EpisodeHandler(DBHandler):
     def _encoded_of_step(self, info: Mapping[str, Any]) -> bytes | None:
         """As `_encoded`; where an info is refused, the episode ends."""
         try:
-            return self._encoded(info)
+            return self._encoded(info, self._infos)
         except InvalidRecord as error:
             self._give_up(error)
             raise
 
-    def _encoded(self, info: Mapping[str, Any]) -> bytes | None:
+    def _encoded(self, info: Mapping[str, Any], infos: InfoEncoder) -> bytes | None:
         """What is kept of an info, in bytes; None if that is nothing.
 
         Raises:
@@ -332,7 +340,7 @@ class EpisodeHandler(DBHandler):
             keys = self.info_keys
             if keys is not None:
                 info = {key: info[key] for key in keys if key in info}
-            return self._infos.encode(info, strict=self.strict_infos)
+            return infos.encode(info, strict=self.strict_infos)
         except Exception as error:
             if isinstance(error, InvalidRecord) and self.strict_infos:
                 raise
@@ -398,6 +406,12 @@ class EpisodeHandler(DBHandler):
         self._schema = steps.schema
         steps.end(status)
         self.writing = None  # last, so that one more call completes one that Ctrl-C has cut off
+
+    def _end_written(self, steps: StepOutbox, status: EpisodeStatus) -> None:
+        """The episode is over; its last row has been written past this handler."""
+        self._end(steps, status)
+        if steps.error is not None:
+            self._after_append(_MOVED)
 
     def _after_append(self, what: str) -> None:
         """Keep the promises of the write mode for what waits now."""

@@ -266,19 +266,15 @@ class RecordEpisodes(gym.Wrapper[ObsType, ActType, ObsType, ActType]):
         try:
             result = self.env.step(action)
             annotation = handler.annotation
-            if (
-                add_plain_step is not None
-                and not self._sidecars
-                and add_plain_step(
-                    steps,
-                    result,
-                    handler._infos.compiled if handler.info_keys is None else None,
-                    annotation,
-                )
-            ):
-                if annotation is not None:
-                    handler.annotation = None
-                return result
+            if add_plain_step is not None and not self._sidecars:
+                template = handler._infos.compiled if handler.info_keys is None else None
+                status = add_plain_step(steps, result, template, annotation)
+                if status is not None:
+                    if annotation is not None:
+                        handler.annotation = None
+                    if status != "running":
+                        handler._end_written(steps, status)
+                    return result
             if result.__class__ is tuple and len(result) == 5 and result[4].__class__ is dict:
                 observation, reward, terminated, truncated, info = result
                 if steps.may_be_common and not self._sidecars:

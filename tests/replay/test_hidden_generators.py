@@ -11,6 +11,7 @@ import pytest
 from recorded_envs import ACTION, CountingEnv
 
 from jamboree_gym import Jamboree
+from jamboree_gym.environment import hidden_generators
 from jamboree_gym.replay import fork, verify, what_if
 
 
@@ -121,3 +122,30 @@ def test_an_environment_is_found_among_many_attributes(jam: Jamboree) -> None:
         env.step(ACTION)
     env.close()
     assert verify(jam.episode(env.episode_id), make=make)
+
+
+@pytest.mark.compiled
+@pytest.mark.parametrize(
+    "held",
+    [
+        HoldingEnv(),
+        HoldingEnv,
+        [HoldingEnv()],
+        {"robot": HoldingEnv()},
+        *({n: n for n in range(count)} for count in (1000, 1001)),
+    ],
+)
+@pytest.mark.parametrize("is_asked_for_its_dict", [False, True])
+def test_the_compiled_core_finds_what_python_finds(
+    monkeypatch: pytest.MonkeyPatch, held: Any, is_asked_for_its_dict: bool
+) -> None:
+    env = CountingEnv()
+    env.held = held  # type: ignore[attr-defined]
+    if is_asked_for_its_dict:
+        vars(env)
+
+    found = hidden_generators._may_hold(env, gym.Env)
+    monkeypatch.setattr(hidden_generators, "_core", None)
+
+    assert hidden_generators._may_hold(env, gym.Env) is found
+    assert found or not isinstance(held, gym.Env)

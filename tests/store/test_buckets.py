@@ -147,7 +147,7 @@ def ids_of(writer: str, times_s: Iterable[float]) -> list[str]:
     """Ids of episodes that a writer begins at these times."""
     times = list(times_s)
     stamps = EpisodeStamps(iter(times).__next__)
-    return [stamps.new_id(writer) for _ in times]
+    return [stamps.new_id(bytes.fromhex(writer)) for _ in times]
 
 
 def test_what_a_writer_begins_within_some_seconds_lies_together() -> None:

@@ -781,6 +781,16 @@ def test_an_annotation_is_kept_as_it_was_when_it_was_said(jam: Jamboree) -> None
     assert next(iter(jam.episode(env.episode_id).steps())).annotation["q_values"].tolist() == [0, 0]
 
 
+def test_an_annotation_may_be_an_empty_array(jam: Jamboree) -> None:
+    env = jam.record(CountingEnv())
+    env.reset()
+    for _ in range(2):
+        env.annotate(waypoints=np.zeros((0, 3)))
+        env.step(ACTION)
+
+    assert jam.episode(env.episode_id).data().annotations["waypoints"].shape == (2, 0, 3)
+
+
 def test_what_is_said_before_a_reset_is_dropped(jam: Jamboree) -> None:
     env = jam.record(CountingEnv())
     env.reset()

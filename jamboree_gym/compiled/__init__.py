@@ -2,6 +2,9 @@
 
 The source is in `native/`. Python does the same work without it, with the same bytes: always, if
 the variable `JAMBOREE_PURE=1` is set when a program starts.
+
+Imports: nothing.
+Imported by: `arrays`, `delivery`, `encoding`, `environment`, `recording`, `store`.
 """
 
 from __future__ import annotations
@@ -10,7 +13,7 @@ import os
 from types import ModuleType
 
 try:
-    from jamboree_gym.encoding import _compiled
+    from jamboree_gym.compiled import _compiled
 except ImportError:  # there was no compiler
     _compiled = None  # type: ignore[assignment]
 
