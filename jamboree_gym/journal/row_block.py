@@ -46,41 +46,36 @@ COUNT, CONFIRMED, STATE = 1, 2, 3  # in words behind the extent's first byte
 ABANDONED, DROPPED = 1, 2  # states of an extent: the episode was abandoned; nobody wants the rows
 
 
-class Extent:
+class Extent(msgspec.Struct, frozen=True, eq=False, gc=False):
     """Rows of one episode that lie side by side.
 
     Attributes:
         start: Row number of the first.
-        row_format: Of all of them.
+        row_format: Of all rows.
         words: The block as 32-bit numbers; `words[count_at]` is the number of rows.
         count_at: Where the count is.
         content: The block.
         first_at: Offset of the first row.
     """
 
-    __slots__ = (
-        "_block",
-        "content",
-        "count_at",
-        "first_at",
-        "row_format",
-        "start",
-        "words",
-    )
+    _block: Block
+    content: memoryview
+    words: memoryview
+    count_at: int
+    first_at: int
+    start: int
+    row_format: RowFormat
 
-    def __init__(self, block: Block, at: int, start: int, row_format: RowFormat) -> None:
-        self._block = block
-        self.content = block.content
-        self.words = block.words
-        self.count_at = at // 4 + COUNT
-        self.first_at = at + EXTENT.size
-        self.start = start
-        self.row_format = row_format
+    @classmethod
+    def at(cls, at: int, block: Block, start: int, row_format: RowFormat) -> Extent:
+        """That whose header is at this offset of a block."""
+        count_at, first_at = at // 4 + COUNT, at + EXTENT.size
+        return cls(block, block.content, block.words, count_at, first_at, start, row_format)
 
     def copy(self) -> Extent:
         """The same rows in memory of this process alone."""
-        block = private_copy(self._block)
-        return Extent(block, self.first_at - EXTENT.size, self.start, self.row_format)
+        at, block = self.first_at - EXTENT.size, private_copy(self._block)
+        return Extent.at(at, block, self.start, self.row_format)
 
     @property
     def count(self) -> int:
@@ -188,9 +183,9 @@ class RowLane:
             at = self._new_block(needed)
         block = self._block
         place = self.keep(title)
-        extent = Extent(block, at, start, row_format)
-        content = (EXTENT_MAGIC, 0, 0, 0, block.generation, self.number, start, *place)
-        EXTENT.pack_into(block.content, at, *content)
+        extent = Extent.at(at, block, start, row_format)
+        known = block.generation, self.number, start
+        EXTENT.pack_into(block.content, at, EXTENT_MAGIC, 0, 0, 0, *known, *place)
         self._newest = extent
         return extent
 
