@@ -19,7 +19,9 @@ def extensions() -> list[Extension]:
         Extension(
             "jamboree_gym.encoding._compiled",
             ["native/plain_step.c"],
-            depends=["native/columns.h", "native/template.h"],
+            depends=[
+                f"native/{name}.h" for name in ("columns", "newest_rows", "slots", "template")
+            ],
             include_dirs=[numpy.get_include()],
             optional=True,
         )

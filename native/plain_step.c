@@ -18,8 +18,10 @@
 #include <numpy/arrayobject.h>
 #include <numpy/arrayscalars.h>
 
+#include "slots.h"
 #include "template.h"
 #include "columns.h"
+#include "newest_rows.h"
 
 enum slot {
     ACTION,
@@ -43,7 +45,7 @@ enum slot {
     T_LAST,
     VARIABLE_BYTES,
     WORDS,
-    SLOTS
+    SLOTS /* at most MOST_SLOTS */
 };
 
 static const char *const slot_names[SLOTS] = {
@@ -54,11 +56,14 @@ static const char *const slot_names[SLOTS] = {
     "_words",
 };
 
-static PyTypeObject *row_writer, *row_lane; /* the classes */
-static Py_ssize_t offsets[SLOTS], back_at;
+enum { BACK, LANE_SLOTS };
+
+static const char *const lane_slot_names[LANE_SLOTS] = {"_back"};
+
+static Slots row_writer, row_lane;
 static PyObject *numpy_false, *announce;
 
-#define SLOT(steps, name) (*(PyObject **)((char *)(steps) + offsets[name]))
+#define SLOT(steps, name) VALUE(steps, row_writer, name)
 
 /* flags, number of the schema, reward, timestamp, place of the info: `<BIddII` in row_format.py */
 enum { NUMBER_AT = 1, REWARD_AT = 5, TIME_AT = 13, INFO_AT = 21, OBSERVATION_AT = 29 };
@@ -67,30 +72,17 @@ enum { ANNOTATED = 4 }; /* a flag */
 
 enum { LARGEST_INFO = 4096 }; /* larger ones are left to Python */
 
-/* A slot's number; -1 where it holds none, or one below 0. */
+/* The number in a slot, -1 where there is none. */
 static Py_ssize_t size_in(PyObject *steps, enum slot name)
 {
-    PyObject *value = SLOT(steps, name);
-    if (value == NULL || !PyLong_CheckExact(value)) {
-        return -1;
-    }
-    Py_ssize_t size = PyLong_AsSsize_t(value);
-    if (size < 0) {
-        PyErr_Clear();
-        return -1;
-    }
-    return size;
+    return whole(SLOT(steps, name));
 }
 
 /* The memory of a slot, NULL where it holds none that can be written. */
 static Py_buffer *memory_in(PyObject *steps, enum slot name)
 {
-    PyObject *value = SLOT(steps, name);
-    if (value == NULL || !PyMemoryView_Check(value)) {
-        return NULL;
-    }
-    Py_buffer *memory = PyMemoryView_GET_BUFFER(value);
-    return memory->readonly || memory->obj == NULL ? NULL : memory;
+    Py_buffer *memory = memory_of(SLOT(steps, name));
+    return memory == NULL || memory->readonly ? NULL : memory;
 }
 
 /* NaN where it is no float. */
@@ -144,11 +136,11 @@ static Py_ssize_t keep_info(PyObject *steps, Py_ssize_t row_at, PyObject *info, 
 {
     PyObject *lane = SLOT(steps, LANE);
     Py_ssize_t last_at = size_in(steps, LAST_AT), put = size_in(steps, VARIABLE_BYTES);
-    if (template == Py_None || lane == NULL || Py_TYPE(lane) != row_lane || put < 0) {
+    if (template == Py_None || lane == NULL || Py_TYPE(lane) != row_lane.type || put < 0) {
         return 0;
     }
     Py_buffer *block = memory_in(steps, CONTENT);
-    PyObject **back = (PyObject **)((char *)lane + back_at);
+    PyObject **back = &VALUE(lane, row_lane, BACK);
     Py_ssize_t size = PyBytes_GET_SIZE(((Template *)template)->content);
     Py_ssize_t end = *back != NULL && PyLong_CheckExact(*back) ? PyLong_AsSsize_t(*back) : -1;
     if (size == 0 || size > LARGEST_INFO || row_at > last_at - size || end < size ||
@@ -247,7 +239,7 @@ PyDoc_STRVAR(add_plain_step_text,
 
 static PyObject *add_plain_step(PyObject *module, PyObject *const *args, Py_ssize_t count)
 {
-    if (count != 4 || row_writer == NULL || !PyObject_TypeCheck(args[0], row_writer) ||
+    if (count != 4 || row_writer.type == NULL || !PyObject_TypeCheck(args[0], row_writer.type) ||
         (args[2] != Py_None && Py_TYPE(args[2]) != &template_type)) {
         PyErr_SetString(PyExc_TypeError, "add_plain_step takes a RowWriter, what was returned, a "
                                          "Template or None, an annotation or None");
@@ -294,52 +286,27 @@ static PyMethodDef add_plain_step_method = {
     "add_plain_step", (PyCFunction)(void (*)(void))add_plain_step, METH_FASTCALL,
     add_plain_step_text};
 
-/* Where a class has this slot; -1 with an exception. */
-static Py_ssize_t offset_of(PyObject *kind, const char *name)
-{
-    PyObject *member = PyObject_GetAttrString(kind, name);
-    if (member == NULL) {
-        return -1;
-    }
-    Py_ssize_t offset = -1;
-    if (Py_TYPE(member) == &PyMemberDescr_Type) {
-        offset = ((PyMemberDescrObject *)member)->d_member->offset;
-    } else {
-        PyErr_Format(PyExc_TypeError, "%s is no slot", name);
-    }
-    Py_DECREF(member);
-    return offset;
-}
-
 static PyObject *writer_of(PyObject *module, PyObject *args)
 {
     PyObject *writer, *lane;
-    if (!PyArg_ParseTuple(args, "O!O!", &PyType_Type, &writer, &PyType_Type, &lane)) {
+    if (!PyArg_ParseTuple(args, "O!O!", &PyType_Type, &writer, &PyType_Type, &lane) ||
+        !find_slots(&row_writer, writer, slot_names, SLOTS) ||
+        !find_slots(&row_lane, lane, lane_slot_names, LANE_SLOTS)) {
         return NULL;
     }
-    for (int n = 0; n < SLOTS; n++) {
-        offsets[n] = offset_of(writer, slot_names[n]);
-        if (offsets[n] < 0) {
-            return NULL;
-        }
-    }
-    back_at = offset_of(lane, "_back");
-    if (back_at < 0) {
-        return NULL;
-    }
-    Py_XSETREF(row_writer, (PyTypeObject *)Py_NewRef(writer));
-    Py_XSETREF(row_lane, (PyTypeObject *)Py_NewRef(lane));
     return PyCFunction_New(&add_plain_step_method, NULL);
 }
 
 static PyMethodDef functions[] = {{"join_columns", join_columns, METH_VARARGS, join_columns_text},
+                                  {"newest_of", newest_of, METH_VARARGS, newest_of_text},
                                   {"writer_of", writer_of, METH_VARARGS, writer_of_text},
                                   {NULL, NULL, 0, NULL}};
 
 static struct PyModuleDef definition = {
     .m_base = PyModuleDef_HEAD_INIT,
     .m_name = "_compiled",
-    .m_doc = "Compiled: the row of a plain step, infos of a fixed size, columns of batches.",
+    .m_doc = "Compiled: the row of a plain step, infos of a fixed size, columns of batches, and the "
+             "newest rows of an episode.",
     .m_size = -1,
     .m_methods = functions,
 };

@@ -18,6 +18,14 @@ def join_columns(
     columns: tuple[tuple[np.dtype[Any], tuple[int, ...]], ...],
     /,
 ) -> list[npt.NDArray[Any]]: ...
+def newest_of(
+    row_buffer: type[Any],
+    extent: type[Any],
+    row_format: type[Any],
+    transitions: type[Any],
+    made_of_window: Callable[..., dict[str, Any]],
+    /,
+) -> Callable[[Any, int], Any]: ...
 def writer_of(
     row_writer: type[Any], row_lane: type[Any], /
 ) -> Callable[[Any, object, Template | None, object], bool]: ...

@@ -89,6 +89,24 @@ class RowFormat:
             `dtype`, and whether it is encoded, so that the field is its place.
     """
 
+    __slots__ = (
+        "action_at",
+        "annotation",
+        "annotation_at",
+        "dtype",
+        "encoded_at",
+        "fields",
+        "fillers",
+        "flat",
+        "nbytes",
+        "observation_dtype",
+        "observation_shape",
+        "pack_action",
+        "pack_into",
+        "takes_arrays",
+        "takes_plain",
+    )
+
     def __init__(self, schema: StepSchema) -> None:
         roles = (schema.observation, schema.action, schema.annotation)
         codes = (_CODES, _CODES, _CODES_OF_ANNOTATIONS)
