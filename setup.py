@@ -5,6 +5,8 @@ import sys
 
 from setuptools import Extension, setup
 
+HEADERS = ("columns", "newest_rows", "plain_record", "slots", "template")
+
 
 def extensions() -> list[Extension]:
     """The compiled core. Without a compiler it is left out, and Python does its work."""
@@ -19,9 +21,7 @@ def extensions() -> list[Extension]:
         Extension(
             "jamboree_gym.encoding._compiled",
             ["native/plain_step.c"],
-            depends=[
-                f"native/{name}.h" for name in ("columns", "newest_rows", "slots", "template")
-            ],
+            depends=[f"native/{name}.h" for name in HEADERS],
             include_dirs=[numpy.get_include()],
             optional=True,
         )

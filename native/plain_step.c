@@ -22,6 +22,7 @@
 #include "template.h"
 #include "columns.h"
 #include "newest_rows.h"
+#include "plain_record.h"
 
 enum slot {
     ACTION,
@@ -83,12 +84,6 @@ static Py_buffer *memory_in(PyObject *steps, enum slot name)
 {
     Py_buffer *memory = memory_of(SLOT(steps, name));
     return memory == NULL || memory->readonly ? NULL : memory;
-}
-
-/* NaN where it is no float. */
-static double seconds(PyObject *value)
-{
-    return value != NULL && PyFloat_CheckExact(value) ? PyFloat_AS_DOUBLE(value) : Py_NAN;
 }
 
 static int is_false(PyObject *flag)
@@ -299,14 +294,16 @@ static PyObject *writer_of(PyObject *module, PyObject *args)
 
 static PyMethodDef functions[] = {{"join_columns", join_columns, METH_VARARGS, join_columns_text},
                                   {"newest_of", newest_of, METH_VARARGS, newest_of_text},
+                                  {"record_writer_of", record_writer_of, METH_VARARGS,
+                                   record_writer_of_text},
                                   {"writer_of", writer_of, METH_VARARGS, writer_of_text},
                                   {NULL, NULL, 0, NULL}};
 
 static struct PyModuleDef definition = {
     .m_base = PyModuleDef_HEAD_INIT,
     .m_name = "_compiled",
-    .m_doc = "Compiled: the row of a plain step, infos of a fixed size, columns of batches, and the "
-             "newest rows of an episode.",
+    .m_doc = "Compiled: the row of a plain step, infos of a fixed size, columns of batches, the newest "
+             "rows of an episode, and plain records.",
     .m_size = -1,
     .m_methods = functions,
 };
@@ -315,8 +312,9 @@ PyMODINIT_FUNC PyInit__compiled(void)
 {
     import_array();
     announce = PyUnicode_InternFromString("_announce");
+    locked = PyUnicode_InternFromString("locked");
     PyObject *numpy = PyImport_ImportModule("numpy");
-    if (announce == NULL || numpy == NULL) {
+    if (announce == NULL || locked == NULL || numpy == NULL) {
         return NULL;
     }
     numpy_false = PyObject_GetAttrString(numpy, "False_");

@@ -64,3 +64,9 @@ static Py_buffer *memory_of(PyObject *value)
     Py_buffer *memory = PyMemoryView_GET_BUFFER(value);
     return memory->obj == NULL ? NULL : memory;
 }
+
+/* NaN where it is no float. */
+static double seconds(PyObject *value)
+{
+    return value != NULL && PyFloat_CheckExact(value) ? PyFloat_AS_DOUBLE(value) : Py_NAN;
+}

@@ -39,6 +39,7 @@ __all__ = [
     "encode_mapping",
     "encode_value",
     "is_plain",
+    "pack_plain",
     "renewed",
     "shown",
 ]
@@ -52,6 +53,8 @@ _OBJECT_KINDS = frozenset("OT")  # objects, and texts of any length
 _ADVICE: Final = 'give another, or {}.encode("utf-8", "backslashreplace").decode()'
 
 _pack = msgspec.msgpack.Encoder().encode
+pack_plain = _pack
+"""Encodes a dict of texts whose values are None, bools, ints, floats, texts and bytes."""
 _Ext = msgspec.msgpack.Ext
 
 

@@ -33,7 +33,8 @@ MAX_APPEND_BYTES = 8 << 20  # so that one append does not keep the server from o
 MAX_BATCH_BYTES = 1 << 20
 MAX_BATCH_RECORDS = 256  # so that reading the newest few never decodes many
 MAX_RECORD_BYTES = 256 << 20  # Redis takes no more than 512 MiB in one piece
-RECORD_OVERHEAD_BYTES = 64
+RECORD_OVERHEAD_BYTES = 64  # as in native/plain_record.h
+CHECK_EVERY_BYTES = 1 << 15  # so often, where much waits in one log, all that waits is added up
 
 KeepRecord: TypeAlias = Callable[[bytes, float, bytes], RecordPlace | None]
 """Keeps a record in the journal: key of its log, time, encoded record."""

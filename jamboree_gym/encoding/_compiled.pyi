@@ -26,6 +26,17 @@ def newest_of(
     made_of_window: Callable[..., dict[str, Any]],
     /,
 ) -> Callable[[Any, int], Any]: ...
+def record_writer_of(
+    outbox: type[Any],
+    journal: type[Any],
+    entry_log: type[Any],
+    block: type[Any],
+    lock: type[Any],
+    pack: Callable[[Any], bytes],
+    after: int,
+    every: int,
+    /,
+) -> Callable[[Any, Any, frozenset[str]], bool]: ...
 def writer_of(
     row_writer: type[Any], row_lane: type[Any], /
 ) -> Callable[[Any, object, Template | None, object], bool]: ...
