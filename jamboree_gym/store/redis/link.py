@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
+from itertools import chain
+from types import NoneType
 from typing import Any, ClassVar, TypeVar, cast
 
 import redis
@@ -53,6 +55,7 @@ __all__ = [
 
 _T = TypeVar("_T")
 SCAN_COUNT = 1000
+SENT_AHEAD = 500  # calls
 _NUMBERS = frozenset({bool, int, float})
 # Errors that concern the one key they answer. Whatever else Redis refuses, it refuses to all.
 _ERRORS_OF_ONE_KEY = ("WRONGTYPE", "JAMBOREEFORMAT", "user_script:")
@@ -201,13 +204,18 @@ class RedisLink:
                 raise answer
 
     def _send(self, calls: Sequence[Call], *, check: bool = False) -> list[Any]:
-        """One round trip, without a pipeline object's overhead."""
-        packed = b"".join([pack_command(without_numbers(call)) for call in calls])
+        """One round trip, without a pipeline object's overhead.
+
+        Of many calls, some are sent ahead: the server answers them while answers are read.
+        """
         connection = self._connection(check)
+        answers: list[Any] = []
         try:
-            # One send, past redis-py, whose pieces of 6 kB would be a system call each.
-            connection.send_packed_command([packed])
-            answers = [answer_of(connection) for _ in calls]
+            _write(connection, calls[:SENT_AHEAD])
+            for at in range(SENT_AHEAD, len(calls), SENT_AHEAD):
+                _write(connection, calls[at : at + SENT_AHEAD])
+                answers += [answer_of(connection) for _ in range(SENT_AHEAD)]
+            answers += [answer_of(connection) for _ in range(len(answers), len(calls))]
         except BaseException:
             self._drop(connection)  # half-read answers must never meet the next caller
             raise
@@ -281,6 +289,13 @@ class RedisLink:
         if isinstance(answer, RedisError):
             raise self.translated(answer, key=key) from answer
         return answer
+
+    def all_checked(self, answers: list[Any], *, keys: Sequence[str]) -> list[Any]:
+        """The answers of `pipeline`, one for each key; raises the first error among them."""
+        if not {bytes, list, int, NoneType}.issuperset(map(type, answers)):
+            for key, answer in zip(keys, answers, strict=True):
+                self.checked(answer, key=key)
+        return answers
 
     def translated(self, error: RedisError, *, key: str = "") -> JamboreeError:
         """What a caller is told."""
@@ -356,6 +371,14 @@ def without_numbers(call: Call) -> Call:
     if not _NUMBERS.isdisjoint(map(type, call)):
         return tuple([str(part) if type(part) in _NUMBERS else part for part in call])
     return call
+
+
+def _write(connection: Any, calls: Sequence[Call]) -> None:
+    """One send, past redis-py, whose pieces of 6 kB would be a system call each."""
+    if not _NUMBERS.isdisjoint(map(type, chain.from_iterable(calls))):
+        calls = [without_numbers(call) for call in calls]
+    packed = b"".join(map(pack_command, calls))
+    connection.send_packed_command([packed])
 
 
 def answer_of(connection: Any) -> Any:
