@@ -5,7 +5,19 @@ import sys
 
 from setuptools import Extension, setup
 
-HEADERS = ("batches", "calls", "columns", "crc32", "notes", "packer", "referents", "template")
+HEADERS = (
+    "batches",
+    "calls",
+    "columns",
+    "crc32",
+    "newest_rows",
+    "notes",
+    "packer",
+    "plain_record",
+    "referents",
+    "slots",
+    "template",
+)
 
 
 def extensions() -> list[Extension]:

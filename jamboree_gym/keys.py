@@ -38,7 +38,8 @@ MONGO_SETTINGS = "settings"
 _NAME_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyz0123456789_-")
 _RESERVED_DATABASES = ("admin", "config", "local")
 _OF_EPISODE = re.compile(r"(?:episode:\{|records:\{.*:episode=)([^:]*)\}")
-_OF_OUR_EPISODE = re.compile(r"episode:\{([0-9a-f]{9})[0-9a-f]{3}([0-9a-f]{16})[0-9a-f]{4}\}")
+_OUR_EPISODE = r"episode:\{([0-9a-f]{9})[0-9a-f]{3}([0-9a-f]{16})[0-9a-f]{4}\}"
+_OF_OUR_EPISODE = re.compile(_OUR_EPISODE)
 _OUR_ID = re.compile("[0-9a-f]{32}")
 _BUCKET = re.compile(r"\{([^:{}]*):[0-9a-f]{2}\}:")
 _LOGS_OF_RUNS = ("run-session", "run-metric", "run-checkpoint")
@@ -117,6 +118,14 @@ class Keyspace:
         """The log of an episode's rows."""
         return f"{self._prefix}:episode:{{{quote_part(episode_id)}}}"
 
+    def episodes(self, ids: Sequence[str]) -> list[str]:
+        """As `episode`, of many."""
+        text = "".join(ids)
+        if all(ids) and text.isalnum() and text.isascii():  # none of them has to be quoted
+            before = f"{self._prefix}:episode:{{"
+            return [f"{before}{id}}}" for id in ids]
+        return list(map(self.episode, ids))
+
     def is_episode(self, key: str) -> bool:
         """Whether a log is an episode's."""
         return key.startswith(f"{self._prefix}:episode:")
@@ -193,11 +202,21 @@ class Keyspace:
         return bucket.tag + key.removeprefix(self._prefix)
 
     def in_buckets(self, keys: Sequence[str], buckets: Sequence[BucketKeys]) -> list[str]:
-        """As `in_bucket`, of many logs, each in its own one of all buckets."""
-        tags, prefix = [bucket.tag for bucket in buckets], self._prefix
-        places = [self.bucket_of(key, len(tags)) for key in keys]
-        pairs = zip(places, keys, strict=True)
-        return [tags[place] + key.removeprefix(prefix) for place, key in pairs]
+        """As `in_bucket`, of many logs, each in its own one of all buckets.
+
+        Where all are episodes of ours, one search finds what `bucket_of` would find in each.
+        """
+        number, skipped = len(buckets), len(self._prefix)
+        ours = self._our_episodes.findall("\n".join(keys))
+        if len(ours) != len(keys):
+            return [self.in_bucket(key, buckets[self.bucket_of(key, number)]) for key in keys]
+        tags = [bucket.tag for bucket in buckets]
+        places = [crc32((begin + writer).encode()) % number for begin, writer in ours]
+        return [tags[place] + key[skipped:] for place, key in zip(places, keys, strict=True)]
+
+    @cached_property
+    def _our_episodes(self) -> re.Pattern[str]:
+        return re.compile(f"^{re.escape(self._before_name)}{_OUR_EPISODE}$", re.MULTILINE)
 
     def out_of_bucket(self, stored: str) -> str:
         """Inverse of `in_bucket`; what is no such key stays as it is."""

@@ -103,10 +103,10 @@ class _MadeLater:
         def __getattr__(self, name: str) -> Any:
             if name in type(self).__dataclass_fields__:
                 try:
-                    make = _make_of(self)
+                    make, *arguments = _make_of(self)
                 except AttributeError:  # another thread has just made them
                     return object.__getattribute__(self, name)
-                for each, value in make().items():
+                for each, value in make(*arguments).items():
                     object.__setattr__(self, each, value)
                 with suppress(AttributeError):
                     _forget_make(self)
@@ -154,10 +154,10 @@ class Transitions(_MadeLater):
     schemas: SchemaChanges
 
     @classmethod
-    def _made_by(cls, make: Callable[[], dict[str, Any]]) -> Transitions:
+    def _made_by(cls, make: Callable[..., dict[str, Any]], *arguments: Any) -> Transitions:
         """Transitions whose fields are made by a function at the first use of one of them."""
         self = object.__new__(cls)
-        _set_make(self, make)
+        _set_make(self, (make, *arguments))
         return self
 
     def __len__(self) -> int:

@@ -18,6 +18,7 @@
 #include <numpy/arrayobject.h>
 #include <numpy/arrayscalars.h>
 
+#include "slots.h"
 #include "packer.h"
 #include "template.h"
 #include "columns.h"
@@ -26,6 +27,8 @@
 #include "calls.h"
 #include "notes.h"
 #include "referents.h"
+#include "newest_rows.h"
+#include "plain_record.h"
 
 enum slot {
     ACTION,
@@ -49,7 +52,7 @@ enum slot {
     T_LAST,
     VARIABLE_BYTES,
     WORDS,
-    SLOTS
+    SLOTS /* at most MOST_SLOTS */
 };
 
 static const char *const slot_names[SLOTS] = {
@@ -60,12 +63,15 @@ static const char *const slot_names[SLOTS] = {
     "_words",
 };
 
-static PyTypeObject *row_writer, *row_lane; /* the classes */
-static Py_ssize_t offsets[SLOTS], back_at;
+enum { BACK, LANE_SLOTS };
+
+static const char *const lane_slot_names[LANE_SLOTS] = {"_back"};
+
+static Slots row_writer, row_lane;
 static PyObject *numpy_false, *numpy_true, *announce;
 static PyObject *running, *terminated, *truncated; /* status of an episode */
 
-#define SLOT(steps, name) (*(PyObject **)((char *)(steps) + offsets[name]))
+#define SLOT(steps, name) VALUE(steps, row_writer, name)
 
 /* flags, number of the schema, reward, timestamp, place of the info: `<BIddII` in row_format.py */
 enum { NUMBER_AT = 1, REWARD_AT = 5, TIME_AT = 13, INFO_AT = 21, OBSERVATION_AT = 29 };
@@ -74,36 +80,17 @@ enum { TERMINATED = 1, TRUNCATED = 2, ANNOTATED = 4 }; /* flags */
 
 enum { LARGEST_INFO = 4096 }; /* larger ones are left to Python */
 
-/* A slot's number; -1 where it holds none, or one below 0. */
+/* The number in a slot, -1 where there is none. */
 static Py_ssize_t size_in(PyObject *steps, enum slot name)
 {
-    PyObject *value = SLOT(steps, name);
-    if (value == NULL || !PyLong_CheckExact(value)) {
-        return -1;
-    }
-    Py_ssize_t size = PyLong_AsSsize_t(value);
-    if (size < 0) {
-        PyErr_Clear();
-        return -1;
-    }
-    return size;
+    return whole(SLOT(steps, name));
 }
 
 /* The memory of a slot, NULL where it holds none that can be written. */
 static Py_buffer *memory_in(PyObject *steps, enum slot name)
 {
-    PyObject *value = SLOT(steps, name);
-    if (value == NULL || !PyMemoryView_Check(value)) {
-        return NULL;
-    }
-    Py_buffer *memory = PyMemoryView_GET_BUFFER(value);
-    return memory->readonly || memory->obj == NULL ? NULL : memory;
-}
-
-/* NaN where it is no float. */
-static double seconds(PyObject *value)
-{
-    return value != NULL && PyFloat_CheckExact(value) ? PyFloat_AS_DOUBLE(value) : Py_NAN;
+    Py_buffer *memory = memory_of(SLOT(steps, name));
+    return memory == NULL || memory->readonly ? NULL : memory;
 }
 
 static int is_true(PyObject *flag)
@@ -156,11 +143,11 @@ static Py_ssize_t keep_info(PyObject *steps, Py_ssize_t row_at, PyObject *info, 
 {
     PyObject *lane = SLOT(steps, LANE);
     Py_ssize_t last_at = size_in(steps, LAST_AT), put = size_in(steps, VARIABLE_BYTES);
-    if (template == Py_None || lane == NULL || Py_TYPE(lane) != row_lane || put < 0) {
+    if (template == Py_None || lane == NULL || Py_TYPE(lane) != row_lane.type || put < 0) {
         return 0;
     }
     Py_buffer *block = memory_in(steps, CONTENT);
-    PyObject **back = (PyObject **)((char *)lane + back_at);
+    PyObject **back = &VALUE(lane, row_lane, BACK);
     Py_ssize_t size = PyBytes_GET_SIZE(((Template *)template)->content);
     Py_ssize_t end = *back != NULL && PyLong_CheckExact(*back) ? PyLong_AsSsize_t(*back) : -1;
     if (size == 0 || size > LARGEST_INFO || row_at > last_at - size || end < size ||
@@ -260,7 +247,7 @@ PyDoc_STRVAR(add_plain_step_text,
 
 static PyObject *add_plain_step(PyObject *module, PyObject *const *args, Py_ssize_t count)
 {
-    if (count != 4 || row_writer == NULL || !PyObject_TypeCheck(args[0], row_writer) ||
+    if (count != 4 || row_writer.type == NULL || !PyObject_TypeCheck(args[0], row_writer.type) ||
         (args[2] != Py_None && Py_TYPE(args[2]) != &template_type)) {
         PyErr_SetString(PyExc_TypeError, "add_plain_step takes a RowWriter, what was returned, a "
                                          "Template or None, an annotation or None");
@@ -318,7 +305,7 @@ PyDoc_STRVAR(copy_of_text,
 static PyObject *copy_of(PyObject *module, PyObject *steps)
 {
     PyTypeObject *kind = Py_TYPE(steps);
-    if (row_writer == NULL || !PyType_IsSubtype(kind, row_writer) || kind->tp_dictoffset != 0) {
+    if (row_writer.type == NULL || !PyType_IsSubtype(kind, row_writer.type) || kind->tp_dictoffset != 0) {
         PyErr_SetString(PyExc_TypeError, "copy_of takes a RowWriter that has slots alone");
         return NULL;
     }
@@ -332,41 +319,14 @@ static PyObject *copy_of(PyObject *module, PyObject *steps)
     return copy;
 }
 
-/* Where a class has this slot; -1 with an exception. */
-static Py_ssize_t offset_of(PyObject *kind, const char *name)
-{
-    PyObject *member = PyObject_GetAttrString(kind, name);
-    if (member == NULL) {
-        return -1;
-    }
-    Py_ssize_t offset = -1;
-    if (Py_TYPE(member) == &PyMemberDescr_Type) {
-        offset = ((PyMemberDescrObject *)member)->d_member->offset;
-    } else {
-        PyErr_Format(PyExc_TypeError, "%s is no slot", name);
-    }
-    Py_DECREF(member);
-    return offset;
-}
-
 static PyObject *writer_of(PyObject *module, PyObject *args)
 {
     PyObject *writer, *lane;
-    if (!PyArg_ParseTuple(args, "O!O!", &PyType_Type, &writer, &PyType_Type, &lane)) {
+    if (!PyArg_ParseTuple(args, "O!O!", &PyType_Type, &writer, &PyType_Type, &lane) ||
+        !find_slots(&row_writer, writer, slot_names, SLOTS) ||
+        !find_slots(&row_lane, lane, lane_slot_names, LANE_SLOTS)) {
         return NULL;
     }
-    for (int n = 0; n < SLOTS; n++) {
-        offsets[n] = offset_of(writer, slot_names[n]);
-        if (offsets[n] < 0) {
-            return NULL;
-        }
-    }
-    back_at = offset_of(lane, "_back");
-    if (back_at < 0) {
-        return NULL;
-    }
-    Py_XSETREF(row_writer, (PyTypeObject *)Py_NewRef(writer));
-    Py_XSETREF(row_lane, (PyTypeObject *)Py_NewRef(lane));
     return PyCFunction_New(&add_plain_step_method, NULL);
 }
 
@@ -377,14 +337,18 @@ static PyMethodDef functions[] = {{"add_up", add_up, METH_VARARGS, add_up_text},
                                   {"encode_note", encode_note, METH_VARARGS, encode_note_text},
                                   {"join_columns", join_columns, METH_VARARGS, join_columns_text},
                                   {"may_refer_to", may_refer_to, METH_VARARGS, may_refer_to_text},
+                                  {"newest_of", newest_of, METH_VARARGS, newest_of_text},
                                   {"pack_call", pack_call, METH_O, pack_call_text},
+                                  {"record_writer_of", record_writer_of, METH_VARARGS,
+                                   record_writer_of_text},
                                   {"writer_of", writer_of, METH_VARARGS, writer_of_text},
                                   {NULL, NULL, 0, NULL}};
 
 static struct PyModuleDef definition = {
     .m_base = PyModuleDef_HEAD_INIT,
     .m_name = "_compiled",
-    .m_doc = "Compiled: the row of a plain step, infos of a fixed size, batches, notes, calls of Redis.",
+    .m_doc = "Compiled: the row of a plain step, infos of a fixed size, batches, notes, calls of Redis, "
+             "columns of batches, the newest rows of an episode, and plain records.",
     .m_size = -1,
     .m_methods = functions,
 };
@@ -397,8 +361,9 @@ PyMODINIT_FUNC PyInit__compiled(void)
     running = PyUnicode_InternFromString("running");
     terminated = PyUnicode_InternFromString("terminated");
     truncated = PyUnicode_InternFromString("truncated");
+    locked = PyUnicode_InternFromString("locked");
     PyObject *numpy = PyImport_ImportModule("numpy");
-    if (!announce || !running || !terminated || !truncated || !numpy) {
+    if (!announce || !running || !terminated || !truncated || !locked || !numpy) {
         return NULL;
     }
     numpy_false = PyObject_GetAttrString(numpy, "False_");

@@ -51,7 +51,22 @@ def test_an_episode_id_comes_back_from_its_key(episode_id: str) -> None:
     assert space.episode_id(space.episode(episode_id)) == episode_id
 
 
-@given(st.text(max_size=9), st.lists(st.text(max_size=9) | st.uuids().map(lambda id: id.hex)))
+our_ids = st.uuids().map(lambda id: id.hex)
+
+
+@given(odd_text, st.lists(our_ids) | st.lists(odd_text | our_ids))
+def test_many_episodes_have_the_keys_that_each_of_them_has(namespace: str, ids: list[str]) -> None:
+    space = Keyspace(namespace)
+    buckets = space.buckets(16)
+
+    keys = space.episodes(ids)
+
+    assert keys == [space.episode(id) for id in ids]
+    alone = [space.in_bucket(key, buckets[space.bucket_of(key, 16)]) for key in keys]
+    assert space.in_buckets(keys, buckets) == alone
+
+
+@given(st.text(max_size=9), st.lists(st.text(max_size=9) | our_ids))
 def test_many_logs_lie_where_each_of_them_lies(namespace: str, ids: list[str]) -> None:
     space = Keyspace(namespace)
     buckets = space.buckets(16)

@@ -11,6 +11,9 @@ import numpy as np
 import pytest
 
 from jamboree_gym import Jamboree, Transitions
+from jamboree_gym.compiled import compiled_core
+from jamboree_gym.journal.row_block import Extent
+from jamboree_gym.reading import row_arrays
 from jamboree_gym.reading.episode import Episode
 
 STEPS = 40
@@ -124,3 +127,80 @@ def test_steps_with_infos_are_there_with_them(jam: Jamboree) -> None:
     steps = jam.episode(env.episode_id).recent(2)
     assert list(steps.infos) == [{"a": 3}, {"a": 4}]
     env.close()
+
+
+def held(episode: Episode):  # type: ignore[no-untyped-def]
+    return episode._connection.held(episode._reader.key)
+
+
+def content(steps: Transitions | None) -> list[str] | None:
+    """All fields, as texts that show each bit; None where there are no steps."""
+    if steps is None:
+        return None
+    values = [(field.name, getattr(steps, field.name)) for field in fields(steps)]
+    return [
+        f"{name} {value.dtype} {value.shape} {value.tobytes().hex()}"
+        if isinstance(value, np.ndarray)
+        else f"{name} {value!r}"
+        for name, value in values
+    ]
+
+
+@pytest.mark.compiled
+@pytest.mark.parametrize("n", [0, 1, 16, STEPS - 1, STEPS, STEPS + 1, 2**31, 2**70])
+def test_the_compiled_core_finds_the_newest_steps_that_python_finds(
+    jam: Jamboree, episode: Episode, env, n: int
+) -> None:  # type: ignore[no-untyped-def]
+    rows = held(episode)
+    assert row_arrays.newest_in_block is not row_arrays._newest_in_block
+    for more in (0, 1, 5000):  # the last is more than memory keeps, in several blocks
+        for step in range(more):
+            env.step(step)
+            if step % 1000 == 0:
+                jam.flush()
+        mine, pythons = row_arrays.newest_in_block(rows, n), row_arrays._newest_in_block(rows, n)
+        assert content(mine) == content(pythons) or n == 2**70
+    assert rows._extents[0].start > 0
+
+
+@pytest.mark.compiled
+def test_the_compiled_core_leaves_to_python_what_does_not_lie_in_a_block(jam: Jamboree) -> None:
+    begun = jam.record(Counter())
+    begun.reset()
+    rows = held(jam.episode(begun.episode_id))
+    assert row_arrays.newest_in_block(rows, 1) is not None
+    memory = rows._extents[-1].content
+
+    rows._extents[-1].content = memory[: rows._extents[-1].first_at]  # ends before its rows
+    assert row_arrays.newest_in_block(rows, 1) is None
+    rows._extents[-1].content = bytes(memory)
+    assert row_arrays.newest_in_block(rows, 1) is None
+    rows._extents[-1].content = memory
+    rows._variable_bytes_put = 8
+    assert row_arrays.newest_in_block(rows, 1) is None
+    begun.close()
+
+    envs = jam.record(
+        gym.make_vec("CartPole-v1", num_envs=8, vectorization_mode="vector_entry_point")
+    )
+    envs.reset(seed=0)
+    envs.step(envs.action_space.sample())
+    for id in envs.episode_ids:
+        rows = held(jam.episode(id))
+        assert not isinstance(rows._extents[-1], Extent)
+        assert row_arrays.newest_in_block(rows, 1) is None
+        assert len(jam.episode(id).recent(4)) == 1
+    envs.close()
+
+
+@pytest.mark.compiled
+def test_the_compiled_core_refuses_what_has_no_rows() -> None:
+    core = compiled_core()
+    assert core is not None
+    for wrong in ((object(), 1), (1,), ()):
+        with pytest.raises(TypeError, match="newest_in_block takes"):
+            row_arrays.newest_in_block(*wrong)
+    with pytest.raises(AttributeError):
+        core.newest_of(int, int, int, int, print)
+    with pytest.raises(TypeError):
+        core.newest_of(1)

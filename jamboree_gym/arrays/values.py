@@ -15,6 +15,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from decimal import Decimal
 from enum import Enum
+from itertools import chain
 from typing import Any, Final
 
 import msgspec
@@ -33,12 +34,13 @@ from jamboree_gym.errors import InvalidRecord, JamboreeError
 from jamboree_gym.wording import shortened
 
 __all__ = [
+    "are_plain",
     "check_text",
     "comes_back_alike",
     "decode_value",
     "encode_mapping",
     "encode_value",
-    "is_plain",
+    "pack_plain",
     "renewed",
     "shown",
 ]
@@ -52,6 +54,8 @@ _OBJECT_KINDS = frozenset("OT")  # objects, and texts of any length
 _ADVICE: Final = 'give another, or {}.encode("utf-8", "backslashreplace").decode()'
 
 _pack = msgspec.msgpack.Encoder().encode
+pack_plain = _pack
+"""Encodes a dict of texts whose values are None, bools, ints, floats, texts and bytes."""
 _Ext = msgspec.msgpack.Ext
 
 
@@ -85,9 +89,9 @@ def encode_mapping(record: Mapping[str, Any]) -> bytes:
     return encode_value(record if record.__class__ is dict else dict(record))
 
 
-def is_plain(record: Mapping[str, Any]) -> bool:
-    """Whether no value can be changed, so that a copy of the dict is enough for a caller."""
-    return _PLAIN.issuperset(map(type, record.values()))
+def are_plain(records: Iterable[dict[str, Any]]) -> bool:
+    """Whether no value can be changed, so that copies of the dicts are enough for a caller."""
+    return _PLAIN.issuperset(map(type, chain.from_iterable(map(dict.values, records))))
 
 
 def _packed_plain(record: Mapping[Any, Any]) -> bytes | None:

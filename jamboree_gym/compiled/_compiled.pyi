@@ -48,7 +48,26 @@ def join_columns(
     /,
 ) -> list[npt.NDArray[Any]]: ...
 def may_refer_to(one: object, kind: type[Any], most: int, /) -> bool: ...
+def newest_of(
+    row_buffer: type[Any],
+    extent: type[Any],
+    row_format: type[Any],
+    transitions: type[Any],
+    made_of_window: Callable[..., dict[str, Any]],
+    /,
+) -> Callable[[Any, int], Any]: ...
 def pack_call(call: tuple[Any, ...], /) -> bytes: ...
+def record_writer_of(
+    outbox: type[Any],
+    journal: type[Any],
+    entry_log: type[Any],
+    block: type[Any],
+    lock: type[Any],
+    pack: Callable[[Any], bytes],
+    after: int,
+    every: int,
+    /,
+) -> Callable[[Any, Any, frozenset[str]], bool]: ...
 def writer_of(
     row_writer: type[Any], row_lane: type[Any], /
 ) -> Callable[[Any, object, Template | None, object], str | None]: ...

@@ -12,9 +12,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain, count
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol, TypeAlias
 
-from jamboree_gym.arrays.values import is_plain
+from jamboree_gym.arrays.values import are_plain
 from jamboree_gym.encoding.batch_format import decode_own_records
 from jamboree_gym.store.log import AppendResult, LogSlice
 
@@ -36,19 +36,15 @@ class StoredRecords(Protocol):
         """Encoded."""
 
 
-class _Encoded(NamedTuple):
-    """A record that is decoded for each who asks, as its values can be changed."""
-
-    number: int
-    timestamp: float
-    record: bytes
+_Encoded: TypeAlias = tuple[int, float, bytes]
+"""A record that is decoded for each who asks, as its values can be changed: index, time, bytes."""
 
 
 @dataclass(slots=True, eq=False)
 class _Kept:
     """All records of a log from index `start` on; it can be read from `first` on.
 
-    Those before `looked_at` are decoded already if they are plain.
+    Those before `looked_at` are dicts if they are plain, all others are encoded.
     """
 
     log: tuple[str, bytes] | None
@@ -96,7 +92,7 @@ class NewestRecords:
             self.forget()
             return
         kept = self._kept
-        new = list(map(_Encoded, count(start), timestamps, encoded))
+        new = zip(count(start), timestamps, encoded)
         read, self._read = self._read, None
         if kept.log != result.log or kept.stop != start:
             kept = _Kept(result.log, 0, start, [])
@@ -114,7 +110,7 @@ class NewestRecords:
             return
         records = records[-self._wanted :]
         nbytes, count = sum([len(one.body) for one in batches]), sum([one.count for one in batches])
-        if nbytes <= LARGEST_BYTES * count and all(map(is_plain, records)):
+        if nbytes <= LARGEST_BYTES * count and are_plain(records):
             start, first = kept.stop - len(records), found.head.first
             self._read = _Kept(None, first, start, [*map(dict.copy, records)], len(records))
 
@@ -135,12 +131,15 @@ class NewestRecords:
     def _look_at(self, kept: _Kept) -> None:
         """Decode what is new. Where a Ctrl-C cuts it off, it is decoded for each who asks."""
         looked_at, kept.looked_at = kept.looked_at, len(kept.records)
-        tail = kept.records[looked_at:]
-        new = [one for one in tail if isinstance(one, _Encoded)]
-        if new and len(new) == len(tail):  # no other thread has done it meanwhile
-            decoded = zip(new, self._decoded(new), strict=True)
-            kept.records[looked_at:] = [one if is_plain(one) else raw for raw, one in decoded]
+        new: list[Any] = kept.records[looked_at:]
+        if not new or dict in map(type, new):  # another thread has done it meanwhile
+            return
+        decoded = self._decoded(new)
+        if not are_plain(decoded):
+            both = zip(new, decoded, strict=True)
+            decoded = [one if are_plain((one,)) else raw for raw, one in both]
+        kept.records[looked_at:] = decoded
 
     def _decoded(self, records: Sequence[_Encoded]) -> list[dict[str, Any]]:
-        timestamps, encoded = zip(*[one[1:] for one in records], strict=True)
-        return decode_own_records(records[0].number, timestamps, encoded, where=self._key)
+        _, timestamps, encoded = zip(*records, strict=True)
+        return decode_own_records(records[0][0], timestamps, encoded, where=self._key)

@@ -33,7 +33,9 @@ MAX_APPEND_BYTES = 8 << 20  # so that one append does not keep the server from o
 MAX_BATCH_BYTES = 1 << 20
 MAX_BATCH_RECORDS = 256  # so that reading the newest few never decodes many
 MAX_RECORD_BYTES = 256 << 20  # Redis takes no more than 512 MiB in one piece
-RECORD_OVERHEAD_BYTES = 64
+RECORD_OVERHEAD_BYTES = 64  # as in native/plain_record.h
+CHECK_EVERY_BYTES = 1 << 15  # so often, where much waits in one log, all that waits is added up
+ALL = slice(None)
 
 KeepRecord: TypeAlias = Callable[[bytes, float, bytes], RecordPlace | None]
 """Keeps a record in the journal: key of its log, time, encoded record."""
@@ -364,12 +366,13 @@ class RecordOutbox(Outbox):
         """Turn what has been put so far into batches."""
         with self._lock:
             self._marked = False
-            queued = self._queue[:]
+            queued, queued_bytes = self._queue[:], self._queued_bytes
         if not queued:
             return
         batches = list(self._batches)
         next_index = self._next_index
-        for cut in _cuts([record for _, record, _ in queued]):
+        is_one = len(queued) <= MAX_BATCH_RECORDS and queued_bytes < MAX_BATCH_BYTES
+        for cut in (ALL,) if is_one else _cuts([record for _, record, _ in queued]):
             timestamps, records, places = zip(*queued[cut], strict=True)
             batches.append(self._batch(next_index, timestamps, records, places))
             next_index += len(records)

@@ -341,7 +341,7 @@ class RowBuffer(RowWriter):
             if extent.start or not stop:
                 return None
         at, nbytes = extent.first_at, row_format.nbytes
-        content = bytearray(extent.content[at + first * nbytes : at + stop * nbytes])
+        content = extent.content[at + first * nbytes : at + stop * nbytes].tobytes()
         return content, row_format.dtype, extent.start + first, self._schemas
 
     def window(self, start: int, stop: int | None = None) -> Rows | None:

@@ -19,7 +19,7 @@ from msgspec import structs
 
 from jamboree_gym.delivery.backpressure import CHECK_AFTER_BYTES, Backpressure, WhenFull
 from jamboree_gym.delivery.lease import Lease
-from jamboree_gym.delivery.outbox import MAX_APPEND_BYTES, Outbox
+from jamboree_gym.delivery.outbox import CHECK_EVERY_BYTES, MAX_APPEND_BYTES, Outbox
 from jamboree_gym.delivery.pacing import Bell, Schedule
 from jamboree_gym.delivery.step_outbox import seal_together
 from jamboree_gym.errors import (
@@ -41,7 +41,6 @@ LEAST_ROUND_TRIP_BYTES = 1 << 15  # where the server has hardly any room
 BACKOFF_S = (0.05, 0.1, 0.2, 0.5, 1.0)
 CLOSE_TIMEOUT_S = 10.0
 HURRY_BYTES = 1 << 20  # more than this in one log, or in many small ones, is not left to gather
-CHECK_EVERY_BYTES = 1 << 15  # so often, where much waits in one log, all that waits is added up
 MANY_LOGS = 1024  # each time this many more wait, it is estimated how many bytes they have ...
 SAMPLED = 16  # ... from one in so many
 

@@ -93,6 +93,28 @@ class RowFormat:
         info_at: Likewise of the place of the info.
     """
 
+    __slots__ = (
+        "action_at",
+        "annotation",
+        "annotation_at",
+        "dtype",
+        "encoded_at",
+        "fields",
+        "fillers",
+        "flat",
+        "info_at",
+        "nbytes",
+        "observation_dtype",
+        "observation_shape",
+        "pack_action",
+        "pack_into",
+        "places",
+        "reward_at",
+        "takes_arrays",
+        "takes_plain",
+        "time_at",
+    )
+
     def __init__(self, schema: StepSchema) -> None:
         roles = (schema.observation, schema.action, schema.annotation)
         codes = (_CODES, _CODES, _CODES_OF_ANNOTATIONS)

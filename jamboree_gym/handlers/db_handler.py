@@ -13,6 +13,7 @@ from jamboree_gym.delivery.outbox import RecordOutbox
 from jamboree_gym.encoding.batch_format import Batch, Head, decode_records
 from jamboree_gym.errors import InvalidArgument, InvalidRecord, UnknownKey
 from jamboree_gym.handlers.follow import Tail
+from jamboree_gym.handlers.plain_records import append_plain
 from jamboree_gym.store.log import LogSlice
 
 __all__ = ["DBHandler"]
@@ -177,10 +178,17 @@ class DBHandler:
                 full, and the record is not queued: save it again when Redis is back.
         """
         outbox = self._outbox or self._open_outbox()
-        encoded = self._encode(record)
         writer = self._connection.writer
-        if writer.backpressure.is_on:
-            writer.backpressure.admit()
+        pressure = writer.backpressure
+        if (
+            append_plain is not None
+            and not (pressure.is_on or pressure.has_outage)
+            and append_plain(outbox, record, self._reserved)
+        ):
+            return
+        encoded = self._encode(record)
+        if pressure.is_on:
+            pressure.admit()
         writer.after_append(outbox, outbox.append(encoded))
 
     def save_many(self, records: Iterable[Mapping[str, Any]]) -> None:

@@ -75,6 +75,8 @@ class EntryLog:
         segments: Gives blocks.
     """
 
+    __slots__ = ("_block", "_end", "_lock", "_segments")
+
     def __init__(self, segments: Segments) -> None:
         self._segments = segments
         self._block = segments.block(0, KIND_LOG)

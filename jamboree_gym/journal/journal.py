@@ -103,6 +103,20 @@ class Journal:
         owner: As given.
     """
 
+    __slots__ = (
+        "_blobs",
+        "_descriptor",
+        "_directory",
+        "_in_memory",
+        "_kept",
+        "_lock",
+        "_records",
+        "_schema_numbers",
+        "_segments",
+        "_static",
+        "owner",
+    )
+
     def __init__(self, directory: Path | None, owner: JournalOwner) -> None:
         self._directory = directory
         self.owner = owner

@@ -15,12 +15,12 @@ from jamboree_gym.encoding.row_part import RowPart
 
 __all__ = ["RowWindow", "joined", "part_of", "window_part"]
 
-RowWindow: TypeAlias = tuple[bytearray, np.dtype[Any], int, Mapping[int, StepSchema]]
+RowWindow: TypeAlias = tuple[bytes, np.dtype[Any], int, Mapping[int, StepSchema]]
 """A copy of rows that have no bytes elsewhere: bytes, dtype, number of the first, schemas."""
 
 
 def window_part(
-    content: bytearray, dtype: np.dtype[Any], start: int, schemas: Mapping[int, StepSchema]
+    content: bytes, dtype: np.dtype[Any], start: int, schemas: Mapping[int, StepSchema]
 ) -> RowPart:
     """The rows of a window, in new memory."""
     return joined([part_of(np.frombuffer(content, dtype), b"", start, schemas)])

@@ -170,7 +170,7 @@ def _single(episode_id: str, rows: Rows) -> Block:
 
 def _whole(connection: Connection, trip: Sequence[StoredSummary]) -> list[Block]:
     """Episodes as blocks: those of one schema together."""
-    logs = connection.store.whole([connection.keyspace.episode(summary.id) for summary in trip])
+    logs = connection.store.whole(connection.keyspace.episodes([one.id for one in trip]))
     for summary, log in zip(trip, logs, strict=True):
         if not log:
             raise EpisodeNotFound(f"episode {summary.id!r} is listed, but no longer there")
@@ -205,7 +205,7 @@ def whole_episodes(connection: Connection, ids: Sequence[str]) -> list[Callable[
         For each a function that gives it, or raises what is wrong with it: `EpisodeNotFound`,
         `DecodeError`.
     """
-    keys = [connection.keyspace.episode(id) for id in ids]
+    keys = connection.keyspace.episodes(ids)
     for key in keys:
         connection.settle(key)
     logs = connection.store.whole(keys)

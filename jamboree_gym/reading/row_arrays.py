@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,8 +11,11 @@ import numpy.typing as npt
 
 from jamboree_gym.arrays.packing import RowChoice, rows_of
 from jamboree_gym.arrays.step_columns import take
+from jamboree_gym.compiled import compiled_core
 from jamboree_gym.delivery.step_buffer import RowBuffer
+from jamboree_gym.encoding.row_format import RowFormat
 from jamboree_gym.encoding.rows import Rows, rows_to_arrays
+from jamboree_gym.journal.row_block import Extent
 from jamboree_gym.journal.row_parts import window_part
 from jamboree_gym.records import EpisodeData, Transitions
 
@@ -46,15 +49,31 @@ def newest_transitions(held: RowBuffer | None, n: int) -> Transitions | None:
     """
     if held is None:
         return None
-    window = held.recent_copy(n)
-    if window is not None:
-        return Transitions._made_by(partial(_fields_of_window, *window))
+    found = newest_in_block(held, n)
+    if found is not None:
+        return found
     rows = held.recent(n)
     return None if rows is None else to_transitions(rows)
 
 
+def _newest_in_block(held: RowBuffer, n: int) -> Transitions | None:
+    """The same, None too where their rows do not lie in one block."""
+    window = held.recent_copy(n)
+    return None if window is None else Transitions._made_by(_fields_of_window, *window)
+
+
 def _fields_of_window(*window: Any) -> dict[str, Any]:
     return _fields(rows_to_arrays(window_part(*window)))
+
+
+def _chosen() -> Callable[[RowBuffer, int], Transitions | None]:
+    core = compiled_core()
+    classes = (RowBuffer, Extent, RowFormat, Transitions)
+    return _newest_in_block if core is None else core.newest_of(*classes, _fields_of_window)
+
+
+newest_in_block = _chosen()
+"""As `_newest_in_block`: it, or the compiled core."""
 
 
 def _fields(rows: Rows, skipped: int = 0) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 from conftest import REDIS_PROGRAMS, Server, StartRedis
 from contract import EVERYTHING, append, batch, indices, outbox, put, readable, send, ticks
+from redis.exceptions import ResponseError
 
 from jamboree_gym.arrays.values import encode_mapping
 from jamboree_gym.encoding.batch_format import CODEC_RECORDS, encode_batch, encode_records
@@ -15,6 +16,7 @@ from jamboree_gym.errors import DecodeError, StoreUnavailable
 from jamboree_gym.keys import Keyspace, digest
 from jamboree_gym.store.log import Append, AppendResult, BackupIdentity, IndexEntry
 from jamboree_gym.store.redis.appender import newest_in_runs
+from jamboree_gym.store.redis.link import SENT_AHEAD, Call
 from jamboree_gym.store.redis.store import RedisStore
 
 MONGO = BackupIdentity("0123456789abcdef", "mongo:27017")
@@ -43,6 +45,44 @@ def test_a_batch_of_ten_megabytes_comes_back(store: RedisStore) -> None:
     header = {"codec": CODEC_RECORDS, "start": 0, "count": 1, "writer": b"writer-a"}
     append(store, key, encode_batch(**header, t_first=1.0, t_last=1.0, body=body))
     assert len(readable(store.last(key, 1))[0]["blob"]) == 10 << 20
+
+
+@pytest.mark.parametrize("count", [0, 1, SENT_AHEAD, SENT_AHEAD + 1, 2 * SENT_AHEAD + 7])
+def test_many_calls_are_answered_in_order_and_a_refused_one_in_its_place(
+    store: RedisStore, namespace: str, count: int
+) -> None:
+    store.link.call("SET", namespace, "no list")
+    calls: list[Call] = [("ECHO", str(n)) for n in range(count)]
+    refused = [at for at in (0, SENT_AHEAD - 1, SENT_AHEAD, count - 1) if 0 <= at < count]
+    for at in refused:
+        calls[at] = ("LLEN", namespace)
+
+    answers = store.link.send(calls)
+
+    assert len(answers) == count
+    for at, answer in enumerate(answers):
+        assert isinstance(answer, ResponseError) if at in refused else answer == b"%d" % at
+    if refused:
+        with pytest.raises(DecodeError, match="is not a log of this release"):
+            store.link.all_checked(answers, keys=[namespace] * count)
+    assert store.link.call("GET", namespace) == b"no list"
+    store.client.delete(namespace)
+
+
+@pytest.mark.parametrize("at", [0, SENT_AHEAD - 1, SENT_AHEAD, 2 * SENT_AHEAD + 3])
+def test_many_calls_are_sent_again_where_the_connection_is_lost_among_them(
+    store: RedisStore, at: int
+) -> None:
+    calls: list[Call] = [("ECHO", str(n)) for n in range(2 * SENT_AHEAD + 7)]
+    calls[at] = ("CLIENT", "KILL", "ID", str(store.link.send([("CLIENT", "ID")])[0]))
+    calls[at] += ("SKIPME", "no")
+    losses = store.link.losses
+
+    answers = store.link.send(calls)
+
+    assert store.link.losses == losses + 1
+    assert answers.pop(at) == 0  # the second connection is another one
+    assert answers == [b"%d" % n for n in range(len(calls)) if n != at]
 
 
 def test_what_was_popped_is_forgotten_after_a_while(store: RedisStore) -> None:

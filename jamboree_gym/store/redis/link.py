@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
+from types import NoneType
 from typing import Any, ClassVar, TypeVar, cast
 
 import redis
@@ -54,6 +55,7 @@ __all__ = [
 
 _T = TypeVar("_T")
 SCAN_COUNT = 1000
+SENT_AHEAD = 500  # calls
 _NUMBERS = frozenset({bool, int, float})
 # Errors that concern the one key they answer. Whatever else Redis refuses, it refuses to all.
 _ERRORS_OF_ONE_KEY = ("WRONGTYPE", "JAMBOREEFORMAT", "user_script:")
@@ -202,13 +204,18 @@ class RedisLink:
                 raise answer
 
     def _send(self, calls: Sequence[Call], *, check: bool = False) -> list[Any]:
-        """One round trip, without a pipeline object's overhead."""
-        packed = b"".join(map(packed_call, calls))
+        """One round trip, without a pipeline object's overhead.
+
+        Of many calls, some are sent ahead: the server answers them while answers are read.
+        """
         connection = self._connection(check)
+        answers: list[Any] = []
         try:
-            # One send, past redis-py, whose pieces of 6 kB would be a system call each.
-            connection.send_packed_command([packed])
-            answers = [answer_of(connection) for _ in calls]
+            _write(connection, calls[:SENT_AHEAD])
+            for at in range(SENT_AHEAD, len(calls), SENT_AHEAD):
+                _write(connection, calls[at : at + SENT_AHEAD])
+                answers += [answer_of(connection) for _ in range(SENT_AHEAD)]
+            answers += [answer_of(connection) for _ in range(len(answers), len(calls))]
         except BaseException:
             self._drop(connection)  # half-read answers must never meet the next caller
             raise
@@ -282,6 +289,13 @@ class RedisLink:
         if isinstance(answer, RedisError):
             raise self.translated(answer, key=key) from answer
         return answer
+
+    def all_checked(self, answers: list[Any], *, keys: Sequence[str]) -> list[Any]:
+        """The answers of `pipeline`, one for each key; raises the first error among them."""
+        if not {bytes, list, int, NoneType}.issuperset(map(type, answers)):
+            for key, answer in zip(keys, answers, strict=True):
+                self.checked(answer, key=key)
+        return answers
 
     def translated(self, error: RedisError, *, key: str = "") -> JamboreeError:
         """What a caller is told."""
@@ -363,6 +377,11 @@ def _packed_by_hiredis(call: Call) -> bytes:
 _core = compiled_core()
 packed_call: Callable[[Call], bytes] = _packed_by_hiredis if _core is None else _core.pack_call
 """The bytes of a call, as they are sent."""
+
+
+def _write(connection: Any, calls: Sequence[Call]) -> None:
+    """One send, past redis-py, whose pieces of 6 kB would be a system call each."""
+    connection.send_packed_command([b"".join(map(packed_call, calls))])
 
 
 def answer_of(connection: Any) -> Any:

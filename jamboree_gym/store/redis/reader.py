@@ -144,7 +144,7 @@ class LogReader(BucketPart):
         if len(keys) == 1:
             return [self._whole_one(keys[0])]
         answers = self._link.send([("LRANGE", log, "0", "-1") for log in self._buckets.logs(keys)])
-        return [self._link.checked(one, key=key) for key, one in zip(keys, answers, strict=True)]
+        return self._link.all_checked(answers, keys=keys)
 
     def _whole_one(self, key: str) -> list[bytes]:
         try:
