@@ -7,9 +7,8 @@ from setuptools import Extension, setup
 
 HEADERS = (
     "batches",
-    "calls",
+    "checksum",
     "columns",
-    "crc32",
     "newest_rows",
     "notes",
     "packer",

@@ -162,7 +162,11 @@ static PyObject *batch_of(const Form *form, const char *rows, uint64_t start, ui
         memcpy(body + INFO_COUNT_AT, &info_count, sizeof info_count);
         put_infos(target, form, rows, count, block, info_count);
     }
-    uint32_t crc = crc32_of(body, body_bytes, crc32_of(header, CRC_AT, 0));
+    uint32_t crc = 0;
+    if (!add_checksum(&crc, header, CRC_AT) || !add_checksum(&crc, body, body_bytes)) {
+        Py_DECREF(batch);
+        return NULL;
+    }
     memcpy(header + CRC_AT, &crc, sizeof crc);
     return batch;
 }

@@ -73,12 +73,17 @@ static PyObject *with_checksum(Py_ssize_t room)
 /* Cut what was not needed, and write the checksum of the rest; NULL with an exception. */
 static PyObject *checked(PyObject *content, const char *end)
 {
-    if (_PyBytes_Resize(&content, end - PyBytes_AS_STRING(content)) == 0) {
-        char *begin = PyBytes_AS_STRING(content);
-        uint32_t crc =
-            crc32_of(begin + CHECKSUM_BYTES, PyBytes_GET_SIZE(content) - CHECKSUM_BYTES, 0);
-        memcpy(begin, &crc, sizeof crc);
+    if (_PyBytes_Resize(&content, end - PyBytes_AS_STRING(content)) < 0) {
+        return NULL;
     }
+    char *begin = PyBytes_AS_STRING(content);
+    Py_ssize_t size = PyBytes_GET_SIZE(content) - CHECKSUM_BYTES;
+    uint32_t crc = 0;
+    if (!add_checksum(&crc, begin + CHECKSUM_BYTES, size)) {
+        Py_DECREF(content);
+        return NULL;
+    }
+    memcpy(begin, &crc, sizeof crc);
     return content;
 }
 

@@ -22,9 +22,8 @@
 #include "packer.h"
 #include "template.h"
 #include "columns.h"
-#include "crc32.h"
+#include "checksum.h"
 #include "batches.h"
-#include "calls.h"
 #include "notes.h"
 #include "referents.h"
 #include "newest_rows.h"
@@ -338,7 +337,6 @@ static PyMethodDef functions[] = {{"add_up", add_up, METH_VARARGS, add_up_text},
                                   {"join_columns", join_columns, METH_VARARGS, join_columns_text},
                                   {"may_refer_to", may_refer_to, METH_VARARGS, may_refer_to_text},
                                   {"newest_of", newest_of, METH_VARARGS, newest_of_text},
-                                  {"pack_call", pack_call, METH_O, pack_call_text},
                                   {"record_writer_of", record_writer_of, METH_VARARGS,
                                    record_writer_of_text},
                                   {"writer_of", writer_of, METH_VARARGS, writer_of_text},
@@ -347,29 +345,35 @@ static PyMethodDef functions[] = {{"add_up", add_up, METH_VARARGS, add_up_text},
 static struct PyModuleDef definition = {
     .m_base = PyModuleDef_HEAD_INIT,
     .m_name = "_compiled",
-    .m_doc = "Compiled: the row of a plain step, infos of a fixed size, batches, notes, calls of Redis, "
+    .m_doc = "Compiled: the row of a plain step, infos of a fixed size, batches, notes, "
              "columns of batches, the newest rows of an episode, and plain records.",
     .m_size = -1,
     .m_methods = functions,
 };
 
+static PyObject *imported(const char *module_name, const char *name)
+{
+    PyObject *module = PyImport_ImportModule(module_name);
+    PyObject *found = module == NULL ? NULL : PyObject_GetAttrString(module, name);
+    Py_XDECREF(module);
+    return found;
+}
+
 PyMODINIT_FUNC PyInit__compiled(void)
 {
     import_array();
-    make_crc_table();
     announce = PyUnicode_InternFromString("_announce");
     running = PyUnicode_InternFromString("running");
     terminated = PyUnicode_InternFromString("terminated");
     truncated = PyUnicode_InternFromString("truncated");
     locked = PyUnicode_InternFromString("locked");
-    PyObject *numpy = PyImport_ImportModule("numpy");
-    if (!announce || !running || !terminated || !truncated || !locked || !numpy) {
+    if (!announce || !running || !terminated || !truncated || !locked) {
         return NULL;
     }
-    numpy_false = PyObject_GetAttrString(numpy, "False_");
-    numpy_true = PyObject_GetAttrString(numpy, "True_");
-    Py_DECREF(numpy);
-    if (numpy_false == NULL || numpy_true == NULL || PyType_Ready(&template_type) < 0 ||
+    numpy_false = imported("numpy", "False_");
+    numpy_true = imported("numpy", "True_");
+    zlib_crc32 = imported("zlib", "crc32");
+    if (!numpy_false || !numpy_true || !zlib_crc32 || PyType_Ready(&template_type) < 0 ||
         PyType_Ready(&packer_type) < 0) {
         return NULL;
     }

@@ -56,7 +56,6 @@ def newest_of(
     made_of_window: Callable[..., dict[str, Any]],
     /,
 ) -> Callable[[Any, int], Any]: ...
-def pack_call(call: tuple[Any, ...], /) -> bytes: ...
 def record_writer_of(
     outbox: type[Any],
     journal: type[Any],

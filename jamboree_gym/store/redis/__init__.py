@@ -1,5 +1,5 @@
 """The hot log on Redis or Valkey: `store` and its parts, each over one `link`.
 
-Imports: `compiled`, `encoding`, `errors`, `keys`, `process_life`.
+Imports: `encoding`, `errors`, `keys`, `process_life`.
 Imported by: `backup`, `connection`, `diagnosis`, `store`.
 """

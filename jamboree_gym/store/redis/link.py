@@ -25,7 +25,6 @@ from redis.exceptions import (
     TimeoutError,
 )
 
-from jamboree_gym.compiled import compiled_core
 from jamboree_gym.errors import (
     DecodeError,
     JamboreeClosed,
@@ -48,9 +47,9 @@ __all__ = [
     "as_named",
     "as_pairs",
     "as_text",
-    "packed_call",
     "refused_to_all",
     "script_call",
+    "without_numbers",
 ]
 
 _T = TypeVar("_T")
@@ -362,26 +361,21 @@ def refused_to_all(answers: Iterable[Any]) -> RedisError | None:
     return None
 
 
-def _packed_by_hiredis(call: Call) -> bytes:
-    """The bytes of a call.
+def without_numbers(call: Call) -> Call:
+    """A call of strings and bytes only.
 
     hiredis 3.5 turns a number into text in C, where a Ctrl-C can come in; it does not look, and the
-    process dies of a segmentation fault instead of a KeyboardInterrupt. So it gets none.
+    process dies of a segmentation fault instead of a KeyboardInterrupt.
     """
     if not _NUMBERS.isdisjoint(map(type, call)):
-        call = tuple([str(part) if type(part) in _NUMBERS else part for part in call])
-    packed: bytes = pack_command(call)
-    return packed
-
-
-_core = compiled_core()
-packed_call: Callable[[Call], bytes] = _packed_by_hiredis if _core is None else _core.pack_call
-"""The bytes of a call, as they are sent."""
+        return tuple([str(part) if type(part) in _NUMBERS else part for part in call])
+    return call
 
 
 def _write(connection: Any, calls: Sequence[Call]) -> None:
     """One send, past redis-py, whose pieces of 6 kB would be a system call each."""
-    connection.send_packed_command([b"".join(map(packed_call, calls))])
+    packed = b"".join([pack_command(without_numbers(call)) for call in calls])
+    connection.send_packed_command([packed])
 
 
 def answer_of(connection: Any) -> Any:

@@ -8,12 +8,13 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
 
+from hiredis import pack_command
 from redis.exceptions import ConnectionError, NoScriptError, RedisError, TimeoutError
 
 from jamboree_gym.store.redis import scripts
 from jamboree_gym.store.redis.cluster.calls import key_of, refusal_of, slot_of
 from jamboree_gym.store.redis.cluster.nodes import Node, Nodes
-from jamboree_gym.store.redis.link import Call, answer_of, packed_call
+from jamboree_gym.store.redis.link import Call, answer_of, without_numbers
 
 __all__ = ["RoundTrip"]
 
@@ -21,7 +22,7 @@ FEW_REDIRECTIONS = 3
 MOST_REDIRECTIONS = 16
 PATIENCE_S = 2.0  # with keys of which a part has moved to another server
 PAUSE_S = 0.01
-_ASKING = packed_call(("ASKING",))
+_ASKING = pack_command(("ASKING",))
 
 
 @dataclass(slots=True)
@@ -99,7 +100,7 @@ class RoundTrip:
 
     def on_each(self, call: Call) -> list[Any]:
         """The answers to a call that goes down each connection on which something was sent."""
-        packed = packed_call(call)
+        packed = pack_command(without_numbers(call))
         for node, connection in self._connections.items():
             self._write(node, connection, packed)
         return [self._read(node, connection) for node, connection in self._connections.items()]
@@ -110,7 +111,10 @@ class RoundTrip:
             by_node.setdefault(one.node, []).append(one)
         for node, some in by_node.items():
             packed = b"".join(
-                [(_ASKING if one.asks else b"") + packed_call(one.call) for one in some]
+                [
+                    (_ASKING if one.asks else b"") + pack_command(without_numbers(one.call))
+                    for one in some
+                ]
             )
             self._write(node, self._connection(node), packed)
         for node, some in by_node.items():
@@ -153,7 +157,7 @@ class RoundTrip:
 
     def _load_scripts(self, node: Node) -> None:
         calls: list[Call] = [("SCRIPT", "LOAD", one.source) for one in scripts.ALL]
-        loads = [packed_call(call) for call in calls]
+        loads = [pack_command(call) for call in calls]
         connection = self._connection(node)
         self._write(node, connection, b"".join(loads))
         answers = [self._read(node, connection) for _ in loads]
