@@ -361,7 +361,7 @@ static PyObject *writer_of(PyObject *module, PyObject *args)
             return NULL;
         }
     }
-    back_at = offset_of(lane, "_back");
+    back_at = offset_of(lane, "back");
     if (back_at < 0) {
         return NULL;
     }

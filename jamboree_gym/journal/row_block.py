@@ -46,41 +46,36 @@ COUNT, CONFIRMED, STATE = 1, 2, 3  # in words behind the extent's first byte
 ABANDONED, DROPPED = 1, 2  # states of an extent: the episode was abandoned; nobody wants the rows
 
 
-class Extent:
+class Extent(msgspec.Struct, frozen=True, eq=False, gc=False):
     """Rows of one episode that lie side by side.
 
     Attributes:
         start: Row number of the first.
-        row_format: Of all of them.
+        row_format: Of all rows.
         words: The block as 32-bit numbers; `words[count_at]` is the number of rows.
         count_at: Where the count is.
         content: The block.
         first_at: Offset of the first row.
     """
 
-    __slots__ = (
-        "_block",
-        "content",
-        "count_at",
-        "first_at",
-        "row_format",
-        "start",
-        "words",
-    )
+    _block: Block
+    content: memoryview
+    words: memoryview
+    count_at: int
+    first_at: int
+    start: int
+    row_format: RowFormat
 
-    def __init__(self, block: Block, at: int, start: int, row_format: RowFormat) -> None:
-        self._block = block
-        self.content = block.content
-        self.words = block.words
-        self.count_at = at // 4 + COUNT
-        self.first_at = at + EXTENT.size
-        self.start = start
-        self.row_format = row_format
+    @classmethod
+    def at(cls, at: int, block: Block, start: int, row_format: RowFormat) -> Extent:
+        """That whose header is at this offset of a block."""
+        count_at, first_at = at // 4 + COUNT, at + EXTENT.size
+        return cls(block, block.content, block.words, count_at, first_at, start, row_format)
 
     def copy(self) -> Extent:
         """The same rows in memory of this process alone."""
-        block = private_copy(self._block)
-        return Extent(block, self.first_at - EXTENT.size, self.start, self.row_format)
+        at, block = self.first_at - EXTENT.size, private_copy(self._block)
+        return Extent.at(at, block, self.start, self.row_format)
 
     @property
     def count(self) -> int:
@@ -145,16 +140,17 @@ class RowLane:
     Attributes:
         number: That of the schema of the newest extent.
         schemas: That schema by its number.
+        back: Where the bytes without a fixed size begin: rows end there.
     """
 
     __slots__ = (
-        "_back",
         "_block",
         "_newest",
         "_number_of",
         "_row_format",
         "_schema",
         "_segments",
+        "back",
         "number",
         "schemas",
     )
@@ -166,7 +162,7 @@ class RowLane:
         self.number = -1
         self.schemas: Mapping[int, StepSchema] = {}
         self._block = segments.block(0)
-        self._back = self._block.size
+        self.back = self._block.size
         self._newest: Extent | None = None
 
     def extent(self, schema: StepSchema, start: int, title: bytes, room: int) -> Extent:
@@ -184,13 +180,13 @@ class RowLane:
         row_format = self._row_format
         at = self._end_of_newest()
         needed = EXTENT.size + row_format.nbytes + len(title) + room
-        if at + needed > self._back:
+        if at + needed > self.back:
             at = self._new_block(needed)
         block = self._block
         place = self.keep(title)
-        extent = Extent(block, at, start, row_format)
-        content = (EXTENT_MAGIC, 0, 0, 0, block.generation, self.number, start, *place)
-        EXTENT.pack_into(block.content, at, *content)
+        extent = Extent.at(at, block, start, row_format)
+        known = block.generation, self.number, start
+        EXTENT.pack_into(block.content, at, EXTENT_MAGIC, 0, 0, 0, *known, *place)
         self._newest = extent
         return extent
 
@@ -207,21 +203,16 @@ class RowLane:
         # No call among these: a Ctrl-C comes at calls alone.
         self._newest = None
         self._block = block
-        self._back = block.size
+        self.back = block.size
         return FIRST_BYTE
 
     def number_of(self, schema: StepSchema) -> int:
         """The number that rows of this schema have."""
         return self.number if schema is self._schema else self._number_of(schema)
 
-    @property
-    def back(self) -> int:
-        """Where the bytes without a fixed size begin: rows end there."""
-        return self._back
-
     def keep(self, content: bytes) -> Place:
         """Put bytes into the block; there has to be room."""
-        at, size = self._back - len(content), len(content)
-        self._block.content[at : self._back] = content
-        self._back = at
+        at, size = self.back - len(content), len(content)
+        self._block.content[at : self.back] = content
+        self.back = at
         return at, size
