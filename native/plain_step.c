@@ -64,7 +64,7 @@ static const char *const slot_names[SLOTS] = {
 
 enum { BACK, LANE_SLOTS };
 
-static const char *const lane_slot_names[LANE_SLOTS] = {"_back"};
+static const char *const lane_slot_names[LANE_SLOTS] = {"back"};
 
 static Slots row_writer, row_lane;
 static PyObject *numpy_false, *numpy_true, *announce;

@@ -132,13 +132,12 @@ class RowBuffer(RowWriter):
 
     def _add_reset_row(self) -> None:
         observation, info = self._reset_row
-        schema = self.schema
-        action, said = schema.action_filler, schema.annotation_filler
-        room = len(info or b"")
-        if schema.has_encoded:
+        schema, room = self.schema, len(info or b"")
+        action = schema.action_filler
+        if self._has_encoded:
             room += variable_bytes(observation, schema.observation)
             room += variable_bytes(action, schema.action)
-            room += variable_bytes(said, schema.annotation)
+            room += variable_bytes(schema.annotation_filler, schema.annotation)
         self._open_extent(0, room)
         reward = 0.0 if self._reward is None else filler(self._reward)
         self._add_row(0, reward, self.started_at, observation, action, info)

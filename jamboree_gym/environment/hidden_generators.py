@@ -63,13 +63,14 @@ _USUAL = (gym.Env.np_random, VectorEnv.np_random)  # which make a generator wher
 
 def hidden_state_of(env: AnyEnv) -> dict[str, Any]:
     """State of generators beside `np_random`; empty if there are none. Ask before a reset."""
-    emulator, legacy = _emulator_state_of(env), legacy_generator_of(env)
+    base = env.unwrapped
+    emulator, legacy = _emulator_state_of(env), legacy_generator_of(base)
     state: dict[str, Any] = {} if emulator is None else {_EMULATOR: emulator}
     if legacy is not None:
         state[_LEGACY] = legacy.get_state(legacy=False)
-    if held := _held_generators_of(env):
+    if held := _held_generators_of(base):
         state[_HELD] = {name: one.bit_generator.state for name, one in held.items()}
-    if keys := _jax_keys_of(env):
+    if keys := _jax_keys_of(base):
         state[_JAX_KEYS] = {name: _numbers_of(key) for name, key in keys.items()}
     return state
 
@@ -96,11 +97,11 @@ def new_hidden_state(env: AnyEnv, sequence: np.random.SeedSequence) -> dict[str,
     if legacy_generator_of(env) is not None:
         drawn = np.random.RandomState(np.random.MT19937(sequence.spawn(1)[0]))
         state[_LEGACY] = drawn.get_state(legacy=False)
-    if held := _held_generators_of(env):
+    if held := _held_generators_of(env.unwrapped):
         state[_HELD] = {
             name: type(one.bit_generator)(sequence.spawn(1)[0]).state for name, one in held.items()
         }
-    if keys := _jax_keys_of(env):
+    if keys := _jax_keys_of(env.unwrapped):
         state[_JAX_KEYS] = {name: _drawn_numbers(key, sequence) for name, key in keys.items()}
     return state
 
@@ -142,9 +143,8 @@ def _restore_legacy(env: AnyEnv, stored: Any) -> None:
     generator.set_state(bit_generator_state(stored))
 
 
-def _held_generators_of(env: AnyEnv) -> dict[str, np.random.Generator]:
+def _held_generators_of(base: AnyEnv) -> dict[str, np.random.Generator]:
     """The generators of the environments that are attributes of an environment, by their names."""
-    base = env.unwrapped
     if not _may_hold(base, gym.Env):
         return {}
     own, found = getattr(base, "_np_random", None), dict[str, np.random.Generator]()
@@ -176,7 +176,7 @@ def _may_hold(env: AnyEnv, kind: type[Any]) -> bool:
 
 def _restore_held(env: AnyEnv, stored: Mapping[str, Any]) -> None:
     """What this environment does not hold is left out: its reset may make it."""
-    for name, generator in _held_generators_of(env).items():
+    for name, generator in _held_generators_of(env.unwrapped).items():
         if name in stored:
             generator.bit_generator.state = bit_generator_state(stored[name])
 
@@ -190,12 +190,12 @@ def _drawn_numbers(key: Any, sequence: np.random.SeedSequence) -> npt.NDArray[np
     return drawn.reshape(numbers.shape).astype(np.uint32)
 
 
-def _jax_keys_of(env: AnyEnv) -> dict[str, Any]:
+def _jax_keys_of(base: AnyEnv) -> dict[str, Any]:
     """The attributes of an environment that are keys."""
     jax: Any = sys.modules.get("jax")
-    if not hasattr(jax, "Array") or not _may_hold(env.unwrapped, jax.Array):
+    if not hasattr(jax, "Array") or not _may_hold(base, jax.Array):
         return {}
-    attributes = getattr(env.unwrapped, "__dict__", {})
+    attributes = getattr(base, "__dict__", {})
     return {
         name: value
         for name, value in attributes.items()
@@ -219,7 +219,7 @@ def _numbers_of(key: Any) -> npt.NDArray[Any]:
 
 
 def _restore_jax_keys(env: AnyEnv, stored: Any) -> None:
-    keys = _jax_keys_of(env)
+    keys = _jax_keys_of(env.unwrapped)
     if not isinstance(stored, dict) or stored.keys() != keys.keys():
         known = sorted(keys) if keys else "none"
         raise ValueError(f"the keys of JAX are {sorted(stored)}, and this environment has {known}")

@@ -140,16 +140,17 @@ class RowLane:
     Attributes:
         number: That of the schema of the newest extent.
         schemas: That schema by its number.
+        back: Where the bytes without a fixed size begin: rows end there.
     """
 
     __slots__ = (
-        "_back",
         "_block",
         "_newest",
         "_number_of",
         "_row_format",
         "_schema",
         "_segments",
+        "back",
         "number",
         "schemas",
     )
@@ -161,7 +162,7 @@ class RowLane:
         self.number = -1
         self.schemas: Mapping[int, StepSchema] = {}
         self._block = segments.block(0)
-        self._back = self._block.size
+        self.back = self._block.size
         self._newest: Extent | None = None
 
     def extent(self, schema: StepSchema, start: int, title: bytes, room: int) -> Extent:
@@ -179,7 +180,7 @@ class RowLane:
         row_format = self._row_format
         at = self._end_of_newest()
         needed = EXTENT.size + row_format.nbytes + len(title) + room
-        if at + needed > self._back:
+        if at + needed > self.back:
             at = self._new_block(needed)
         block = self._block
         place = self.keep(title)
@@ -202,21 +203,16 @@ class RowLane:
         # No call among these: a Ctrl-C comes at calls alone.
         self._newest = None
         self._block = block
-        self._back = block.size
+        self.back = block.size
         return FIRST_BYTE
 
     def number_of(self, schema: StepSchema) -> int:
         """The number that rows of this schema have."""
         return self.number if schema is self._schema else self._number_of(schema)
 
-    @property
-    def back(self) -> int:
-        """Where the bytes without a fixed size begin: rows end there."""
-        return self._back
-
     def keep(self, content: bytes) -> Place:
         """Put bytes into the block; there has to be room."""
-        at, size = self._back - len(content), len(content)
-        self._block.content[at : self._back] = content
-        self._back = at
+        at, size = self.back - len(content), len(content)
+        self._block.content[at : self.back] = content
+        self.back = at
         return at, size

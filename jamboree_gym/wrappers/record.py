@@ -166,7 +166,7 @@ class RecordEpisodes(gym.Wrapper[ObsType, ActType, ObsType, ActType]):
         try:
             result = self.env.reset(seed=seed, options=options)
             failure = self._begin(
-                *of_reset(result),
+                of_reset(result),
                 seed=seed,
                 rng_state=rng_state,
                 options=kept_options,
@@ -185,12 +185,12 @@ class RecordEpisodes(gym.Wrapper[ObsType, ActType, ObsType, ActType]):
         return result
 
     def _begin(
-        self, observation: ObsType, info: Mapping[str, Any], **origin: Any
+        self, returned: tuple[ObsType, Mapping[str, Any]], **origin: Any
     ) -> JamboreeError | None:
         """Begin an episode; return why Redis has not confirmed it, if it has begun all the same."""
         failure: JamboreeError | None = None
         try:
-            self._recorder.begin(observation, info, **origin)
+            self._recorder.begin(*returned, **origin)
         except JamboreeError as error:
             if not self._recorder.is_recording:
                 raise
@@ -224,7 +224,7 @@ class RecordEpisodes(gym.Wrapper[ObsType, ActType, ObsType, ActType]):
         """
         self._recorder.admit()
         failure = self._begin(
-            observation, info, rng_state=rng_state, parent=parent, fork_step=fork_step
+            (observation, info), rng_state=rng_state, parent=parent, fork_step=fork_step
         )
         if failure is not None:
             self._recorder.break_off()  # nobody will get the environment
@@ -255,8 +255,9 @@ class RecordEpisodes(gym.Wrapper[ObsType, ActType, ObsType, ActType]):
         if self._recorder.jam.writer.backpressure.is_on:
             self._recorder.admit()
         if steps.may_be_common:
+            pack = steps.pack_action  # a call of a slot takes longer
             try:
-                steps.packed_action = steps.pack_action(action)
+                steps.packed_action = pack(action)
             except Exception:  # noqa: BLE001 - whatever it is, the slow way says it
                 handler.set_action(action)
         else:
