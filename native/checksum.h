@@ -2,9 +2,9 @@
 
 static PyObject *zlib_crc32;
 
-/* Set it for these bytes, which follow those whose checksum was `*crc` (0: none); 0 with an
- * exception. */
-static int add_checksum(uint32_t *crc, const char *content, Py_ssize_t size)
+enum { CRC_HELD = 5120 }; /* of more bytes, zlib gives the interpreter away: as in batch_format.py */
+
+static int add_to_checksum(uint32_t *crc, const char *content, Py_ssize_t size)
 {
     PyObject *memory = PyMemoryView_FromMemory((char *)content, size, PyBUF_READ);
     PyObject *before = PyLong_FromUnsignedLong(*crc), *sum = NULL;
@@ -19,4 +19,16 @@ static int add_checksum(uint32_t *crc, const char *content, Py_ssize_t size)
     *crc = (uint32_t)PyLong_AsUnsignedLong(sum);
     Py_DECREF(sum);
     return 1;
+}
+
+/* Set a checksum for these bytes too, which follow those that it is of (0: none); 0 with an
+ * exception. */
+static int add_checksum(uint32_t *crc, const char *content, Py_ssize_t size)
+{
+    for (; size > CRC_HELD; content += CRC_HELD, size -= CRC_HELD) {
+        if (!add_to_checksum(crc, content, CRC_HELD)) {
+            return 0;
+        }
+    }
+    return add_to_checksum(crc, content, size);
 }
