@@ -6,13 +6,13 @@ import time
 import traceback
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 from conftest import START_TIMEOUT_S, Server
 from lengths import quick_and_long
+from msgspec.structs import replace
 from processes import NoteHandler, read_line, run_python
 from proxy import Proxy, direct
 from pymongo import MongoClient

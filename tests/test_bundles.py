@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import pytest
 from backed_up import check_that_all_is_kept_once
 from conftest import Server
 from lengths import quick_and_long
+from msgspec.structs import replace
 from processes import NoteHandler
 from recorded_envs import ACTION, CountingEnv, play
 from stored import at, beside

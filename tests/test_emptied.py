@@ -10,7 +10,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import replace
 from functools import partial
 from itertools import product
 from pathlib import Path
@@ -23,6 +22,7 @@ from gymnasium.vector import SyncVectorEnv
 from journals import copy_journal
 from lengths import quick_and_long
 from msgspec import structs
+from msgspec.structs import replace
 from processes import WAIT_TIMEOUT_S, NoteHandler, wait_until
 from proxy import Proxy, direct
 from recorded_envs import ACTION, CountingEnv, play

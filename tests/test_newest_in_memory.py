@@ -9,7 +9,7 @@ from dataclasses import FrozenInstanceError, fields, replace
 import gymnasium as gym
 import numpy as np
 import pytest
-from msgspec.structs import replace
+from msgspec import structs
 
 from jamboree_gym import Jamboree, Transitions
 from jamboree_gym.compiled import compiled_core
@@ -174,7 +174,7 @@ def test_the_compiled_core_leaves_to_python_what_does_not_lie_in_a_block(jam: Ja
 
     ends_before_its_rows = extent.content[: extent.first_at]
     for content in (ends_before_its_rows, bytes(extent.content)):
-        rows._extents[-1] = replace(extent, content=content)
+        rows._extents[-1] = structs.replace(extent, content=content)
         assert row_arrays.newest_in_block(rows, 1) is None
     rows._extents[-1] = extent
     rows._variable_bytes_put = 8

@@ -7,7 +7,6 @@ import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import replace
 from itertools import pairwise, product
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ import redis
 from backed_up import follower_of
 from conftest import Server, free_port, start_redis, valkey_program
 from lengths import quick_and_long
+from msgspec.structs import replace
 from processes import NoteHandler, wait_until
 from recorded_envs import ACTION, CountingEnv, play
 from stored import at, in_buckets, listed, listing_of

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from typing import Any
 
 import pytest
 from backed_up import follower_of
 from conftest import Server, StartRedis
+from msgspec.structs import replace
 from processes import NoteHandler
 from recorded_envs import ACTION, CountingEnv, play
 from stored import at, beside, keys_like, listed

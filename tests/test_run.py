@@ -18,7 +18,8 @@ from warm import run_warm
 
 from jamboree_gym import Jamboree
 from jamboree_gym.errors import CheckpointNotFound, DecodeError, InvalidArgument, RunNotFound
-from jamboree_gym.runs.checkpoints import CheckpointHandler
+from jamboree_gym.handlers.db_handler import DBHandler
+from jamboree_gym.runs.checkpoints import CheckpointHandler, OldCheckpoints
 from jamboree_gym.runs.metrics import MetricHandler
 from jamboree_gym.runs.sessions import SessionHandler
 
@@ -44,6 +45,44 @@ def test_checkpoints_are_listed_without_their_content(jam: Jamboree) -> None:
     assert first.at < second.at
     assert (first.content(), first.normaliser()) == (b"first", None)
     assert (second.content(), second.normaliser()) == (b"second!", b"beside")
+
+
+def test_each_search_for_old_checkpoints_reads_what_is_new(
+    jam: Jamboree, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read, indices = DBHandler._read_from, list[int]()
+
+    def noted(handler: DBHandler, index: int) -> Any:
+        found = read(handler, index)
+        indices.extend(record["index"] for record in found[0])
+        return found
+
+    monkeypatch.setattr(DBHandler, "_read_from", noted)
+    old = OldCheckpoints(CheckpointHandler(jam, "r"), newest=2)
+    for number in range(5):
+        put(jam, b"content", is_final=number == 1)
+    assert [one.number for one in old.found()] == [0, 2]
+    old.found()[0].delete()
+    jam.run("r").checkpoints()[-1].delete()  # as a user may
+    put(jam, b"content")
+
+    indices.clear()
+    assert [one.number for one in old.found()] == [2]
+    assert sorted(indices) == [0, 1, 5]  # two deletions, a checkpoint
+    assert [one.number for one in jam.run("r").checkpoints()] == [1, 2, 3, 5]
+
+
+def test_old_checkpoints_of_a_run_that_has_begun_anew_are_its_own(jam: Jamboree) -> None:
+    old = OldCheckpoints(CheckpointHandler(jam, "r"), newest=1)
+    for _ in range(3):
+        put(jam, b"content")
+    assert [one.number for one in old.found()] == [0, 1]
+
+    CheckpointHandler(jam, "r").delete()
+    assert old.found() == []
+    for _ in range(5):
+        put(jam, b"content")
+    assert [one.number for one in old.found()] == [0, 1, 2, 3]
 
 
 @pytest.mark.parametrize("run", ["a:b/{c}", "with space", "ä"])

@@ -12,8 +12,9 @@ from __future__ import annotations
 import math
 import struct
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from typing import Any
+
+from msgspec.structs import replace
 
 from jamboree_gym.backup.portions import pages
 from jamboree_gym.encoding.batch_format import (

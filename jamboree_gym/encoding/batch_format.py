@@ -13,11 +13,11 @@ from __future__ import annotations
 import struct
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from hashlib import sha1
 from typing import Any
 
 import msgspec
+from msgspec import structs
 
 from jamboree_gym.arrays.values import decode_value
 from jamboree_gym.errors import DecodeError
@@ -108,8 +108,7 @@ class Batch(msgspec.Struct, frozen=True, eq=False, gc=False):
         return content
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Head:
+class Head(msgspec.Struct, frozen=True, eq=False, gc=False):
     """What the log knows of itself; the server-side scripts keep it.
 
     Attributes:
@@ -145,7 +144,7 @@ class Head:
 
     def acknowledged(self) -> Head:
         """The head as the backup holds it: all records are acknowledged."""
-        return replace(self, acked=self.count)
+        return structs.replace(self, acked=self.count)
 
 
 def _head_check(fixed: bytes) -> bytes:

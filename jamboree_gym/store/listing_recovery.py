@@ -6,10 +6,11 @@ import logging
 import secrets
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import replace
 from functools import partial
 from itertools import groupby
 from operator import attrgetter
+
+from msgspec.structs import replace
 
 from jamboree_gym.encoding.batch_format import CODEC_RECORDS, Head
 from jamboree_gym.encoding.summary_codec import decode_summary

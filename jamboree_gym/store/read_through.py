@@ -6,8 +6,9 @@ import logging
 import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
-from dataclasses import replace
 from typing import Any, NamedTuple
+
+from msgspec.structs import replace
 
 from jamboree_gym.encoding.batch_format import (
     CODEC_RECORDS,

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from jamboree_gym.encoding.batch_format import CODEC_STEPS, Head
 from jamboree_gym.encoding.summary_codec import decode_episode_note, encode_summary

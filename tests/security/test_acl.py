@@ -7,7 +7,6 @@ import re
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ import redis
 from backed_up import follower_of
 from conftest import REDIS_PROGRAMS, Server, StartRedis
 from lengths import quick_and_long
+from msgspec.structs import replace
 from processes import NoteHandler, read_line
 from recorded_envs import ACTION, CountingEnv, play
 from stored import at, in_buckets, listing_of

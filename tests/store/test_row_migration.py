@@ -8,7 +8,6 @@ import re
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from random import Random
@@ -20,6 +19,7 @@ from conftest import Server
 from interrupted import run_until
 from lengths import quick_and_long
 from make_format_2 import FILE, Notes, values_of
+from msgspec.structs import replace
 from old_stores import fill, migrate, urls_of
 from stored import at
 from warm import run_warm

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import replace
 from typing import Any
+
+from msgspec.structs import replace
 
 from jamboree_gym.encoding.batch_format import Batch, Head, batch_span, decode_batch
 from jamboree_gym.errors import DecodeError

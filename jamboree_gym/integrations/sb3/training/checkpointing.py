@@ -19,7 +19,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from jamboree_gym.connection import Connection
 from jamboree_gym.environment.provenance import class_name
 from jamboree_gym.errors import InvalidRecord, JamboreeError
-from jamboree_gym.runs.checkpoints import CheckpointHandler
+from jamboree_gym.runs.checkpoints import CheckpointHandler, OldCheckpoints
 
 __all__ = ["CheckpointSchedule", "ModelCheckpoints"]
 
@@ -83,7 +83,8 @@ class ModelCheckpoints:
         self._run = run
         self._handler = CheckpointHandler(jam, run)
         self._session = session
-        self._newest = newest
+        handler = CheckpointHandler(jam, run)  # another thread uses it
+        self._old = None if newest is None else OldCheckpoints(handler, newest)
         self._storing = ThreadPoolExecutor(1, "jamboree-checkpoints")
         self._deleting = ThreadPoolExecutor(1, "jamboree-old-checkpoints")
         self._stored = deque[Future[None]]()  # those whose result nobody has looked at yet
@@ -129,9 +130,9 @@ class ModelCheckpoints:
 
     def _store(self, content: BytesIO, put: Callable[[bytes], None]) -> None:
         put(content.getvalue())
-        if self._newest is not None:
+        if self._old is not None:
             with suppress(RuntimeError):  # the interpreter ends: the next session deletes
-                self._deleting.submit(self._delete_all_but, self._newest)
+                self._deleting.submit(self._delete, self._old)
 
     def end(self) -> None:
         """No more come. Does not wait for the threads; closing the Jamboree does."""
@@ -144,15 +145,14 @@ class ModelCheckpoints:
             self._deleting.submit(self._jam.remove_close_callback, self._finish)
         self._deleting.shutdown(wait=False)
 
-    def _delete_all_but(self, newest: int) -> None:
-        """Delete what is neither among the newest nor the last of a session.
+    def _delete(self, old: OldCheckpoints) -> None:
+        """Delete those that may go.
 
         The backup may be slow. While it or Redis is away, none is deleted; the next call does it.
         """
         try:
-            for one in CheckpointHandler(self._jam, self._run).checkpoints()[:-newest]:
-                if not one.is_final:
-                    one.delete()
+            for one in old.found():
+                one.delete()
         except JamboreeError as error:
             log.debug("old checkpoints of run %r stay for now: %s", self._run, error)
 
