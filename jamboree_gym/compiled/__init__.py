@@ -4,8 +4,7 @@ The source is in `native/`. Python does the same work without it, with the same 
 the variable `JAMBOREE_PURE=1` is set when a program starts.
 
 Imports: nothing.
-Imported by: `arrays`, `delivery`, `encoding`, `environment`, `handlers`, `reading`, `recording`,
-    `store`.
+Imported by: `arrays`, `delivery`, `encoding`, `environment`, `handlers`, `reading`, `recording`.
 """
 
 from __future__ import annotations

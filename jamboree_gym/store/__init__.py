@@ -2,7 +2,7 @@
 
 `backups` is what these share; `read_through` puts one behind Redis.
 
-Imports: `arrays`, `compiled`, `encoding`, `errors`, `keys`, `process_life`, `servers`.
+Imports: `arrays`, `encoding`, `errors`, `keys`, `process_life`, `servers`.
 Imported by: `backup`, `cli`, `connection`, `delivery`, `diagnosis`, `handlers`, `integrations`,
     `jamboree`, `page`, `reading`, `recording`, `servers`.
 """

@@ -227,14 +227,14 @@ FAULTS = (
     PlantedFault(
         "of several batches only the first is confirmed in the journal",
         "delivery/outbox.py",
-        "        for batch in done:\n",
+        "        for batch in reversed(done):\n",
         "        for batch in done[:1]:\n",
     ),
     PlantedFault(
         "a record of another writer is taken for that of a dead process",
         "recording/recovery.py",
-        "mine = [batch for batch in batches if batch.writer == self._writer]",
-        "mine = list(batches)",
+        "return [batch for batch in batches if batch.writer == self._writer]",
+        "return batches",
     ),
     PlantedFault(
         "of several logs of a dead process only the first is delivered",
