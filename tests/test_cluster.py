@@ -9,7 +9,6 @@ import select
 import threading
 from collections.abc import Callable
 from contextlib import ExitStack, closing
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ import pytest
 from backed_up import check_that_all_is_kept_once, follower_of, is_complete
 from cluster_servers import PASSWORD, Cluster
 from conftest import Server, free_port
+from msgspec.structs import replace
 from processes import NoteHandler, wait_until
 from recorded_envs import ACTION, CountingEnv, play
 from redis.crc import key_slot

@@ -19,8 +19,9 @@ from warm import run_warm
 from jamboree_gym import Jamboree
 from jamboree_gym.errors import CheckpointNotFound, DecodeError, InvalidArgument, RunNotFound
 from jamboree_gym.handlers.db_handler import DBHandler
-from jamboree_gym.runs.checkpoints import CheckpointHandler, OldCheckpoints
+from jamboree_gym.runs.checkpoints import CheckpointHandler
 from jamboree_gym.runs.metrics import MetricHandler
+from jamboree_gym.runs.old_checkpoints import OldCheckpoints
 from jamboree_gym.runs.sessions import SessionHandler
 
 LARGE = 17 << 20

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 
 import pytest
 from conftest import REDIS_PROGRAMS, Server, StartRedis
 from contract import EVERYTHING, append, batch, indices, outbox, put, readable, send, ticks
+from msgspec.structs import replace
 from redis.exceptions import ResponseError
 
 from jamboree_gym.arrays.values import encode_mapping

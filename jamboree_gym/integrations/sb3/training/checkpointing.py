@@ -19,7 +19,8 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from jamboree_gym.connection import Connection
 from jamboree_gym.environment.provenance import class_name
 from jamboree_gym.errors import InvalidRecord, JamboreeError
-from jamboree_gym.runs.checkpoints import CheckpointHandler, OldCheckpoints
+from jamboree_gym.runs.checkpoints import CheckpointHandler
+from jamboree_gym.runs.old_checkpoints import OldCheckpoints
 
 __all__ = ["CheckpointSchedule", "ModelCheckpoints"]
 
