@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 import random
 import shutil
@@ -441,6 +442,40 @@ def test_a_record_is_there_once_of_which_the_journal_lost_that_it_was_delivered(
     edit_lock(left, boot="before")
     assert deliver_dead_journals(jam._connection, is_restarted=True) == 1
     assert numbers_in(jam) == [5, *range(5)]
+
+
+def test_a_record_is_not_taken_for_another_one_that_was_moved_to_its_time(
+    open_jamboree: OpenJamboree,
+    home: Path,
+    left: Path,
+    other: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now = [100.0]
+    saving = open_jamboree(other, home=home, flush_interval_s=HOUR_S, clock=lambda: now[0])
+    notes = NoteHandler(saving, "left")
+    notes.save({"n": 0})
+    others = open_jamboree(other, clock=lambda: 200.0)
+    NoteHandler(others, "left").save({"n": 5})
+    others.flush()
+    store = saving._connection.store
+    append = store.append
+
+    def save_meanwhile(*appends: Any, **how: Any) -> Any:
+        monkeypatch.undo()
+        now[0] = math.nextafter(200.0, math.inf)
+        notes.save({"n": 1})
+        return append(*appends, **how)
+
+    monkeypatch.setattr(store, "append", save_meanwhile)
+    saving.flush()  # the first record comes behind that of the others: now it has their next time
+    copy_journal(saving, home, left, other)
+
+    jam = open_jamboree(other, home=left)
+
+    head = jam._connection.store.head(notes._key)  # a read would deliver what is still alive here
+    assert head is not None
+    assert head.count == 3
 
 
 # -- deleted, emptied ---------------------------------------------------------------------------

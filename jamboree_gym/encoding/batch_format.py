@@ -40,6 +40,7 @@ __all__ = [
     "encode_batches",
     "encode_note",
     "encode_records",
+    "encoded_records",
     "batch_span",
     "blank_header",
     "checked_body",
@@ -69,6 +70,7 @@ _CRC = struct.Struct("<I")
 BATCH_BODY = _BATCH.size + _CRC.size
 _MSGPACK_ARRAY32 = b"\xdd"
 _LAST_INDEX = 2**53  # the server's scripts count in float64
+_cut_records = msgspec.msgpack.Decoder(list[msgspec.Raw]).decode
 _CRC_HELD = 5120  # zlib releases the interpreter lock for more bytes than this
 
 
@@ -372,6 +374,11 @@ def decode_records(batch: Batch, *, where: str) -> list[dict[str, Any]]:
 def times_of(batch: Batch) -> list[float]:
     """Timestamps of the records of a batch, epoch seconds."""
     return list(struct.unpack_from(f"<{batch.count}d", batch.body))
+
+
+def encoded_records(batch: Batch) -> list[bytes]:
+    """The records of a batch, as they were given to `encode_records`."""
+    return list(map(bytes, _cut_records(batch.body[batch.count * 8 :])))
 
 
 def decode_own_records(

@@ -22,7 +22,7 @@ from msgspec.structs import replace
 from jamboree_gym.connection import Connection
 from jamboree_gym.delivery.outbox import RecordOutbox
 from jamboree_gym.delivery.row_writer import ROW_OVERHEAD_BYTES, rows_per_batch
-from jamboree_gym.encoding.batch_format import times_of
+from jamboree_gym.encoding.batch_format import encoded_records, times_of
 from jamboree_gym.encoding.row_part import RowPart
 from jamboree_gym.encoding.summary_codec import decode_episode_note, encode_origin
 from jamboree_gym.errors import (
@@ -249,7 +249,9 @@ class _Recovery:
 
         The index tells, with which a record was sent. If Redis was emptied since, an older record
         of this writer may have had it: that one has an earlier time, and times only move forward.
-        After a power cut the journal may not say that it was sent; then its time tells.
+        After a power cut the journal may not say that it was sent; then its time and its content
+        tell. Not its time alone: one that was sent before may have been moved to that time, behind
+        the records of others.
         """
         if not records:
             return []
@@ -263,11 +265,13 @@ class _Recovery:
         batches = [batch for one in found if one is not None for batch in one.batches]
         mine = [batch for batch in batches if batch.writer == self._writer]
         stored = {index: at for one in mine for index, at in enumerate(times_of(one), one.start)}
-        stored_times = set(stored.values())
+        arrived = {
+            known for one in mine for known in zip(times_of(one), encoded_records(one), strict=True)
+        }
         return [
             one
             for one in records
-            if one.time_s not in stored_times
+            if (one.time_s, one.record) not in arrived
             and (one.planned_index is None or stored.get(one.planned_index, -math.inf) < one.time_s)
         ]
 
