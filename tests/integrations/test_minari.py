@@ -635,7 +635,7 @@ def test_an_export_that_is_killed_goes_on_and_writes_nothing_twice(
     jam: Jamboree, datasets: Path
 ) -> None:
     rounds = int(os.environ.get("JAMBOREE_KILLED_EXPORTS", "2"))
-    ids = record(jam, CountingEnv(length=3), episodes=12 * rounds)  # more than it can write
+    ids = record(jam, CountingEnv(length=3), episodes=40 * rounds)  # more than it can write
     jam.flush()  # for other processes
     rng = random.Random(7)
     for _ in range(rounds):
