@@ -507,6 +507,14 @@ def sent(monkeypatch: pytest.MonkeyPatch) -> list[list[Call]]:
 
 
 @pytest.fixture
+def no_garbage() -> Iterator[None]:
+    """None is collected: what earlier tests left would be finalized in calls that are traced."""
+    gc.disable()
+    yield
+    gc.enable()
+
+
+@pytest.fixture
 def as_processes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each Jamboree stands for a process of its own: none waits for what another has to save."""
     monkeypatch.setattr(connection._peers, "of", lambda *_: ())

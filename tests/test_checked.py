@@ -156,6 +156,7 @@ def test_an_annotation_that_only_type_checkers_know_takes_everything() -> None:
     assert take(3) == 3
 
 
+@pytest.mark.usefixtures("no_garbage")
 def test_a_right_call_costs_one_call_for_each_argument() -> None:
     read("a", 1, since=1.0)  # the first one reads the annotations
     calls: list[str] = []
@@ -177,6 +178,7 @@ def test_a_value_without_a_name_says_which_names_there_are(jam: Jamboree) -> Non
         jam.runs("a")  # type: ignore[call-arg]
 
 
+@pytest.mark.usefixtures("no_garbage")
 def test_a_right_call_is_checked_without_any_other_call() -> None:
     read("a", 1)  # the first one reads the annotations
     called = list[str]()

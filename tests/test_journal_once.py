@@ -309,18 +309,21 @@ handler.save({"n": 0})
 jam.flush()
 print("delivered", flush=True)
 sys.stdin.readline()
-send = AbstractConnection.send_packed_command
+send, is_sent = AbstractConnection.send_packed_command, threading.Event()
 
 def tell(*arguments, **keywords):
     send(*arguments, **keywords)
-    print("sent", flush=True)
+    is_sent.set()
 
 AbstractConnection.send_packed_command = tell
 if "steps" in arguments:
     record("r", 5, 1, env)
 else:
     handler.save_many({"n": number} for number in range(1, 30))
-jam.flush(60)
+threading.Thread(target=jam.flush, args=(60,), daemon=True).start()
+is_sent.wait()
+print("sent", flush=True)
+sys.stdin.readline()
 """
 
 

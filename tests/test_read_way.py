@@ -117,6 +117,7 @@ def recorded(valkey: Server) -> str:
     return namespace
 
 
+@pytest.mark.usefixtures("no_garbage")
 @pytest.mark.one_server  # the page names the files of one; a cluster adds its own
 @pytest.mark.parametrize("run", RUNS)
 def test_a_read_passes_the_files_and_forms_that_the_page_names(
@@ -149,6 +150,7 @@ def test_the_forms_are_numbered_in_their_order() -> None:
     assert numbers == list(range(1, len(numbers) + 1))
 
 
+@pytest.mark.usefixtures("no_garbage")
 @pytest.mark.one_server
 def test_a_read_of_the_newest_steps_is_few_calls(
     recorded: str, open_jamboree: Callable[..., Jamboree]

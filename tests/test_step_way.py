@@ -45,7 +45,7 @@ class Trace:
 
 
 @pytest.fixture
-def trace() -> Iterator[Trace]:
+def trace(no_garbage: None) -> Iterator[Trace]:
     trace = Trace()
     threading.setprofile(trace.on_new_thread)
     yield trace
