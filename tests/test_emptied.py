@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import partial
-from itertools import product
+from itertools import count, product
 from pathlib import Path
 from typing import Any
 
@@ -918,6 +918,41 @@ def test_records_whose_answer_was_lost_are_not_saved_again_after_their_deletion(
     assert other.backup.verify()
     other.redis.flushall()
     assert numbers(open_jam()) == [2]
+
+
+def test_what_was_deleted_while_redis_was_emptied_stays_deleted_or_was_not_found(
+    open_jam: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Redis is emptied before each of the requests of the deletion; its writer goes on."""
+    writer, other = open_jam(), open_jam()
+    real, left, deleted = RedisLink._send, 0, 0
+
+    def send(link: RedisLink, *arguments: Any, **options: Any) -> Any:
+        nonlocal left
+        if link is other._connection.redis_store.link:
+            left -= 1
+            if left == 0:
+                writer.redis.flushall()
+        return real(link, *arguments, **options)
+
+    monkeypatch.setattr(RedisLink, "_send", send)
+    for request in count(1):
+        env = writer.record(CountingEnv(length=9), run="a")
+        play(env, [ACTION])
+        writer.flush()
+        left = request
+        try:
+            other.episode(env.episode_id).delete()
+        except EpisodeNotFound:
+            continue
+        if left > 0:
+            break
+        deleted += 1
+        with suppress(JamboreeError):  # its episode was deleted
+            env.step(ACTION)
+            writer.flush()
+        assert env.episode_id not in other.episodes().ids(), f"emptied before request {request}"
+    assert deleted > 1
 
 
 def test_a_deletion_is_not_lost_where_redis_lets_go_of_the_episode_meanwhile(

@@ -461,12 +461,12 @@ class Episode(ReadWhenShown):
             StoreUnavailable: Redis did not answer, and may still carry it out. Call again to be
                 sure.
         """
-        entry = IndexEntry(self.id, b"", self._run(), 0.0)
         try:
             head = self._connection.store.head(self._reader.key)
             may_be_backed_up = head is not None and bool(head.acked)
         except DecodeError:
             head, may_be_backed_up = None, True
+        entry = IndexEntry(self.id, b"", self._run(), 0.0)  # last: raises if it is gone by now
         self._delete_what_lies_beside(may_be_backed_up=may_be_backed_up)
         born = None if head is None else head.born
         self._connection.delete_log(self._reader.key, entry=entry, born=born)
