@@ -110,6 +110,7 @@ class Ledger:
         popped: Notes that somebody has taken off their logs.
         were_popped: Logs of which somebody has begun to take notes.
         may_be_twice: Notes of which a first try may have arrived after a later one was refused.
+        being_deleted: Logs, once for each deletion that has begun and not ended.
     """
 
     def __init__(self) -> None:
@@ -121,6 +122,7 @@ class Ledger:
         self.popped: set[Name] = set()
         self.were_popped: set[str] = set()
         self.may_be_twice: set[Name] = set()
+        self.being_deleted: list[str] = []
         self._numbers: dict[tuple[str, str], int] = {}
         self._evicted_back: set[str] = set()  # came back without a record: all were evicted
 
@@ -282,7 +284,9 @@ class Ledger:
                 self.notes[name].may_be_lost = POP_LOST
 
     def required_notes(self, log: str) -> set[Name]:
-        """Notes that have to be there in the end."""
+        """Notes that have to be there: none where a deletion may just have taken them."""
+        if log in self.being_deleted:
+            return set()
         return {
             name
             for name, one in self.notes.items()

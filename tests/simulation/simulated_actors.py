@@ -778,10 +778,12 @@ class _Simulation:
         losses = self.losses
         was_undisturbed = False
         self._came_late = set()
+        self.ledger.being_deleted.append(log)
         try:
             handler.delete()
             was_undisturbed = not running.had_trouble
         finally:
+            self.ledger.being_deleted.remove(log)
             if not was_undisturbed:
                 others = {name for name in self.ledger.notes if name[0] == log} - before
                 self.ledger.lose(others, (), "it was saved during a deletion")
