@@ -798,6 +798,8 @@ class _Simulation:
         unheard |= {name for name in before if name[1] in self.ledger.unsynced}
         unheard |= self._came_late
         self.ledger.lose(before & unheard, (), "it was deleted before its writer had an answer")
+        # Nor can it know that its note was stored and taken off, once the log is gone.
+        self.ledger.may_forget_pops(name for name in unheard if name[0] == log)
         for name in before - unheard:
             self.ledger.notes[name].is_deleted = True
         if self.losses != losses:  # a limit: what the log had under another birth may be back
