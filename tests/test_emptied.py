@@ -13,7 +13,7 @@ from contextlib import suppress
 from functools import partial
 from itertools import count, product
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import pytest
@@ -27,6 +27,7 @@ from processes import WAIT_TIMEOUT_S, NoteHandler, wait_until
 from proxy import Proxy, direct
 from recorded_envs import ACTION, CountingEnv, play
 from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import TimeoutError as RedisTimeoutError
 from stored import at, beside, listing_of
 
 from jamboree_gym import Jamboree
@@ -42,7 +43,7 @@ from jamboree_gym.encoding.batch_format import (
     encode_batch,
     encode_records,
 )
-from jamboree_gym.errors import EpisodeNotFound, JamboreeError, UnsavedRecords
+from jamboree_gym.errors import EpisodeNotFound, JamboreeError, StoreUnavailable, UnsavedRecords
 from jamboree_gym.keys import digest
 from jamboree_gym.recording import recovery
 from jamboree_gym.store import read_through
@@ -105,6 +106,15 @@ def record(jam: Jamboree, steps: int = 3) -> str:
     play(env, [ACTION] * steps)
     jam.flush()
     return str(env.episode_id)
+
+
+def raises(error: type[BaseException]) -> Callable[..., NoReturn]:
+    """A function that raises this."""
+
+    def fail(*_: object) -> NoReturn:
+        raise error
+
+    return fail
 
 
 def numbers(jam: Jamboree) -> list[int]:
@@ -240,6 +250,27 @@ def test_a_schema_that_was_sent_before_it_is_sent_again_where_another_thread_saw
     append(2, schema)
     append(3, schema)
     assert jam.redis.exists(jam._connection.keyspace.blob(*schema)) == 1
+
+
+@pytest.mark.parametrize("dropped_by", [RedisTimeoutError, KeyboardInterrupt, "server"])
+def test_a_connection_that_was_dropped_may_have_been_the_last_to_that_server(
+    open_jam: Open, monkeypatch: pytest.MonkeyPatch, dropped_by: Any
+) -> None:
+    """The next one reaches another server: a replica that lacks the schema of the episodes."""
+    jam, other = open_jam(write="sync"), open_jam()
+    NoteHandler(jam, "n").save({"n": 1})
+    kept = set(other.redis.keys())
+    record(jam)
+    if dropped_by == "server":
+        other.redis.client_kill_filter(_type="normal", skipme=True)
+    else:
+        with monkeypatch.context() as patched, suppress(KeyboardInterrupt, StoreUnavailable):
+            patched.setattr(redis_link, "answer_of", raises(dropped_by))
+            NoteHandler(jam, "n").count()
+    other.redis.delete(*set(other.redis.keys()) - kept)
+    NoteHandler(jam, "n").pop()
+    episode = record(jam)
+    assert len(other.episode(episode).data()) == 3
 
 
 @pytest.mark.usefixtures("nothing_held")

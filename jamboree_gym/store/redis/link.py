@@ -84,7 +84,6 @@ class RedisLink:
     Attributes:
         where: Host and port, or socket path, or service and Sentinels, or the nodes of a cluster
             that the URL names; never a user or a password.
-        losses: How many connections have been lost: what was known of the server may be untrue.
         is_cluster: Whether several servers hold a part each.
     """
 
@@ -93,7 +92,7 @@ class RedisLink:
     def __init__(self, client: redis.Redis, *, revive: Callable[[], None] | None = None) -> None:
         self._client = client
         self.where = _where(client)
-        self.losses = 0
+        self._losses = 0
         self._has_answered = False
         self._is_tls = issubclass(client.connection_pool.connection_class, redis.SSLConnection)
         self._may_move = isinstance(client.connection_pool, PrimaryPool)
@@ -101,6 +100,14 @@ class RedisLink:
         self._revive = revive
         self._is_closed = False
         self._idle: list[Any] = []  # append and pop are atomic
+
+    @property
+    def losses(self) -> int:
+        """How often a connection was lost or dropped: what was known of the server may be untrue.
+
+        The next one may reach another server, which has taken the place of this one.
+        """
+        return self._losses
 
     @property
     def client(self) -> redis.Redis:
@@ -237,6 +244,7 @@ class RedisLink:
             return None
 
     def _drop(self, connection: Any) -> None:
+        self._losses += 1
         connection.disconnect()
         self._client.connection_pool.release(connection)
 
@@ -278,7 +286,7 @@ class RedisLink:
 
     def forget_connections(self) -> None:
         """Connect anew from now on: nothing that was known of the server has to be true."""
-        self.losses += 1
+        self._losses += 1
         while (connection := self._idle_connection()) is not None:
             self._drop(connection)
         self._client.connection_pool.disconnect(inuse_connections=False)

@@ -60,6 +60,11 @@ class ClusterLink(RedisLink):
         self._spare_bells: list[tuple[Sequence[str], Doorbell]] = []  # nobody waits for them now
 
     @property
+    def losses(self) -> int:
+        """As for one server, for all of them."""
+        return self._losses + self._nodes.losses
+
+    @property
     def client(self) -> redis.Redis:
         """A `RedisCluster` of redis-py, for users; it is connected when it is first asked for."""
         if self._cluster is None:
@@ -112,7 +117,7 @@ class ClusterLink(RedisLink):
 
     def forget_connections(self) -> None:
         """Connect anew from now on, and ask who has which slot."""
-        self.losses += 1
+        self._losses += 1
         self._nodes.forget_connections()
 
     def translated(self, error: RedisError, *, key: str = "") -> JamboreeError:
@@ -155,7 +160,7 @@ class ClusterLink(RedisLink):
                 if call[0] == "WAITAOF":
                     answers[at] = _least(trip.on_each(call))
         if trip.has_moved:  # what was known of the former server need not be true of this one
-            self.losses += 1
+            self._losses += 1
         return answers
 
     def _delivered(self, trip: RoundTrip, calls: Sequence[Call]) -> list[Any]:

@@ -92,6 +92,11 @@ class Nodes:
         self._is_known = False
         self._lock = threading.Lock()
 
+    @property
+    def losses(self) -> int:
+        """Those of all servers: see `RedisLink.losses`."""
+        return sum([node.losses for node in self._all()])
+
     def new_client(self, address: Address | None = None) -> redis.Redis:
         """A client of one server; without an address, of the first. It connects to nothing."""
         host, port = address or self._addresses[0]
