@@ -70,9 +70,9 @@ def open_jam(own_valkey: Server, mongo: Server, namespace: str) -> Iterator[Open
     """Opens Jamborees on a Redis that may be emptied; nothing copies by itself."""
     opened: list[Jamboree] = []
 
-    def open_one(**options: Any) -> Jamboree:
+    def open_one(redis_url: str = own_valkey.url, **options: Any) -> Jamboree:
         options = {"namespace": namespace, "backup": False, **options}
-        opened.append(Jamboree(own_valkey.url, mongo.url, **options))
+        opened.append(Jamboree(redis_url, mongo.url, **options))
         return opened[-1]
 
     yield open_one
@@ -411,6 +411,79 @@ def test_an_episode_that_a_killed_backup_brought_late_is_listed_as_it_is(
     (_, found) = other.episodes().summaries()
     assert (found.id, found.steps, found.status) == (env.episode_id, 7, "terminated")
     assert len(other.episode(env.episode_id).data()) == 7
+
+
+def test_records_that_a_killed_backup_brought_late_are_in_redis_after_the_next_copy(
+    open_jam: Open, in_the_gap: Callable[..., None]
+) -> None:
+    writer, other, copier = open_jam(write="sync"), open_jam(), open_jam()
+    notes = NoteHandler(writer, "n")
+    notes.save_many({"n": n} for n in range(3))
+    copier.backup.flush()
+    notes.save({"n": 3})
+    seen: list[list[int]] = []
+
+    def die() -> None:
+        raise KeyboardInterrupt
+
+    in_the_gap(
+        MongoStore,
+        "put_heads",
+        lambda: (other.redis.flushall(), seen.append(numbers(other))),
+        before=True,
+    )
+    in_the_gap(MongoStore, "put_heads", die)
+    with pytest.raises(KeyboardInterrupt):
+        copier.backup.flush()
+
+    other.backup.flush()
+
+    assert seen == [[0, 1, 2]]
+    assert numbers(other) == [0, 1, 2, 3]
+    assert other.backup.verify()
+
+
+def test_records_that_a_backup_brought_late_are_back_if_it_could_not_reach_redis_then(
+    open_jam: Open, in_the_gap: Callable[..., None], own_valkey: Server
+) -> None:
+    writer, other = open_jam(write="sync"), open_jam()
+    notes = NoteHandler(writer, "n")
+    notes.save_many({"n": n} for n in range(3))
+    other.backup.flush()
+    notes.save({"n": 3})
+    with Proxy(own_valkey.url) as line, open_jam(redis_url=line.url) as copier:
+
+        def copy_and_lose_redis() -> None:
+            other.redis.flushall()
+            other.backup.flush()
+            assert numbers(other) == [0, 1, 2]
+            line.lose_server()
+
+        in_the_gap(MongoStore, "put_heads", copy_and_lose_redis, before=True)
+        with pytest.raises(StoreUnavailable):
+            copier.backup.flush()
+        line.find_server()
+
+        copier.backup.flush()
+
+        assert numbers(other) == [0, 1, 2, 3]
+        assert other.backup.verify()
+
+
+def test_a_head_that_is_damaged_then_does_not_stop_the_copy_of_other_logs(open_jam: Open) -> None:
+    jam = open_jam()
+    NoteHandler(jam, "n").save({"n": 0})
+    jam.backup.flush()
+    jam.redis.flushall()
+    assert numbers(jam) == [0]
+    key = jam._connection.keyspace.records("note", {"name": "n"})
+    jam.redis.lset(at(jam, key), 0, b"damaged")
+    later = record(jam)
+
+    assert open_jam().backup.flush() == 4
+
+    assert open_jam().episodes().ids() == [later]
+    assert open_jam().backup.verify().different.keys() == {key}
 
 
 @pytest.mark.parametrize(

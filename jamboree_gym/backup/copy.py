@@ -27,7 +27,7 @@ from jamboree_gym.store.backups.records import (
     StoredLog,
     is_other_head,
 )
-from jamboree_gym.store.listing_recovery import uncover
+from jamboree_gym.store.listing_recovery import cover, uncover
 from jamboree_gym.store.lost_deletions import carry_out, delete_again
 from jamboree_gym.store.redis.store import RedisStore
 from jamboree_gym.store.urls import backup_name
@@ -86,26 +86,35 @@ class LogCopier:
         epoch, has_replaced = _adopt(self._store, self._backup, to=to)
         if epoch != self._epoch:
             self._epoch, self._blobs = epoch, set()
-        self._look_for_late_copies()
+        may_be_behind = self._may_be_behind()
         finish_deletions(self._store, self._backup)
         if delete_again(self._store, self._backup):
             finish_deletions(self._store, self._backup)
+        if may_be_behind:
+            cover(self._store, self._backup)
         return has_replaced
 
-    def _look_for_late_copies(self) -> None:
-        """Have the listings compared if another copier may have been late, and was killed.
+    def _may_be_behind(self) -> bool:
+        """Whether another copier may have been late, and could not put back what Redis lacks.
 
-        The setting says in which epoch all copiers have copied; it is empty if one was late.
+        The setting says in which epoch all copiers have copied; it is empty if one was late. It is
+        written before both sides are compared: who is late after that sees it.
         """
         if (stored := self._backup.setting(_EPOCH)) == self._epoch.encode():
-            return
+            return False
         if stored is not None:
             uncover(self._store)
         self._backup.put_setting(_EPOCH, self._epoch.encode())
+        return stored is not None
 
     def _note_if_late(self) -> None:
         """If Redis was emptied since the logs were read, note it before they are copied."""
         if self._was_emptied():
+            self._backup.put_setting(_EPOCH, b"")
+
+    def _note_if_overtaken(self) -> None:
+        """If others have compared both sides since Redis was emptied, note what came after that."""
+        if self._backup.setting(_EPOCH) != self._epoch.encode():
             self._backup.put_setting(_EPOCH, b"")
 
     def copy(self, pending: Sequence[tuple[str, int]]) -> Iterator[int]:
@@ -490,10 +499,14 @@ class LogCopier:
 
         What Redis lost during the copy is restored from the backup.
         """
-        gone, overtaken = self._store.acknowledgements.acknowledge(heads, epoch=self._epoch)
-        self._backup.clear_deleted((key, heads[key].born) for key in gone)
-        if overtaken:
-            self._restore(sorted(overtaken))
+        try:
+            gone, overtaken = self._store.acknowledgements.acknowledge(heads, epoch=self._epoch)
+            self._backup.clear_deleted((key, heads[key].born) for key in gone)
+            if overtaken:
+                self._restore(sorted(overtaken))
+        except JamboreeError:
+            self._note_if_overtaken()
+            raise
         if self._on_acknowledged is not None:
             acknowledged = heads.keys() - gone - overtaken
             self._on_acknowledged({key: heads[key] for key in acknowledged})

@@ -58,6 +58,19 @@ BEGUN_ANEW_WITHOUT_MONGO = (
     *[Step("writer-4", "save", 1), Step("writer-1", "flush", 198), Step("world", "mongo_back", 0)],
     *[Step("keeper", "copy", 0), Step("reader", "read_notes", 1)],
 )
+
+
+def copied_late(*before: Step) -> Schedule:
+    """Redis is emptied, and something happens, before what was copied; the copy cannot say it."""
+    stopped = Fault(0, "stopped", len(before) + 2, of="writes of logs")
+    return (
+        *[Step("writer-1", "save", 1), Step("writer-1", "flush", 0), Step("keeper", "copy", 0)],
+        *[Step("writer-1", "save", 1), Step("writer-1", "flush", 0)],
+        Step("keeper", "copy", 0, (stopped, Fault(0, "answer late", 5, of="acknowledge"))),
+        *[Step("world", "empty_redis", 0), *before],
+    )
+
+
 # Schedules that have failed, with what was wrong.
 FAILED = {
     "an evicted batch was not recognized when its append came again": (
@@ -342,6 +355,12 @@ FAILED = {
             (Fault(0, "meanwhile", 3, Step("writer-1", "flush", 700), of="restore"),),
         ),
         Step("reader", "read_notes", 1),
+    ),
+    "a reader put a log back, and a copy that did not reach Redis then brought more of it": (
+        copied_late(Step("reader", "read_notes", 1))
+    ),
+    "another backup had compared both sides before such a copy brought more": (
+        copied_late(Step("reader", "read_notes", 1), Step("keeper-2", "copy", 0))
     ),
 }
 
