@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import NoReturn
 
 import jamboree_gym
 from jamboree_gym import DBHandler
@@ -48,6 +49,15 @@ def run_python(source: str, *arguments: object) -> subprocess.CompletedProcess[s
     process = start_python(source, *arguments)
     out, err = process.communicate(timeout=WAIT_TIMEOUT_S)
     return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
+
+def raises(error: type[BaseException]) -> Callable[..., NoReturn]:
+    """A function that raises this."""
+
+    def fail(*_: object) -> NoReturn:
+        raise error
+
+    return fail
 
 
 def read_line(process: subprocess.Popen[str]) -> str:

@@ -13,7 +13,7 @@ from contextlib import suppress
 from functools import partial
 from itertools import count, product
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,7 +23,7 @@ from journals import copy_journal
 from lengths import quick_and_long
 from msgspec import structs
 from msgspec.structs import replace
-from processes import WAIT_TIMEOUT_S, NoteHandler, wait_until
+from processes import WAIT_TIMEOUT_S, NoteHandler, raises, wait_until
 from proxy import Proxy, direct
 from recorded_envs import ACTION, CountingEnv, play
 from redis.exceptions import ConnectionError as RedisConnectionError
@@ -106,15 +106,6 @@ def record(jam: Jamboree, steps: int = 3) -> str:
     play(env, [ACTION] * steps)
     jam.flush()
     return str(env.episode_id)
-
-
-def raises(error: type[BaseException]) -> Callable[..., NoReturn]:
-    """A function that raises this."""
-
-    def fail(*_: object) -> NoReturn:
-        raise error
-
-    return fail
 
 
 def numbers(jam: Jamboree) -> list[int]:

@@ -10,7 +10,7 @@ import pytest
 from conftest import Server
 from lengths import quick_and_long
 from msgspec import structs
-from processes import NoteHandler
+from processes import NoteHandler, raises
 from recorded_envs import ACTION, CountingEnv, play
 from stored import beside, keys_like
 from test_importing import bring, new_episode
@@ -20,6 +20,7 @@ from jamboree_gym.encoding.batch_format import CODEC_STEPS, Head
 from jamboree_gym.store import restore
 from jamboree_gym.store.log import Acknowledged, Append, AppendResult, identity
 from jamboree_gym.store.lost_deletions import carry_out
+from jamboree_gym.store.mongo.writer import LogWriter
 from jamboree_gym.store.redis.scripts import BORN
 
 # What each kind of backup has to do is in store/backup_contract.py.
@@ -103,6 +104,24 @@ def test_an_episode_that_was_evicted_is_not_listed_again(jam: Jamboree, has_othe
     assert [run.name for run in jam.runs()] == ["a"] * has_other
     assert len(jam.episodes().summaries()) == len(others)
     assert jam.backup.verify()
+
+
+def test_nor_if_who_deleted_it_was_killed_before_mongodb_had_done_so(
+    valkey: Server, mongo: Server, namespace: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Jamboree(valkey.url, mongo.url, namespace=namespace, backup=False) as jam:
+        episode = record(jam)
+        jam.redis.delete(*keys_like(jam.redis, f"*{namespace}*:episode:*"))
+        fail_over = loses_what_follows(jam)
+        with monkeypatch.context() as patched:
+            patched.setattr(LogWriter, "_clear", raises(KeyboardInterrupt))
+            with pytest.raises(KeyboardInterrupt):
+                jam.episode(episode).delete()
+        fail_over()
+        jam.backup.flush()
+        assert jam.episodes().ids() == []
+        assert jam.backup.verify()
+        assert jam.mongo["logs"].find_one() is None
 
 
 @pytest.mark.parametrize("are_more_deleted", [False, True])

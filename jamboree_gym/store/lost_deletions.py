@@ -130,12 +130,16 @@ def delete_again(store: RedisStore, backup: BackupStore) -> int:
 def _unlist(store: RedisStore, backup: BackupStore, deleted: Iterable[str]) -> None:
     """Take deleted episodes that Redis does not have out of the listings, unless the backup does.
 
-    A failover has lost the deletion of what was evicted before; or it was imported again since.
+    A failover has lost the deletion of what was evicted before; or it was imported again since. Who
+    deleted it may have been killed before all of it was gone from the backup.
     """
     gone, keys = set[str](), iter(deleted)
     while some := list(islice(keys, LOGS_AT_ONCE)):
-        kept = backup.counts(some)
-        gone |= {store.keyspace.episode_id(key) for key in some if key not in kept}
+        kept = {(key, found.born) for key, found in backup.counts(some).items()}
+        left = backup.deleted(kept)
+        backup.clear_deleted(left)
+        kept_keys = {key for key, _ in kept - left}
+        gone |= {store.keyspace.episode_id(key) for key in some if key not in kept_keys}
     for run in store.listings.runs() if gone else ():
         if listed := sorted(gone & store.listings.summaries(run).keys()):
             store.eviction.unlist(run, listed, are_deleted=True)

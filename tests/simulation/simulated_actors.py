@@ -816,10 +816,14 @@ class _Simulation:
         self.world.tell(f"{running.process.name} deletes episode {episode.id[-4:]}")
         before = self.stored_in_redis().episodes | self.stored_in_mongo().episodes
         self.ledger.lose((), [episode.id], "it was being deleted")
+        losses = self.losses
         with suppress(EpisodeNotFound):
             jam.episode(episode.id).delete()
             # What was not delivered yet may come after the deletion, and begin the log.
             episode.is_deleted = episode.id in before
+            carried_out = deleted_in_mongo(self.world.mongo, NAMESPACE, NAMESPACE)
+            if self.losses != losses and self.world.mongo.is_away:  # Redis alone knew of it
+                self.ledger.forget_deletions(carried_out)
 
     # -- the world ------------------------------------------------------------------------------
 
