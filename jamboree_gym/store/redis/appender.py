@@ -214,8 +214,8 @@ class LogAppender(BucketPart):
             held = int(more[2])
             is_evicted = is_repeated and _may_be_evicted(append, stored, held=held)
             must_ask = is_evicted or _is_behind(append, count)
-            if is_repeated and stored == held == 0 and append.codec == CODEC_RECORDS:
-                must_ask |= bool(append.batches) and self._may_predate(append, where.epoch)
+            if is_repeated and stored == held == 0 and append.batches:
+                must_ask |= self._may_predate(append, where.epoch)
         if must_ask and append.asked_in and not was_repeated:
             must_ask = part_of(append.asked_in, where.bucket) != where.epoch
         must_ask &= self._can_ask
@@ -225,10 +225,12 @@ class LogAppender(BucketPart):
         return AppendResult(stored, count, t_last, False, was_repeated, must_ask, first, log)
 
     def _may_predate(self, append: Append, epoch: str) -> bool:
-        """Whether an earlier try of an append may be from before Redis was emptied.
+        """Whether records may have been stored by an earlier try, before Redis was emptied.
 
-        Then the backup alone may have it, and the log that is here was begun anew by others.
+        Then the backup alone may have them, and a log that is here was begun anew by others.
         """
+        if append.codec != CODEC_RECORDS:
+            return False
         return append.may_predate_epoch or self._unanswered.get(append.key, epoch) != epoch
 
     def _append_call(
