@@ -653,6 +653,7 @@ def begin_anew(url: str, namespace: str, number: int) -> None:
         NoteHandler(jam, "n").save({"n": number})
 
 
+@pytest.mark.parametrize("ahead_s", [0.0, 60.0])
 @pytest.mark.usefixtures("hasty")
 def test_records_whose_answer_was_lost_are_not_saved_again_to_a_log_that_others_begin_anew(
     own_valkey: Server,
@@ -660,6 +661,7 @@ def test_records_whose_answer_was_lost_are_not_saved_again_to_a_log_that_others_
     mongo_line: Proxy,
     namespace: str,
     in_the_gap: Callable[..., None],
+    ahead_s: float,
 ) -> None:
     """It is not known what the backup has of them, so they wait until it answers."""
     url, copier = own_valkey.url, open_jam()
@@ -675,6 +677,9 @@ def test_records_whose_answer_was_lost_are_not_saved_again_to_a_log_that_others_
         begin_anew(url, namespace, 2)
         raise RedisConnectionError("the answer is lost")
 
+    outbox = notes._outbox
+    assert outbox is not None
+    outbox._clock = lambda: time.time() + ahead_s  # later than 2, it could follow it
     notes.save({"n": 1})
     in_the_gap(redis_link, "answer_of", lose_answer)
     with pytest.raises(UnsavedRecords, match="1 records are not in Redis"):

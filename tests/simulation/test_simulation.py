@@ -87,6 +87,15 @@ FAILED = {
             Step("writer-1", "deliver", 0, ANSWERS_LOST),
         )
     ),
+    "a record came back that had just the index to follow others in a log begun anew": (
+        Step("world", "move_clock", 352),
+        *(Step("writer-2", "save_many", 1), Step("writer-3", "save", 1)),
+        Step("writer-2", "deliver", 0, (Fault(1, "answer late", 2, of="append"),)),
+        *(Step("keeper", "copy", 0), Step("world", "mongo_away", 0)),
+        *(Step("world", "empty_redis", 0), Step("writer-3", "save", 1)),
+        *(Step("writer-2", "pop", 1), Step("world", "mongo_back", 0)),
+        *(Step("keeper", "copy", 0), Step("reader", "read_notes", 1)),
+    ),
     "a record of a dead process was there twice, as it had been sent with another time": (
         _sent_before_redis_is_emptied(
             *(Step("writer-1", "save", 1), Step("writer-3", "save", 1)),
