@@ -265,9 +265,10 @@ class _Recovery:
         """Those that are stored.
 
         The index tells, with which a record was sent last. If Redis was emptied since, an older
-        record of this writer may have had it: that one has an earlier time, and times only move
-        forward. Or a copy has moved it: then it has its time and content still. Its time alone does
-        not tell, because one that was moved behind those of others may have got the same.
+        record of this writer may have had it: that one has other content, or an earlier time, as
+        times only move forward. Or a copy has moved it: then it has its time and content still. Its
+        time alone does not tell, because one that was moved behind those of others may have got the
+        same.
 
         Raises:
             BackupUnavailable: One that was sent is not in Redis, so the backup has to say it.
