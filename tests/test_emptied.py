@@ -6,6 +6,7 @@ could do at that moment.
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -706,9 +707,9 @@ def test_a_log_is_not_begun_anew_while_another_process_restores_the_heads(open_j
 
 @pytest.fixture
 def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A MongoDB that was away is asked again at once."""
+    """A MongoDB that was away is asked again soon."""
     monkeypatch.setattr(mongo_client, "CONNECT_TIMEOUT_S", 0.2)
-    monkeypatch.setattr(questions, "ASK_AGAIN_S", 0.0)
+    monkeypatch.setattr(questions, "ASK_AGAIN_S", 0.1)
 
 
 @pytest.mark.usefixtures("hasty")
@@ -747,6 +748,7 @@ def begin_anew(url: str, namespace: str, number: int) -> None:
         NoteHandler(jam, "n").save({"n": number})
 
 
+@pytest.mark.parametrize("ahead_s", [0.0, 60.0])
 @pytest.mark.usefixtures("hasty")
 def test_records_whose_answer_was_lost_are_not_saved_again_to_a_log_that_others_begin_anew(
     own_valkey: Server,
@@ -754,6 +756,7 @@ def test_records_whose_answer_was_lost_are_not_saved_again_to_a_log_that_others_
     mongo_line: Proxy,
     namespace: str,
     in_the_gap: Callable[..., None],
+    ahead_s: float,
 ) -> None:
     """It is not known what the backup has of them, so they wait until it answers."""
     url, copier = own_valkey.url, open_jam()
@@ -769,6 +772,9 @@ def test_records_whose_answer_was_lost_are_not_saved_again_to_a_log_that_others_
         begin_anew(url, namespace, 2)
         raise RedisConnectionError("the answer is lost")
 
+    outbox = notes._outbox
+    assert outbox is not None
+    outbox._clock = lambda: time.time() + ahead_s  # later than 2, it could follow it
     notes.save({"n": 1})
     in_the_gap(redis_link, "answer_of", lose_answer)
     with pytest.raises(UnsavedRecords, match="1 records are not in Redis"):
@@ -810,6 +816,147 @@ def test_nor_is_what_a_dead_process_has_left_of_them(
         jam.backup.flush()
         assert numbers(jam) == [1, 2]
         assert jam.backup.verify()
+
+
+@pytest.mark.usefixtures("hasty")
+def test_nor_do_they_begin_it_anew_where_somebody_could_take_them_off_before_the_backup_answers(
+    own_valkey: Server,
+    open_jam: Open,
+    mongo_line: Proxy,
+    namespace: str,
+    in_the_gap: Callable[..., None],
+) -> None:
+    """What the backup has would bring them back."""
+    url, copier = own_valkey.url, open_jam()
+    jam = Jamboree(url, direct(mongo_line), namespace=namespace, backup=False)
+    notes = NoteHandler(jam, "n")
+    notes.save({"n": 0})
+    jam.flush()
+
+    def lose_answer() -> None:
+        copier.backup.flush()
+        copier.redis.flushall()
+        mongo_line.lose_server()
+        raise RedisConnectionError("the answer is lost")
+
+    notes.save({"n": 1})
+    in_the_gap(redis_link, "answer_of", lose_answer)
+    with suppress(UnsavedRecords):
+        jam.flush(timeout_s=0.1)
+    with Jamboree(url, namespace=namespace) as other:  # knows of no backup
+        popped = [one["n"] for one in NoteHandler(other, "n").pop(9)]
+    mongo_line.find_server()
+    jam.flush()
+    copier.backup.flush()
+    assert [*popped, *numbers(copier)] == [0, 1]
+    assert copier.backup.verify()
+    jam.close()
+
+
+def test_nor_does_the_journal_of_a_dead_process(
+    own_valkey: Server,
+    valkey: Server,
+    mongo: Server,
+    mongo_line: Proxy,
+    namespace: str,
+    in_the_gap: Callable[..., None],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    monkeypatch.setattr(mongo_client, "CONNECT_TIMEOUT_S", 0.2)
+    home, left = tmp_path / "home", tmp_path / "left"
+    with Jamboree(own_valkey.url, mongo.url, namespace=namespace, backup=False, home=home) as jam:
+        notes = NoteHandler(jam, "n")
+        notes.save({"n": 0})
+        jam.flush()
+
+        def die() -> None:
+            NoteHandler(jam, "m").save({"n": 2})
+            copy_journal(jam, home, left, valkey.url)
+
+        notes.save({"n": 1})
+        in_the_gap(RecordOutbox, "settle", die, before=True)
+        jam.flush()
+        jam.backup.flush()
+    mongo_line.lose_server()
+    options: Any = {"namespace": namespace, "backup": False, "home": left}
+    with Jamboree(valkey.url, direct(mongo_line), **options) as jam:  # the same Redis, emptied
+        popped = [one["n"] for one in NoteHandler(jam, "n").pop(9)]
+        assert NoteHandler(jam, "m").count() == 1  # it had not been sent, so nobody else has it
+    mongo_line.find_server()
+    with Jamboree(valkey.url, direct(mongo_line), **options) as jam:
+        jam.backup.flush()
+        assert [*popped, *numbers(jam)] == [0, 1]
+        assert jam.backup.verify()
+
+
+@pytest.mark.parametrize("others", [[], [2]])
+def test_a_journal_whose_records_wait_still_knows_which_index_they_were_sent_with(
+    own_valkey: Server,
+    valkey: Server,
+    mongo: Server,
+    mongo_line: Proxy,
+    open_jam: Open,
+    namespace: str,
+    in_the_gap: Callable[..., None],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    others: list[int],
+) -> None:
+    monkeypatch.setattr(mongo_client, "CONNECT_TIMEOUT_S", 0.2)
+    home, left = tmp_path / "home", tmp_path / "left"
+    with Jamboree(own_valkey.url, mongo.url, namespace=namespace, backup=False, home=home) as jam:
+        NoteHandler(jam, "n").save({"n": 1})
+        NoteHandler(open_jam(write="sync"), "n").save({"n": 0})  # 1 gets a time after this
+        die = partial(copy_journal, jam, home, left, valkey.url)
+        answered = partial(in_the_gap, RecordOutbox, "settle", before=True)
+        answered(lambda: answered(die))  # the first answer says that 0 was first
+        jam.flush()
+        jam.backup.flush()
+    for number in others:
+        begin_anew(valkey.url, namespace, number)  # the same Redis, emptied
+    mongo_line.lose_server()
+    options: Any = {"namespace": namespace, "backup": False, "home": left}
+    Jamboree(valkey.url, direct(mongo_line), **options).close()
+    mongo_line.find_server()
+    with Jamboree(valkey.url, direct(mongo_line), **options) as jam:
+        jam.backup.flush()
+        assert numbers(jam) == [0, 1, *others]
+        assert jam.backup.verify()
+
+
+def test_a_record_is_not_taken_for_an_older_one_that_the_backup_has_at_its_index(
+    own_valkey: Server,
+    valkey: Server,
+    mongo: Server,
+    open_jam: Open,
+    namespace: str,
+    in_the_gap: Callable[..., None],
+    tmp_path: Path,
+) -> None:
+    home, left, other = tmp_path / "home", tmp_path / "left", open_jam(write="sync")
+    options: Any = {"namespace": namespace, "backup": False}
+    with Jamboree(own_valkey.url, mongo.url, home=home, **options) as jam:
+        notes = NoteHandler(jam, "n")
+        notes.save({"n": 1})
+        NoteHandler(other, "n").save({"n": 0})  # 1 gets a time after this, and index 1
+        jam.flush()
+        (of_others, _) = notes.many(2)
+        jam.backup.flush()
+        jam.redis.flushall()
+        for url in (own_valkey.url, valkey.url):  # the same Redis, before and after 2 arrives
+            begin_anew(url, namespace, 3)
+        outbox = notes._outbox
+        assert outbox is not None
+        outbox._t_last, outbox._clock = -math.inf, lambda: of_others["timestamp"]
+        notes.save({"n": 2})
+        die = partial(copy_journal, jam, home, left, valkey.url)
+        answered = partial(in_the_gap, RecordOutbox, "settle", before=True)
+        answered(lambda: answered(die))  # the first answer says that 3 was first
+        jam.flush()
+    with Jamboree(valkey.url, mongo.url, home=left, **options) as jam:
+        jam.backup.flush()
+        assert numbers(jam) == [0, 1, 3, 2]
 
 
 @pytest.mark.usefixtures("hasty")

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from itertools import groupby
 from pathlib import Path
+from typing import Any
 
 import msgspec
 from msgspec.structs import replace
@@ -45,6 +46,7 @@ from jamboree_gym.journal.journal import JournalOwner
 from jamboree_gym.recording.part_appends import appends_of
 from jamboree_gym.records import EpisodeStatus
 from jamboree_gym.servers.journal_delivery import JOURNAL_DIRECTORY
+from jamboree_gym.store.backups.errors import BackupUnavailable
 from jamboree_gym.store.log import Append, AppendResult, LogSlice
 
 __all__ = ["deliver_dead_journals"]
@@ -160,6 +162,8 @@ class _Recovery:
         """What one log cannot take, does not keep the others from being delivered."""
         try:
             deliver()
+        except BackupUnavailable as error:  # logs that are in Redis can do without it
+            self._failures.append(f"{key}: {error}")
         except (StoreFull, StoreUnavailable):
             raise
         except EpisodeNotFound as error:  # it was deleted, or Redis was emptied: that stays so
@@ -261,27 +265,44 @@ class _Recovery:
         """Those that are stored.
 
         The index tells, with which a record was sent last. If Redis was emptied since, an older
-        record of this writer may have had it: that one has an earlier time, and times only move
-        forward. Or a copy has moved it: then it has its time and content still. Its time alone does
-        not tell, because one that was moved behind those of others may have got the same.
+        record of this writer may have had it: that one has other content, or an earlier time, as
+        times only move forward. Or a copy has moved it: then it has its time and content still. Its
+        time alone does not tell, because one that was moved behind those of others may have got the
+        same.
+
+        Raises:
+            BackupUnavailable: One that was sent is not in Redis, so the backup has to say it.
         """
         store = self._connection.store
         planned = [one.planned_index for one in records if one.planned_index is not None]
         times = [one.time_s for one in records]
-        found = [store.between(key, min(times), max(times))]
+        reads: list[tuple[Any, ...]] = [("between", repr(min(times)), repr(max(times)), 0)]
         if planned:
-            found.append(store.read(key, min(planned), max(planned) + 1))
-        indices: dict[int | None, float] = {}
+            reads.append(("range", min(planned), max(planned) + 1))
+        arrived = self._among(records, [store.select(key, *how) for how in reads])
+        if any(one.planned_index is not None and one.place not in arrived for one in records):
+            arrived |= self._among(records, [store.in_backup(key, *how) for how in reads])
+        return arrived
+
+    def _among(
+        self, records: Sequence[StoredRecord], found: Iterable[LogSlice | None]
+    ) -> set[RecordPlace]:
+        """Those that are among what was read."""
+        indices: dict[int | None, tuple[float, bytes]] = {}
         contents: set[tuple[float, bytes]] = set()
         for batch in self._own(found):
-            stored_at = times_of(batch)
-            indices.update(enumerate(stored_at, batch.start))
-            contents.update(zip(stored_at, raw_records(batch), strict=True))
+            stored = [*zip(times_of(batch), raw_records(batch), strict=True)]
+            indices.update(enumerate(stored, batch.start))
+            contents.update(stored)
+
+        def is_at_its_index(one: StoredRecord) -> bool:
+            stored_at, record = indices.get(one.planned_index, (-math.inf, b""))
+            return record == one.record and stored_at >= one.time_s
+
         return {
             one.place
             for one in records
-            if (one.time_s, one.record) in contents
-            or indices.get(one.planned_index, -math.inf) >= one.time_s
+            if (one.time_s, one.record) in contents or is_at_its_index(one)
         }
 
     def _own(self, found: Iterable[LogSlice | None]) -> list[Batch]:

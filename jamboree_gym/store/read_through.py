@@ -30,6 +30,7 @@ from jamboree_gym.store.log import Append, Asked, IndexEntry, LogSlice, birth_of
 from jamboree_gym.store.protocol import LogStore
 from jamboree_gym.store.read_through_parts import ReadThroughBlobs, ReadThroughListings
 from jamboree_gym.store.redis.appender import LastAppend, LogAppender
+from jamboree_gym.store.redis.buckets import part_of
 from jamboree_gym.store.redis.link import AccessRefused
 from jamboree_gym.store.redis.store import RedisStore
 from jamboree_gym.store.restore import put_back, refill
@@ -358,7 +359,8 @@ class ReadThroughStore(LogAppender, LogStore):
         """Restore what the backup holds of these logs; return which of them were deleted.
 
         This may take long. It is no error if the backup does not answer, and Redis has nothing of a
-        log: the saved records then begin it again. Only an append `is_continued` has to wait.
+        log: the saved records then begin it again. An append has to wait that `is_continued`, or
+        whose records an earlier try may have stored before Redis was emptied.
         """
         epoch, deleted = self.epoch(), set[str]()
         unavailable: BackupUnavailable | None = None
@@ -381,12 +383,17 @@ class ReadThroughStore(LogAppender, LogStore):
         stored, failed = dict[str, int](), self._not_put_back(kept)
         for append in appends:
             try:
-                if append.is_continued and unavailable is not None:
+                if unavailable is not None and self._has_to_wait(append, epoch):
                     raise unavailable
                 stored[append.key] = self._stored_batches_of(append)
             except BackupUnavailable as error:
                 failed[append.key] = error
         return Asked(epoch, deleted, stored, failed, unavailable is not None)
+
+    def _has_to_wait(self, append: Append, epoch: str) -> bool:
+        """Whether only the backup can say what becomes of an append."""
+        bucket = self._buckets.of(append.key)
+        return append.is_continued or self._may_predate(append, part_of(epoch, bucket))
 
     def _not_put_back(self, kept: Iterable[str]) -> dict[str, JamboreeError]:
         """Logs of the backup that Redis had no room for: they must not be begun again there."""
@@ -415,7 +422,8 @@ class ReadThroughStore(LogAppender, LogStore):
             found = self.between(append.key, since, until)
             batches = [] if found is None else found.batches
             if append.codec == CODEC_RECORDS and found is not None and not found.head.held:
-                batches = [*batches, *self._batches_in_backup(append.key, since, until)]
+                kept = self.in_backup(append.key, "between", repr(since), repr(until), 0)
+                batches = [*batches, *([] if kept is None else kept.batches)]
         except BackupUnavailable:
             if self.redis.head(append.key) is None:
                 return 0
@@ -427,19 +435,24 @@ class ReadThroughStore(LogAppender, LogStore):
         are_stored = [without_index(one) in there for one in append.batches]
         return [*are_stored, False].index(False)
 
-    def _batches_in_backup(self, key: str, since: float, until: float) -> list[Batch]:
-        """What the backup has between two times of a log, which may have another birth in Redis."""
+    def in_backup(self, key: str, *how: Any) -> LogSlice | None:
+        """What the backup holds of a part of a log, also if another one was begun in Redis since.
 
-        def between(backup: BackupStore) -> list[Batch]:
+        Raises:
+            BackupUnavailable: It does not answer.
+            DecodeError: The log is damaged in the backup.
+        """
+
+        def selected(backup: BackupStore) -> LogSlice | None:
             log = backup.logs([key]).get(key)
             if isinstance(log, DecodeError):
                 raise log
             if log is None:
-                return []
+                return None
             stored = StoredBatches(backup, key, log, log.head.count)
-            return stored.selected(LogSlice(log.head, []), ("between", since, until, 0))
+            return LogSlice(log.head, stored.selected(LogSlice(log.head, []), how))
 
-        return self._ask(between) or []
+        return self._ask(selected)
 
     def _deleted_among(self, appends: Sequence[Append]) -> set[str]:
         """Which of these logs were deleted after they had begun."""

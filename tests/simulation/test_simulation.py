@@ -71,8 +71,50 @@ def copied_late(*before: Step) -> Schedule:
     )
 
 
+ANSWERS_LOST = Fault(0, "answer lost", of="append"), Fault(1, "answer lost", of="append")
+
+
+def sent_before_redis_is_emptied(*sent: Step) -> tuple[Step, ...]:
+    """What nobody has heard of is in MongoDB, which is away; notes may be taken off meanwhile."""
+    return (
+        *(Step("keeper", "copy", 0), *sent, Step("keeper", "copy", 0)),
+        *(Step("world", "mongo_away", 0), Step("world", "empty_redis", 0)),
+        *(Step("writer-1", "flush", 0), Step("writer-3", "pop", 1), Step("world", "mongo_back", 0)),
+        *(Step("world", "wait", 5), Step("keeper", "copy", 0), Step("reader", "read_notes", 1)),
+    )
+
+
 # Schedules that have failed, with what was wrong.
 FAILED = {
+    "a record came back that was taken off a log begun anew by the journal of a dead process": (
+        sent_before_redis_is_emptied(
+            *(Step("writer-1", "save", 1), Step("writer-1", "flush", 0)),
+            Step("writer-1", "save", 1),
+            Step("writer-1", "flush", 0, (Fault(0, "killed after", of="append"),)),
+        )
+    ),
+    "a record came back that was taken off a log begun anew by who had heard of no answer": (
+        sent_before_redis_is_emptied(
+            *(Step("writer-1", "save", 1), Step("writer-1", "flush", 0)),
+            Step("writer-1", "save", 1),
+            Step("writer-1", "deliver", 0, ANSWERS_LOST),
+        )
+    ),
+    "a record came back that had just the index to follow others in a log begun anew": (
+        Step("world", "move_clock", 352),
+        *(Step("writer-2", "save_many", 1), Step("writer-3", "save", 1)),
+        Step("writer-2", "deliver", 0, (Fault(1, "answer late", 2, of="append"),)),
+        *(Step("keeper", "copy", 0), Step("world", "mongo_away", 0)),
+        *(Step("world", "empty_redis", 0), Step("writer-3", "save", 1)),
+        *(Step("writer-2", "pop", 1), Step("world", "mongo_back", 0)),
+        *(Step("keeper", "copy", 0), Step("reader", "read_notes", 1)),
+    ),
+    "a record of a dead process was there twice, as it had been sent with another time": (
+        sent_before_redis_is_emptied(
+            *(Step("writer-1", "save", 1), Step("writer-3", "save", 1)),
+            Step("writer-1", "flush", 0, (Fault(1, "killed after", of="append"),)),
+        )
+    ),
     "an evicted batch was not recognized when its append came again": (
         Step("writer-1", "save", 4),
         Step("world", "wait", 5),

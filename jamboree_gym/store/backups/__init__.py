@@ -4,5 +4,5 @@
 
 Imports: `encoding`, `errors`, `keys`.
 Imported by: `backup`, `connection`, `delivery`, `diagnosis`, `page`, `reading`,
-    `store`.
+    `recording`, `store`.
 """

@@ -211,11 +211,9 @@ class LogAppender(BucketPart):
         must_ask = stored == 0
         if more:
             is_repeated = was_repeated or append.is_repeated
-            held = int(more[2])
-            is_evicted = is_repeated and _may_be_evicted(append, stored, held=held)
+            is_evicted = is_repeated and _may_be_evicted(append, stored, held=int(more[2]))
             must_ask = is_evicted or _is_behind(append, count)
-            if is_repeated and stored == held == 0 and append.codec == CODEC_RECORDS:
-                must_ask |= bool(append.batches) and self._may_predate(append, where.epoch)
+            must_ask |= stored == 0 and self._may_predate(append, where.epoch)
         if must_ask and append.asked_in and not was_repeated:
             must_ask = part_of(append.asked_in, where.bucket) != where.epoch
         must_ask &= self._can_ask
@@ -225,10 +223,12 @@ class LogAppender(BucketPart):
         return AppendResult(stored, count, t_last, False, was_repeated, must_ask, first, log)
 
     def _may_predate(self, append: Append, epoch: str) -> bool:
-        """Whether an earlier try of an append may be from before Redis was emptied.
+        """Whether records may have been stored by an earlier try, before Redis was emptied.
 
-        Then the backup alone may have it, and the log that is here was begun anew by others.
+        Then the backup alone may have them, and a log that is here was begun anew by others.
         """
+        if append.codec != CODEC_RECORDS:
+            return False
         return append.may_predate_epoch or self._unanswered.get(append.key, epoch) != epoch
 
     def _append_call(
@@ -248,10 +248,12 @@ class LogAppender(BucketPart):
         for log, append in appends:
             entry, batches = append.entry, append.batches
             keys += (log, listings[entry.run if entry else ""])
-            uncertain = "?" if append.is_uncertain else ""
-            repeated = "1" if is_repeated or append.is_repeated else uncertain
             has_asked = append.asked_in and not is_repeated
             asked_in = part_of(append.asked_in, bucket) if has_asked else ""
+            uncertain = "?" if append.is_uncertain else ""
+            repeated = "1" if is_repeated or append.is_repeated else uncertain
+            if self._can_ask and asked_in != epoch and self._may_predate(append, epoch):
+                repeated = "before"
             arguments += (str(append.codec), append.note, *listing_arguments(entry, runs))
             arguments += (str(append.after), repeated, asked_in, str(len(batches)), *batches)
         return script_call(scripts.APPEND, keys, arguments)

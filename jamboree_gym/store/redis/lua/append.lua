@@ -6,8 +6,8 @@
 -- ARGV: '1' where MongoDB can be asked, the epoch that the sender knows, then for each append:
 --   codec, note ('' keeps the old one), summary field ('' = none), summary, run ('' = none), time
 --   of the run,
---   records in the log after it, '1' where an earlier try may have been stored ('?' where that was
---   asked, and MongoDB did not answer),
+--   records in the log after it, '1' where an earlier try may have been stored ('before' where that
+--   may have been before Redis was emptied, '?' where that was asked, and MongoDB did not answer),
 --   the epoch in which MongoDB was asked for the log, number of batches, batches...
 -- Answer: for each append {k, count, t_last, first, born, held}, or its error. The first k batches
 -- are in the log, from now or from an earlier try. Batch k + 1 does not continue the log: another
@@ -32,6 +32,9 @@
 -- is not known yet what MongoDB holds; for a repeated try, because the log may have been deleted
 -- after the first. Where that deletion is noted here, or was carried out a while ago, the answer is
 -- {-1, 0, -inf}. A log that is begun again on purpose gets another birth than the deleted one.
+--
+-- Records that may have been stored before Redis was emptied are not stored either, also if others
+-- have begun their log anew: MongoDB may have them.
 --
 -- MongoDB may hold an episode as an earlier try has stored it, although Redis was emptied since, and
 -- may not have answered. So an episode that is begun then has a revision that no earlier try had:
@@ -62,7 +65,8 @@ local function was_deleted(key, born)
 end
 local function append(key, summaries, at)
   local note, field, after = ARGV[at + 1], ARGV[at + 2], tonumber(ARGV[at + 6])
-  local is_repeated, was_asked_for = ARGV[at + 7] == '1', ARGV[at + 8] == epoch
+  local may_predate, was_asked_for = ARGV[at + 7] == 'before', ARGV[at + 8] == epoch
+  local is_repeated = may_predate or ARGV[at + 7] == '1'
   local count_of_batches = tonumber(ARGV[at + 9])
   local head, born = read_head(key), nil
   if head and head.err then return head end
@@ -93,7 +97,7 @@ local function append(key, summaries, at)
   local accepted, stored, begins_at = {}, 0, head.count
   for i = at + 10, at + 9 + count_of_batches do
     local start, stop, t_first, t_last = batch_span(ARGV[i])
-    if start == head.count and t_first > head.t_last then
+    if start == head.count and t_first > head.t_last and not may_predate then
       if start == 0 then head.born = born end
       accepted[#accepted + 1] = ARGV[i]
       head.count, head.t_last = stop, t_last
