@@ -478,6 +478,25 @@ def test_a_head_that_is_damaged_then_does_not_stop_the_copy_of_other_logs(open_j
     assert open_jam().backup.verify().different.keys() == {key}
 
 
+@pytest.mark.parametrize("write", ["sync", "buffered"])
+def test_an_episode_goes_on_if_something_is_deleted_while_it_is_put_back(
+    open_jam: Open, in_the_gap: Callable[..., None], write: str
+) -> None:
+    jam, other = open_jam(write=write), open_jam()
+    env = jam.record(CountingEnv(length=9), run="a")
+    play(env, [ACTION])
+    jam.flush()
+    jam.backup.flush()
+    keyspace, bucket_of = jam._connection.keyspace, jam._connection.redis_store.buckets.of
+    bucket, names = bucket_of(keyspace.episode(env.episode_id)), map(str, count())
+    name = next(n for n in names if bucket_of(keyspace.records("note", {"name": n})) == bucket)
+    jam.redis.flushall()
+    in_the_gap(ReadThroughStore, "_put_back_one", NoteHandler(other, name).delete, before=True)
+    env.step(ACTION)
+    jam.flush()
+    assert len(other.episode(env.episode_id).data()) == 2
+
+
 @pytest.mark.parametrize(
     ("owner", "method"), [(Blobs, "get"), (ReadThroughStore, "last")], ids=["schema", "newest row"]
 )

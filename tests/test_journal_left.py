@@ -484,6 +484,59 @@ def test_a_record_is_not_taken_for_one_that_was_moved_to_the_time_at_which_it_wa
     assert numbers_in(jam) == [0, 1, 2]
 
 
+@pytest.mark.usefixtures("as_processes")
+def test_a_record_that_was_moved_is_known_after_somebody_has_taken_it_off(
+    recording: Jamboree,
+    open_jamboree: OpenJamboree,
+    valkey: Server,
+    home: Path,
+    left: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It has another index and another time there than those with which it was saved."""
+    NoteHandler(recording, "left").save({"n": 1})
+    others = NoteHandler(open_jamboree(write="sync"), "left")
+    others.save({"n": 0})
+    settle = RecordOutbox.settle
+
+    def die_before(outbox: RecordOutbox, result: AppendResult) -> None:
+        if result.stored:
+            copy_journal(recording, home, left, valkey.url)
+        settle(outbox, result)
+
+    monkeypatch.setattr(RecordOutbox, "settle", die_before)
+    recording.flush()
+    assert [one["n"] for one in others.pop(2)] == [0, 1]
+    assert numbers_in(open_jamboree(home=left)) == []
+
+
+def test_an_end_that_the_journal_has_lost_is_known_where_only_the_backup_has_it(
+    recording: Jamboree,
+    open_jamboree: OpenJamboree,
+    mongo: Server,
+    home: Path,
+    left: Path,
+    other: str,
+    tmp_path: Path,
+) -> None:
+    env = recording.record(CountingEnv(length=9), run="r")
+    play(env, [ACTION])
+    episode = env.episode_id
+    copy_journal(recording, home, left, other)  # as it is on the disk after a power cut
+    edit_lock(left, boot="before")
+    env.reset()
+    copy_journal(recording, home, tmp_path / "whole", other)
+    options: dict[str, Any] = {"mongo_url": mongo.url, "backup": False}
+    jam = open_jamboree(other, home=tmp_path / "whole", **options)
+    assert jam.episode(episode).summary.status == "abandoned"
+    jam.backup.flush()
+    jam.redis.flushdb()
+
+    jam = open_jamboree(other, home=left, **options)
+    assert deliver_dead_journals(jam._connection, is_restarted=True) == 1
+    assert jam.episode(episode).summary.status == "abandoned"
+
+
 # -- deleted, emptied ---------------------------------------------------------------------------
 
 

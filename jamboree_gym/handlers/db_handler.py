@@ -302,6 +302,10 @@ class DBHandler:
         Indices are never reused: the next saved record continues the count. Each record goes to one
         caller only. If the connection breaks before the answer arrives, the records of that call go
         to nobody.
+
+        Raises:
+            StoreUnavailable: Redis did not answer. It may still take records off, also some that
+                are saved after this: they go to nobody.
         """
         if n <= 0:
             return []

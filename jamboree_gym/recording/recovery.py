@@ -185,8 +185,8 @@ class _Recovery:
         """Whether the log is as the dead process has left it."""
         store = self._connection.store
         head = store.redis.head(episode.key)
-        if head is None and episode.confirmed:
-            head = store.head(episode.key)
+        if head is None and (episode.confirmed or not self._journal.is_unbroken):
+            head = store.head(episode.key)  # after a power cut, it may know more of the end
         note = episode.note if head is None else head.note
         start = 0 if head is None else head.count
         if note is None or (head is None and episode.confirmed):
@@ -277,9 +277,13 @@ class _Recovery:
         planned = [one.planned_index for one in records if one.planned_index is not None]
         times = [one.time_s for one in records]
         reads: list[tuple[Any, ...]] = [("between", repr(min(times)), repr(max(times)), 0)]
+        found = [store.select(key, *reads[0])]
         if planned:
-            reads.append(("range", min(planned), max(planned) + 1))
-        arrived = self._among(records, [store.select(key, *how) for how in reads])
+            span = min(planned), max(planned) + 1
+            reads.append(("range", *span))
+            found.append(store.select(key, "range", *span))
+            found.append(store.redis.reader.read(key, "rest", *span))  # if they were taken off
+        arrived = self._among(records, found)
         if any(one.planned_index is not None and one.place not in arrived for one in records):
             arrived |= self._among(records, [store.in_backup(key, *how) for how in reads])
         return arrived

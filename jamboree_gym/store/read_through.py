@@ -40,6 +40,7 @@ __all__ = ["ReadThroughStore"]
 MAX_PUT_BACK_BYTES = 64 << 20  # larger logs are read from the backup each time
 LOGS_AT_ONCE = 200
 GROWING_S = 60.0  # a log without a newer record is not taken for one that is being written
+TRIES = 3  # to put a log back, if others delete some meanwhile
 ABSENT_S = 1.0  # how long the backup's answer "not here" is remembered
 MAX_ABSENT = 10_000
 _PRICE = "if Redis has lost this log, what is saved begins it anew, or may be there twice"
@@ -256,28 +257,54 @@ class ReadThroughStore(LogAppender, LogStore):
         found: dict[str, StoredLog] = {}
         for first in range(0, len(keys), LOGS_AT_ONCE):
             some = keys[first : first + LOGS_AT_ONCE]
-            standing = self.redis.restorer.standing(some)
-            deleted = self.redis.deletions.waiting(some)
-            for key, stored in backup.logs(some).items():
-                if isinstance(stored, DecodeError):
-                    if len(keys) == 1:
-                        raise stored
-                elif key not in deleted:
-                    found[key] = stored
-                    self._put_back_one(backup, key, stored, standing, is_alone=len(keys) == 1)
+            is_alone = len(keys) == 1
+            for more_tries in reversed(range(TRIES)):
+                standing = self.redis.restorer.standing(some)
+                kept, refused = self._put_back_as_of(backup, some, standing, is_alone=is_alone)
+                found |= kept
+                if not refused or not more_tries:
+                    break
+                if self.redis.restorer.standing(some) == standing:
+                    break  # somebody else has put it back
+                for key in refused:
+                    del found[key]
+                some = refused
         return found
+
+    def _put_back_as_of(
+        self, backup: BackupStore, keys: Sequence[str], standing: str, *, is_alone: bool
+    ) -> tuple[dict[str, StoredLog], list[str]]:
+        """Those that the backup holds, and which of them Redis has refused."""
+        deleted = self.redis.deletions.waiting(keys)
+        found: dict[str, StoredLog] = {}
+        for key, stored in backup.logs(keys).items():
+            if isinstance(stored, DecodeError):
+                if is_alone:
+                    raise stored
+            elif key not in deleted:
+                found[key] = stored
+        refused = [
+            key
+            for key, stored in found.items()
+            if not self._put_back_one(backup, key, stored, standing, is_alone=is_alone)
+        ]
+        return found, refused
 
     def _put_back_one(
         self, backup: BackupStore, key: str, stored: StoredLog, standing: str, *, is_alone: bool
-    ) -> None:
+    ) -> bool:
+        """False if Redis has refused it, as it may have changed."""
         batches, identity = batches_of(backup, key, stored), backup.identity()
         try:
-            put_back(self.redis, key, stored.head, batches, backup=identity, standing=standing)
+            return put_back(
+                self.redis, key, stored.head, batches, backup=identity, standing=standing
+            )
         except DecodeError:  # a read of this log alone raises the error
             if is_alone:
                 raise
         except (AccessRefused, StoreFull) as error:
             log.debug("%s: read from the backup alone: %s", key, error)
+        return True
 
     def whole(self, keys: Sequence[str]) -> list[list[bytes]]:
         """As `RedisStore.whole`; only the head of a log that cannot be restored."""

@@ -1034,9 +1034,11 @@ class _Simulation:
         else:
             before = self.stored_in_redis().names
             execute()
+            after = self.stored_in_redis().names
             # A limit: of a log that was deleted meanwhile, the first try is taken for a new save.
-            self._came_late |= self.stored_in_redis().names - before
+            self._came_late |= after - before
             self.ledger.come_back_late(self._came_late)
+            self.ledger.lose(before - after, (), "it was taken off late, and went to nobody")
 
     def _held(self) -> set[Any]:
         """Notes that a living process still holds, as it has not heard of all answers."""
