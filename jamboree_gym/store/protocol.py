@@ -105,6 +105,7 @@ class LogStore(Protocol):
         *,
         fsync: bool = False,
         prepare: Callable[[], None] | None = None,
+        meanwhile: Callable[[], None] | None = None,
     ) -> list[AppendResult | JamboreeError]:
         """Append to several logs in one round trip, atomically for each of them.
 
@@ -114,6 +115,7 @@ class LogStore(Protocol):
             appends: What to append.
             fsync: Whether to wait until the server has it on disk.
             prepare: Called before each try, of which there are more where the server was emptied.
+            meanwhile: Called while the server works on a try; a store may do without.
 
         Returns:
             For each append the decision, or why this one log cannot be written. A `StoreFull` says

@@ -222,7 +222,7 @@ class ReadThroughStore(LogAppender, LogStore):
                 as missing then: Redis never evicts its head.
             DecodeError: The only requested log is damaged.
         """
-        if not keys:
+        if not keys or not self._ask.may_be_answered:
             return {}
         now, standing = time.monotonic(), self.redis.restorer.standing(keys)
         asked = sorted(key for key in keys if not self._is_known_absent(key, standing, now))
@@ -368,7 +368,8 @@ class ReadThroughStore(LogAppender, LogStore):
             lambda: deleted.update(self._deleted_among(appends)),
             lambda: kept.update(self._put_back(keys)),
         ]
-        if any(append.codec == CODEC_RECORDS for append in appends):
+        has_records = any(append.codec == CODEC_RECORDS for append in appends)
+        if has_records and self._ask.may_be_answered:
             finds.append(self.listings.cover)
         for find in finds:
             try:

@@ -98,6 +98,7 @@ class LogAppender(BucketPart):
         *,
         fsync: bool = False,
         prepare: Callable[[], None] | None = None,
+        meanwhile: Callable[[], None] | None = None,
     ) -> list[AppendResult | JamboreeError]:
         """Append to several logs in one round trip, atomically for each: see `LogStore.append`."""
         blobs: dict[str, bytes] = {}
@@ -131,7 +132,7 @@ class LogAppender(BucketPart):
             known_places = self._learned_server().places
             groups = _grouped(appends, waiting, known_places)
             try:
-                answers = self._link.pipeline(calls)
+                answers = self._link.pipeline(calls, meanwhile=meanwhile)
                 on_disk = answers.pop()[0] if fsync else 1
                 if on_disk < 1:
                     late = f"did not bring the append to disk in {FSYNC_TIMEOUT_S} s"
