@@ -92,6 +92,23 @@ def test_a_log_that_was_begun_here_is_in_memory_from_the_first_read_on(
     assert calls_by_command(jam)["lrange"] == before
 
 
+def test_where_there_is_no_backup_a_new_log_asks_redis_only_what_redis_knows(
+    own_valkey: Server, open_jamboree: OpenJamboree, sent: list[list[Call]]
+) -> None:
+    jam = open_jamboree(own_valkey.url)
+    written(NoteHandler(jam, "another"), 0)
+    jam.flush()
+    notes = NoteHandler(jam, "own")
+    written(notes, 0)
+    sent.clear()
+
+    notes.many(1)
+
+    asked = [calls[0][1] if calls[0][0] == "EVALSHA" else calls[0][0] for calls in sent]
+    append, layout, read = scripts.APPEND.sha, scripts.PUT.sha, scripts.READ.sha
+    assert asked == [append, layout, "HGETALL", read, append]
+
+
 def test_the_answer_is_made_while_redis_works(
     own_valkey: Server, open_jamboree: OpenJamboree
 ) -> None:
