@@ -434,16 +434,12 @@ class RecordOutbox(Outbox):
     def was_sent(self) -> None:
         """As `Outbox.was_sent`: a reader may wait for it."""
         if self.newest.awaited:
-            self.newest.look_ahead(self._index_before(), self._batches[: self._sent])
-
-    def _index_before(self) -> int:
-        """Records in the log before the oldest batch."""
-        return self._next_index - sum([batch.count for batch in self._batches])
+            self.newest.look_ahead(self._index_after(0), self._batches[: self._sent])
 
     def settle(self, result: AppendResult) -> None:
         """Take the server's answer to the last `next_append`."""
         done = self._batches[: self._sent if result.is_deleted else result.stored]
-        start = self._index_before()
+        start = self._index_after(0)
         super().settle(result)
         for batch in reversed(done):
             confirm_records(batch.places)
@@ -467,7 +463,7 @@ class RecordOutbox(Outbox):
 
     def _warn_if_less(self, count: int) -> None:
         """Warn if the server has lost what it had acknowledged."""
-        known = self._index_before()
+        known = self._index_after(0)
         if count < known:
             log.warning(
                 "%s held %d records and holds %d now: the others were deleted, or the server was "
