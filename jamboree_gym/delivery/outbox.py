@@ -230,7 +230,10 @@ class Outbox(ABC):
 
     def _index_after(self, sent: int) -> int:
         """Records in the log once that number of batches is stored."""
-        return self._next_index - sum([one.count for one in self._batches[sent:]])
+        index = self._next_index
+        for batch in self._batches[sent:]:
+            index -= batch.count
+        return index
 
     def was_sent(self) -> None:  # noqa: B027 - most have nothing to do then
         """The server works on the last `next_append`: time to do what would come after."""
