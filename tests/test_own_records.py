@@ -107,6 +107,8 @@ def test_where_there_is_no_backup_a_new_log_asks_redis_only_what_redis_knows(
     asked = [calls[0][1] if calls[0][0] == "EVALSHA" else calls[0][0] for calls in sent]
     append, layout, read = scripts.APPEND.sha, scripts.PUT.sha, scripts.READ.sha
     assert asked == [append, layout, "HGETALL", read, append]
+    epochs = [call for calls in sent for call in calls if call[1] == scripts.EPOCH.sha]
+    assert len(epochs) == 1  # of the bucket in which it is
 
 
 def test_the_answer_is_made_while_redis_works(

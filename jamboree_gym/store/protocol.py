@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from jamboree_gym.encoding.batch_format import Batch, Head
@@ -132,8 +132,11 @@ class LogStore(Protocol):
         This may take a while.
         """
 
-    def epoch(self) -> str:
+    def epoch(self, keys: Iterable[str] | None = None) -> str:
         """The epoch of the namespace. Where it is another than before, the store was emptied.
+
+        Args:
+            keys: Only as far as these logs are concerned; None = all.
 
         Raises:
             AccessRefused: There is none, and this user may not write.

@@ -360,10 +360,10 @@ class ReadThroughStore(LogAppender, LogStore):
         This may take long. It is no error if the backup does not answer, and Redis has nothing of a
         log: the saved records then begin it again. Only an append `is_continued` has to wait.
         """
-        epoch, deleted = self.epoch(), set[str]()
+        keys = [append.key for append in appends]
+        epoch, deleted = self.epoch(keys), set[str]()
         unavailable: BackupUnavailable | None = None
         kept = dict[str, StoredLog]()
-        keys = [append.key for append in appends]
         finds: list[Callable[[], object]] = [
             lambda: deleted.update(self._deleted_among(appends)),
             lambda: kept.update(self._put_back(keys)),

@@ -257,15 +257,15 @@ class LogAppender(BucketPart):
             arguments += (str(append.after), repeated, asked_in, str(len(batches)), *batches)
         return script_call(scripts.APPEND, keys, arguments)
 
-    def epoch(self) -> str:
+    def epoch(self, keys: Iterable[str] | None = None) -> str:
         """The epoch of the namespace, which has a part for each bucket: see `LogStore.epoch`."""
-        return as_one_text(self._epochs().items())
+        return as_one_text(self._epochs(self._buckets.some(keys)).items())
 
-    def _epochs(self) -> dict[int, str]:
+    def _epochs(self, buckets: Sequence[BucketKeys]) -> dict[int, str]:
         def call(bucket: BucketKeys) -> Call:
             return script_call(scripts.EPOCH, (bucket.epoch,), (new_epoch(),))
 
-        found = self._of_each(call, self._buckets.all, is_first=True)
+        found = self._of_each(call, buckets, is_first=True)
         return {bucket.at: as_text(epoch) for bucket, epoch in found}
 
     @property
@@ -277,7 +277,7 @@ class LogAppender(BucketPart):
         """Before the first append: blobs that are sent with it must not be of an earlier epoch."""
         server = self._known_server()
         if not server.epochs:
-            epochs = self._epochs()
+            epochs = self._epochs(self._buckets.all)
             server.places = _Places(self._keyspace, self._buckets.all)
             server.epochs = epochs  # last: another thread may look
         return server
