@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 import pytest
 from conftest import Server
-from processes import NoteHandler
+from processes import NoteHandler, wait_until
 from stored import calls_by_command, scripts_run
 
 from jamboree_gym import Jamboree
+from jamboree_gym.store.redis import scripts
+from jamboree_gym.store.redis.link import Call
 
 OpenJamboree = Callable[..., Jamboree]
 
@@ -69,6 +72,64 @@ def test_what_was_read_once_is_not_read_again(
     assert values(notes.many(8)) == [(n, n) for n in range(14, 22)]
 
     assert calls_by_command(jam)["lrange"] == before
+
+
+def test_a_log_that_was_begun_here_is_in_memory_from_the_first_read_on(
+    own_valkey: Server, open_jamboree: OpenJamboree, sent: list[list[Call]]
+) -> None:
+    notes = NoteHandler(jam := open_jamboree(own_valkey.url), "own")
+    written(notes, *range(20))
+    before = calls_by_command(jam)["lrange"]
+
+    assert values(notes.many(8)) == [(n, n) for n in range(12, 20)]
+    *_, (last_call,) = sent
+    assert last_call[1] == scripts.APPEND.sha
+    written(notes, 20)
+    sent.clear()
+    assert values(notes.many(8)) == [(n, n) for n in range(13, 21)]
+
+    assert [[call[1] for call in calls] for calls in sent] == [[scripts.APPEND.sha]]
+    assert calls_by_command(jam)["lrange"] == before
+
+
+def test_where_there_is_no_backup_a_new_log_asks_redis_only_what_redis_knows(
+    own_valkey: Server, open_jamboree: OpenJamboree, sent: list[list[Call]]
+) -> None:
+    jam = open_jamboree(own_valkey.url)
+    written(NoteHandler(jam, "another"), 0)
+    jam.flush()
+    notes = NoteHandler(jam, "own")
+    written(notes, 0)
+    sent.clear()
+
+    notes.many(1)
+
+    asked = [calls[0][1] if calls[0][0] == "EVALSHA" else calls[0][0] for calls in sent]
+    append, layout, read = scripts.APPEND.sha, scripts.PUT.sha, scripts.READ.sha
+    assert asked == [append, layout, "HGETALL", read, append]
+    epochs = [call for calls in sent for call in calls if call[1] == scripts.EPOCH.sha]
+    assert len(epochs) == 1  # of the bucket in which it is
+
+
+def test_the_answer_is_made_while_redis_works(
+    own_valkey: Server, open_jamboree: OpenJamboree
+) -> None:
+    jam = open_jamboree(own_valkey.url)
+    notes, redis = NoteHandler(jam, "own"), open_jamboree(own_valkey.url).redis
+    written(notes, 0)
+    notes.many(3)
+    written(notes, 1, 2, 3)
+    newest = notes._open_outbox().newest
+    with ThreadPoolExecutor(1) as pool:
+        redis.client_pause(10_000, all=False)
+        reading = pool.submit(notes.many, 3)
+        wait_until(lambda: newest._ahead is not None)
+        assert not reading.done()
+        redis.client_unpause()
+        answer = reading.result()
+    assert values(answer) == [(1, 1), (2, 2), (3, 3)]
+    answer[0]["n"] = 99  # it is the caller's
+    assert values(notes.many(3)) == [(1, 1), (2, 2), (3, 3)]
 
 
 @pytest.fixture

@@ -19,6 +19,7 @@ from jamboree_gym import Jamboree
 from jamboree_gym.arrays.values import encode_mapping
 from jamboree_gym.delivery.backpressure import CHECK_AFTER_BYTES
 from jamboree_gym.delivery.outbox import MAX_APPEND_BYTES, MAX_RECORD_BYTES, Outbox, RecordOutbox
+from jamboree_gym.delivery.writer import Writer
 from jamboree_gym.encoding.batch_format import CODEC_RECORDS
 from jamboree_gym.errors import (
     DecodeError,
@@ -411,6 +412,7 @@ def test_after_close_nothing_is_taken(valkey: Server, namespace: str, write: str
     jam = Jamboree(valkey.url, namespace=namespace, write=write)
     handler = NoteHandler(jam, "n")
     handler.save({"n": 0})
+    assert handler.last() is not None
     jam.close()
     for use in (lambda: handler.save({"n": 1}), handler.last, jam.flush):
         with pytest.raises(JamboreeClosed, match="this Jamboree is closed"):
@@ -530,6 +532,32 @@ def test_a_read_sees_every_earlier_save_of_the_process(
         assert reader.last() is not None
         assert (reader.last() or {})["n"] == number
         assert reader.count() == number + 1
+
+
+def test_a_log_that_was_read_is_marked_no_more_often_than_the_thread_looks_at_it(
+    open_jamboree: OpenJamboree, monkeypatch: pytest.MonkeyPatch, as_processes: None
+) -> None:
+    marks: list[Outbox] = []
+
+    def mark(writer: Writer, outbox: Outbox) -> float:
+        marks.append(outbox)
+        return writer.mark_all((outbox,))
+
+    monkeypatch.setattr(Writer, "mark", mark)
+    jam, other = open_jamboree(flush_interval_s=60.0), open_jamboree()
+    handler, elsewhere = NoteHandler(jam, "n"), NoteHandler(other, "n")
+    for number in range(3):
+        save_numbers(handler, number)
+        assert numbers_in(handler)[-1] == number
+    assert len(marks) == 1
+
+    save_numbers(handler, 3)
+    jam._connection.writer.hurry()
+    wait_until(lambda: numbers_in(elsewhere) == [0, 1, 2, 3])
+    save_numbers(handler, 4)
+    assert len(marks) == 2
+    jam.flush()
+    assert numbers_in(elsewhere) == [0, 1, 2, 3, 4]
 
 
 def test_what_a_dropped_handler_has_saved_is_still_delivered(open_jamboree: OpenJamboree) -> None:

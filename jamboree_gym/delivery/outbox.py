@@ -157,6 +157,14 @@ class Outbox(ABC):
     def seal(self) -> None:
         """Turn what has been put so far into batches."""
 
+    def stay_marked(self) -> bool:
+        """It was delivered before the writer's thread has looked: the next put need not mark it.
+
+        Returns:
+            Whether it stays so. The thread has to look at it then.
+        """
+        return False
+
     def take_plain(self) -> Any:
         """What `seal_together` can seal with that of others; None if `seal` has to do it."""
         return None
@@ -222,7 +230,13 @@ class Outbox(ABC):
 
     def _index_after(self, sent: int) -> int:
         """Records in the log once that number of batches is stored."""
-        return self._next_index - sum([one.count for one in self._batches[sent:]])
+        index = self._next_index
+        for batch in self._batches[sent:]:
+            index -= batch.count
+        return index
+
+    def was_sent(self) -> None:  # noqa: B027 - most have nothing to do then
+        """The server works on the last `next_append`: time to do what would come after."""
 
     def settle(self, result: AppendResult) -> None:
         """Take the server's answer to the last `next_append`."""
@@ -354,6 +368,16 @@ class RecordOutbox(Outbox):
             self._queue.append((now, record, place))
             return queued_bytes
 
+    @property
+    def is_settled(self) -> bool:
+        """Whether the server has every record."""
+        return not self._batches and self._put_count == self._stored_count
+
+    def stay_marked(self) -> bool:
+        """As `Outbox.stay_marked`: beside the records, nothing is written."""
+        self._marked = True
+        return True
+
     def _note(self, sent: int) -> tuple[bytes, IndexEntry | None]:
         return b"", None if self._run is None else IndexEntry("", b"", self._run, self._t_last)
 
@@ -410,10 +434,15 @@ class RecordOutbox(Outbox):
                 index += batch.count
         return append
 
+    def was_sent(self) -> None:
+        """As `Outbox.was_sent`: a reader may wait for it."""
+        if self.newest.awaited:
+            self.newest.look_ahead(self._index_after(0), self._batches[: self._sent])
+
     def settle(self, result: AppendResult) -> None:
         """Take the server's answer to the last `next_append`."""
         done = self._batches[: self._sent if result.is_deleted else result.stored]
-        start = self._next_index - sum([batch.count for batch in self._batches])
+        start = self._index_after(0)
         super().settle(result)
         for batch in reversed(done):
             confirm_records(batch.places)
@@ -437,7 +466,7 @@ class RecordOutbox(Outbox):
 
     def _warn_if_less(self, count: int) -> None:
         """Warn if the server has lost what it had acknowledged."""
-        known = self._next_index - sum(batch.count for batch in self._batches)
+        known = self._index_after(0)
         if count < known:
             log.warning(
                 "%s held %d records and holds %d now: the others were deleted, or the server was "

@@ -249,7 +249,9 @@ class Writer:
                 self._wake()
                 raise
             with self._dirty_lock:
-                if outbox.is_settled:
+                has_thread = self._background and self._thread is not None
+                is_looked_at = has_thread and outbox in self._dirty and outbox.stay_marked()
+                if outbox.is_settled and not is_looked_at:
                     self._dirty.pop(outbox, None)
             return unknown, outbox.answers != answers
 
@@ -494,7 +496,9 @@ class Writer:
         appends = [append for _, append in sent]
         began = time.perf_counter()
         try:
-            results = self._store.append(appends, fsync=self._fsync, prepare=renew)
+            results = self._store.append(
+                appends, fsync=self._fsync, prepare=renew, meanwhile=lambda: _say_sent(sent)
+            )
         except BaseException as error:
             if isinstance(error, StoreFull):
                 self._send_less(appends)
@@ -546,6 +550,11 @@ class Writer:
         with self._dirty_lock:
             self._refused[outbox] = error
         log.error("%s", error)
+
+
+def _say_sent(sent: Sequence[tuple[Outbox, Append]]) -> None:
+    for outbox, _ in sent:
+        outbox.was_sent()
 
 
 def _taken(

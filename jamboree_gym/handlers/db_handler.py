@@ -232,6 +232,8 @@ class DBHandler:
         if limit <= 0:
             return []
         outbox = self._outbox
+        if outbox is not None:
+            outbox.newest.expect(limit)
         has_answered = self._settle()
         if outbox is not None:
             own = outbox.newest.last(limit)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from jamboree_gym.encoding.batch_format import Batch, Head
@@ -105,6 +105,7 @@ class LogStore(Protocol):
         *,
         fsync: bool = False,
         prepare: Callable[[], None] | None = None,
+        meanwhile: Callable[[], None] | None = None,
     ) -> list[AppendResult | JamboreeError]:
         """Append to several logs in one round trip, atomically for each of them.
 
@@ -114,6 +115,7 @@ class LogStore(Protocol):
             appends: What to append.
             fsync: Whether to wait until the server has it on disk.
             prepare: Called before each try, of which there are more where the server was emptied.
+            meanwhile: Called while the server works on a try; a store may do without.
 
         Returns:
             For each append the decision, or why this one log cannot be written. A `StoreFull` says
@@ -130,8 +132,11 @@ class LogStore(Protocol):
         This may take a while.
         """
 
-    def epoch(self) -> str:
+    def epoch(self, keys: Iterable[str] | None = None) -> str:
         """The epoch of the namespace. Where it is another than before, the store was emptied.
+
+        Args:
+            keys: Only as far as these logs are concerned; None = all.
 
         Raises:
             AccessRefused: There is none, and this user may not write.

@@ -224,7 +224,7 @@ class ReadThroughStore(LogAppender, LogStore):
                 as missing then: Redis never evicts its head.
             DecodeError: The only requested log is damaged.
         """
-        if not keys:
+        if not keys or not self._ask.may_be_answered:
             return {}
         now, standing = time.monotonic(), self.redis.restorer.standing(keys)
         asked = sorted(key for key in keys if not self._is_known_absent(key, standing, now))
@@ -389,15 +389,16 @@ class ReadThroughStore(LogAppender, LogStore):
         log: the saved records then begin it again. An append has to wait that `is_continued`, or
         whose records an earlier try may have stored before Redis was emptied.
         """
-        epoch, deleted = self.epoch(), set[str]()
+        keys = [append.key for append in appends]
+        epoch, deleted = self.epoch(keys), set[str]()
         unavailable: BackupUnavailable | None = None
         kept = dict[str, StoredLog]()
-        keys = [append.key for append in appends]
         finds: list[Callable[[], object]] = [
             lambda: deleted.update(self._deleted_among(appends)),
             lambda: kept.update(self._put_back(keys)),
         ]
-        if any(append.codec == CODEC_RECORDS for append in appends):
+        has_records = any(append.codec == CODEC_RECORDS for append in appends)
+        if has_records and self._ask.may_be_answered:
             finds.append(self.listings.cover)
         for find in finds:
             try:

@@ -33,13 +33,27 @@ class BackupQuestions:
         self._away: BackupUnavailable | None = None
         self._ask_again_at = 0.0
 
+    @property
+    def may_be_answered(self) -> bool:
+        """Whether there is a backup, or may be: to be looked at before others are asked for it."""
+        if self._is_away:
+            return True
+        try:
+            return self._find_backup() is not None
+        except JamboreeError:
+            return True
+
+    @property
+    def _is_away(self) -> bool:
+        return self._away is not None and time.monotonic() < self._ask_again_at
+
     def __call__(self, question: Callable[[BackupStore], _T]) -> _T | None:
         """The backup's answer to a question; None if there is no backup.
 
         Raises:
             BackupUnavailable: The backup does not answer, or did not a moment ago.
         """
-        if self._away is not None and time.monotonic() < self._ask_again_at:
+        if self._away is not None and self._is_away:
             raise self._away.with_traceback(None)
         try:
             backup = self._find_backup()

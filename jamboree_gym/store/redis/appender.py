@@ -98,6 +98,7 @@ class LogAppender(BucketPart):
         *,
         fsync: bool = False,
         prepare: Callable[[], None] | None = None,
+        meanwhile: Callable[[], None] | None = None,
     ) -> list[AppendResult | JamboreeError]:
         """Append to several logs in one round trip, atomically for each: see `LogStore.append`."""
         blobs: dict[str, bytes] = {}
@@ -131,7 +132,7 @@ class LogAppender(BucketPart):
             known_places = self._learned_server().places
             groups = _grouped(appends, waiting, known_places)
             try:
-                answers = self._link.pipeline(calls)
+                answers = self._link.pipeline(calls, meanwhile=meanwhile)
                 on_disk = answers.pop()[0] if fsync else 1
                 if on_disk < 1:
                     late = f"did not bring the append to disk in {FSYNC_TIMEOUT_S} s"
@@ -258,15 +259,15 @@ class LogAppender(BucketPart):
             arguments += (str(append.after), repeated, asked_in, str(len(batches)), *batches)
         return script_call(scripts.APPEND, keys, arguments)
 
-    def epoch(self) -> str:
+    def epoch(self, keys: Iterable[str] | None = None) -> str:
         """The epoch of the namespace, which has a part for each bucket: see `LogStore.epoch`."""
-        return as_one_text(self._epochs().items())
+        return as_one_text(self._epochs(self._buckets.some(keys)).items())
 
-    def _epochs(self) -> dict[int, str]:
+    def _epochs(self, buckets: Sequence[BucketKeys]) -> dict[int, str]:
         def call(bucket: BucketKeys) -> Call:
             return script_call(scripts.EPOCH, (bucket.epoch,), (new_epoch(),))
 
-        found = self._of_each(call, self._buckets.all, is_first=True)
+        found = self._of_each(call, buckets, is_first=True)
         return {bucket.at: as_text(epoch) for bucket, epoch in found}
 
     @property
@@ -278,7 +279,7 @@ class LogAppender(BucketPart):
         """Before the first append: blobs that are sent with it must not be of an earlier epoch."""
         server = self._known_server()
         if not server.epochs:
-            epochs = self._epochs()
+            epochs = self._epochs(self._buckets.all)
             server.places = _Places(self._keyspace, self._buckets.all)
             server.epochs = epochs  # last: another thread may look
         return server

@@ -182,10 +182,17 @@ class RedisLink:
                 if found:
                     yield found
 
-    def pipeline(self, calls: Callable[[], Sequence[Call]], *, again: bool = True) -> list[Any]:
+    def pipeline(
+        self,
+        calls: Callable[[], Sequence[Call]],
+        *,
+        again: bool = True,
+        meanwhile: Callable[[], None] | None = None,
+    ) -> list[Any]:
         """Send calls in one round trip; raises what the server refuses for all keys alike.
 
         `calls` is asked again before a second try, which `again` allows when the connection breaks.
+        `meanwhile` is called while one server works on a try; it may not use the link.
 
         Returns:
             The answers; where the server refused just one key, the error.
@@ -193,7 +200,7 @@ class RedisLink:
 
         def run() -> list[Any]:
             sent = calls()
-            answers = self._send(sent, check=not again)
+            answers = self._send(sent, check=not again, meanwhile=meanwhile)
             if NoScriptError in map(type, answers):
                 self._load_scripts()
                 answers = self._send(sent)
@@ -209,7 +216,13 @@ class RedisLink:
             if isinstance(answer, RedisError):
                 raise answer
 
-    def _send(self, calls: Sequence[Call], *, check: bool = False) -> list[Any]:
+    def _send(
+        self,
+        calls: Sequence[Call],
+        *,
+        check: bool = False,
+        meanwhile: Callable[[], None] | None = None,
+    ) -> list[Any]:
         """One round trip, without a pipeline object's overhead.
 
         Of many calls, some are sent ahead: the server answers them while answers are read.
@@ -218,6 +231,8 @@ class RedisLink:
         answers: list[Any] = []
         try:
             _write(connection, calls[:SENT_AHEAD])
+            if meanwhile is not None:
+                meanwhile()
             for at in range(SENT_AHEAD, len(calls), SENT_AHEAD):
                 _write(connection, calls[at : at + SENT_AHEAD])
                 answers += [answer_of(connection) for _ in range(SENT_AHEAD)]

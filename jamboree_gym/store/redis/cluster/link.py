@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import selectors
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any, ClassVar, cast
 
@@ -140,8 +140,17 @@ class ClusterLink(RedisLink):
             )
         return super().translated(error, key=key)
 
-    def _send(self, calls: Sequence[Call], *, check: bool = False) -> list[Any]:
-        """One round trip; one more for what is in no bucket, and for each redirection."""
+    def _send(
+        self,
+        calls: Sequence[Call],
+        *,
+        check: bool = False,
+        meanwhile: Callable[[], None] | None = None,
+    ) -> list[Any]:
+        """One round trip; one more for what is in no bucket, and for each redirection.
+
+        Nothing is done `meanwhile`.
+        """
         answers: list[Any] = [None] * len(calls)
         with RoundTrip(self._nodes, check=check, check_open=self._check_open) as trip:
             routed = [at for at, call in enumerate(calls) if call[0] != "WAITAOF"]
