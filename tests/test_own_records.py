@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import count
 from typing import Any
 
+import hypothesis.strategies as st
 import numpy as np
 import pytest
 from conftest import Server
+from hypothesis import given
 from processes import NoteHandler, wait_until
 from stored import calls_by_command, scripts_run
 
 from jamboree_gym import Jamboree
+from jamboree_gym.arrays.values import encode_mapping
+from jamboree_gym.delivery.newest_records import NewestRecords
+from jamboree_gym.store.log import AppendResult
 from jamboree_gym.store.redis import scripts
 from jamboree_gym.store.redis.link import Call
 
@@ -204,3 +211,55 @@ def test_whatever_two_processes_do_a_read_says_what_redis_holds(
     ]
     for _ in range(150):
         rng.choice(rare if rng.random() < 0.05 else acts)(min(1, int(rng.random() * 1.3)))
+
+
+# -- the answer that is made while Redis works ----------------------------------------------------
+
+
+@dataclass
+class Sent:
+    """Records that are sent together."""
+
+    numbers: Sequence[int]
+
+    @property
+    def timestamps(self) -> list[float]:
+        return [float(one) for one in self.numbers]
+
+    @property
+    def records(self) -> list[bytes]:
+        return [encode_mapping({"n": one, "of": [one]}) for one in self.numbers]
+
+
+@given(st.data())
+def test_an_answer_that_was_made_ahead_is_the_one_that_would_be_made_after(
+    data: st.DataObject,
+) -> None:
+    """Whatever Redis says: part of it is stored, others were first, the log is another one."""
+    ahead, after = NewestRecords("k"), NewestRecords("k")
+    logs, numbers = [("0 a", b"1"), ("0 b", b"1")], count(1)
+    held: list[int | None] = []  # what the log holds; None = a record of others
+    of_others = st.sampled_from([0, 0, 0, 1])
+    for _ in range(data.draw(st.integers(1, 6))):
+        n = data.draw(st.integers(1, 8))
+        ahead.expect(n)
+        after.expect(n)
+        held += [None] * data.draw(of_others)
+        sizes = data.draw(st.lists(st.integers(1, 3), max_size=3))
+        sent = [Sent([next(numbers) for _ in range(size)]) for size in sizes]
+        ahead.look_ahead(len(held), sent)
+        stored, start = sent[: data.draw(st.integers(0, len(sent)))], len(held)
+        held += [number for one in stored for number in one.numbers]
+        held += [None] * data.draw(of_others)
+        first, log = data.draw(st.sampled_from([0, 0, 2])), data.draw(st.sampled_from(logs))
+        result = AppendResult(len(stored), len(held), 0.0, False, False, False, first, log)
+        ahead.add(start, stored, result)
+        after.add(start, stored, result)
+        newest = [*enumerate(held)][max(first, len(held) - n) :]
+        for _ in range(2):
+            found = ahead.last(n)
+            assert found == after.last(n)
+            if found is not None:
+                assert values(found) == newest
+                for one in found:
+                    one["n"] = None  # it is the caller's

@@ -473,8 +473,7 @@ class World:
     def forget_last_words(self, process: Process) -> None:
         """What a process wrote while it unwound is not there: a killed one does not unwind.
 
-        Nor does it remove a file that it could not finish. What others have taken for that of a dead
-        process is theirs.
+        Nor does it remove a file that it could not finish. What others have taken over is theirs.
         """
         for path, content in process.files.items():
             if not path.with_suffix(journal.LOCK_SUFFIX).exists():
