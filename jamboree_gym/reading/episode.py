@@ -461,6 +461,7 @@ class Episode(ReadWhenShown):
             StoreUnavailable: Redis did not answer, and may still carry it out. Call again to be
                 sure.
         """
+        self._connection.settle(self._reader.key)
         try:
             head = self._connection.store.head(self._reader.key)
             may_be_backed_up = head is not None and bool(head.acked)
