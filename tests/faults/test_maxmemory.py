@@ -39,9 +39,11 @@ OpenJamboree = Callable[..., Jamboree]
 def limit_memory(jam: Jamboree, room_bytes: int = ROOM_BYTES) -> int:
     """Give the server so much more than it uses now, or less; what it has then.
 
-    Of each command that is called for the first time, it would keep 25 kB on how long it takes.
+    Of each command that is called for the first time, it would keep 25 kB on how long it takes. What
+    was deleted counts as used until a thread of the server has freed it.
     """
     jam.redis.config_set("latency-tracking", "no")
+    wait_until(lambda: jam.redis.info("memory")["lazyfree_pending_objects"] == 0)
     limit = jam._connection.redis_store.eviction.memory().used_bytes + room_bytes
     jam.redis.config_set("maxmemory", limit)
     return limit
