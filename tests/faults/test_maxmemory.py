@@ -39,8 +39,8 @@ OpenJamboree = Callable[..., Jamboree]
 def limit_memory(jam: Jamboree, room_bytes: int = ROOM_BYTES) -> int:
     """Give the server so much more than it uses now, or less; what it has then.
 
-    Of each command that is called for the first time, it would keep 25 kB on how long it takes. What
-    was deleted counts as used until a thread of the server has freed it.
+    Of each command that is called for the first time, it would keep 25 kB on how long it takes. And
+    what was deleted counts until a thread of the server has freed it.
     """
     jam.redis.config_set("latency-tracking", "no")
     wait_until(lambda: jam.redis.info("memory")["lazyfree_pending_objects"] == 0)
