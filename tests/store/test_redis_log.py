@@ -80,7 +80,7 @@ def test_many_calls_are_sent_again_where_the_connection_is_lost_among_them(
 
     answers = store.link.send(calls)
 
-    assert store.link.losses > losses
+    assert store.link.losses == losses + 2  # one is dropped, then all are forgotten
     assert answers.pop(at) == 0  # the second connection is another one
     assert answers == [b"%d" % n for n in range(len(calls)) if n != at]
 
