@@ -312,6 +312,21 @@ def test_a_deletion_covers_what_the_backup_has_from_before_redis_was_emptied(
     assert jam.backup.verify()
 
 
+def test_a_deletion_after_a_failover_covers_what_only_the_backup_has(jam: Jamboree) -> None:
+    notes = NoteHandler(jam, "notes")
+    notes.save({"n": 1})
+    jam.backup.flush()
+    fail_over = loses_what_follows(jam)
+    notes.delete()
+    notes.save({"n": 2})
+    jam.backup.flush()
+    fail_over()
+    notes.delete()
+    jam.backup.restore()
+    assert notes.many(9) == []
+    assert jam.backup.verify()
+
+
 def test_a_deletion_covers_a_log_that_began_at_time_zero(
     jam: Jamboree, valkey: Server, namespace: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -61,9 +61,9 @@ def _birth(opened: Opened, key: str, *, has_backup: bool) -> float | None:
 
 def _delete_from_backup(opened: Opened, key: str, entry: IndexEntry | None, born: float) -> None:
     """Delete a log from the backup; and from Redis once more, if it has got it back meanwhile."""
-    store = opened.store.redis
+    store, deleted = opened.store.redis, [(key, born)]
     try:
-        while not carry_out(store, opened.opened_backup(), [(key, born)]):
+        while not carry_out(store, opened.opened_backup(), deleted, are_just_deleted=True):
             store.deletions.delete(key, entry=entry, born=born, only_this=True)
     except (EmbeddedServerError, StoreFull, StoreUnavailable) as error:
         log.warning("%s; what was deleted is deleted there by the next backup.flush()", error)

@@ -13,7 +13,7 @@ from __future__ import annotations
 import logging
 import math
 import secrets
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from itertools import islice
 
 from jamboree_gym.encoding.batch_format import Head
@@ -31,10 +31,18 @@ FIRST_REVISION_UNASKED = 10**9  # of what is begun while the backup does not ans
 _MARK = "deletions"  # a setting of the backup
 
 
-def carry_out(store: RedisStore, backup: BackupStore, logs: Sequence[tuple[str, float]]) -> bool:
+def carry_out(
+    store: RedisStore,
+    backup: BackupStore,
+    logs: Sequence[tuple[str, float]],
+    *,
+    are_just_deleted: bool = False,
+) -> bool:
     """Delete from the backup what was deleted in Redis, given with the births.
 
-    What the backup holds of a log of records from before Redis was emptied is deleted, too.
+    What the backup holds of a log of records from before Redis was emptied is deleted, too. If they
+    `are_just_deleted`, so is what a failover has lost of it; else a failover may have brought back
+    the note of a deletion, and what the backup holds was begun since.
 
     Returns:
         False if Redis had lost one of these deletions before the backup knew of it, and has the log
@@ -46,7 +54,9 @@ def carry_out(store: RedisStore, backup: BackupStore, logs: Sequence[tuple[str, 
     epoch = _first_epoch(before) if before else store.epoch()
     now = f"{secrets.token_hex(8)} {epoch}"
     backup.put_setting(_MARK, now.encode())
-    backup.delete([*_others(store, backup, logs), *logs])
+    records = {log for log in logs if not store.keyspace.is_episode(log[0])}
+    covering = records if are_just_deleted else records - backup.deleted(records)
+    backup.delete([*_others(store, backup, covering), *logs])
     identity = backup.identity()
     are_back = [store.deletions.forget(key, born, backup=identity) for key, born in logs]
     if not any(are_back):
@@ -56,17 +66,15 @@ def carry_out(store: RedisStore, backup: BackupStore, logs: Sequence[tuple[str, 
 
 
 def _others(
-    store: RedisStore, backup: BackupStore, logs: Sequence[tuple[str, float]]
+    store: RedisStore, backup: BackupStore, logs: Collection[tuple[str, float]]
 ) -> list[tuple[str, float]]:
-    """Other logs of the same keys that the backup holds and Redis does not; episodes have none.
+    """Other logs of the same keys that the backup holds and Redis does not.
 
     They are from before Redis was emptied, also if they seem newer: clocks differ, and records may
     have waited for long. What was begun after the deletion is in Redis, or the deletion has been
     carried out before, as each copy does first.
     """
-    records = [log for log in logs if not store.keyspace.is_episode(log[0])]
-    carried_out = backup.deleted(records)  # a failover has lost that: what is there was begun since
-    keys = {key for key, born in records if (key, born) not in carried_out}
+    keys = {key for key, _ in logs}
     births = {(key, backup.birth(key)) for key in keys}
     others = {
         key: born
