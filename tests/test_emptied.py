@@ -33,7 +33,7 @@ from stored import at, beside, listing_of
 
 from jamboree_gym import Jamboree
 from jamboree_gym.arrays.values import encode_mapping
-from jamboree_gym.backup import rejoin
+from jamboree_gym.backup import copy, rejoin
 from jamboree_gym.backup.portions import FEW_REVISIONS
 from jamboree_gym.delivery import step_outbox
 from jamboree_gym.delivery.outbox import RecordOutbox
@@ -53,8 +53,10 @@ from jamboree_gym.store.log import Append, AppendResult
 from jamboree_gym.store.mongo import client as mongo_client
 from jamboree_gym.store.mongo.link import MongoLink
 from jamboree_gym.store.mongo.store import MongoStore
+from jamboree_gym.store.mongo.writer import LogWriter
 from jamboree_gym.store.read_through import ReadThroughStore
 from jamboree_gym.store.redis import link as redis_link
+from jamboree_gym.store.redis.backup_state import Acknowledgements
 from jamboree_gym.store.redis.eviction import Restorer
 from jamboree_gym.store.redis.link import RedisLink
 from jamboree_gym.store.redis.plain_keys import Blobs
@@ -432,6 +434,42 @@ def test_records_that_a_killed_backup_brought_late_are_in_redis_after_the_next_c
 
     assert seen == [[0, 1, 2]]
     assert numbers(other) == [0, 1, 2, 3]
+    assert other.backup.verify()
+
+
+@pytest.mark.parametrize(
+    ("owner", "method"),
+    [(MongoStore, "put_heads"), (LogWriter, "insert_logs")],
+    ids=["records", "an episode"],
+)
+def test_what_a_killed_backup_brought_after_another_had_compared_is_back_a_while_later(
+    open_jam: Open,
+    in_the_gap: Callable[..., None],
+    monkeypatch: pytest.MonkeyPatch,
+    owner: type,
+    method: str,
+) -> None:
+    writer, other, copier = open_jam(write="sync"), open_jam(), open_jam()
+    notes = NoteHandler(writer, "n")
+    notes.save({"n": 0})
+    copier.backup.flush()
+    notes.save({"n": 1})
+    episode = record(writer)
+    monkeypatch.setattr(copy, "COMPARED_AGAIN_S", 0.0)
+
+    def another_compares() -> None:
+        other.redis.flushall()
+        other.backup.flush()
+        in_the_gap(Acknowledgements, "acknowledge", raises(KeyboardInterrupt), before=True)
+
+    in_the_gap(owner, method, another_compares, before=True)
+    with pytest.raises(KeyboardInterrupt):
+        copier.backup.flush()
+
+    other.backup.flush()
+
+    assert numbers(other) == ([0, 1] if owner is MongoStore else [0])
+    assert other.episodes().ids() == [episode]
     assert other.backup.verify()
 
 

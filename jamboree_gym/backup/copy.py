@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import math
+import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -27,7 +29,7 @@ from jamboree_gym.store.backups.records import (
     StoredLog,
     is_other_head,
 )
-from jamboree_gym.store.listing_recovery import cover, uncover
+from jamboree_gym.store.listing_recovery import cover, list_again, uncover
 from jamboree_gym.store.lost_deletions import carry_out, delete_again
 from jamboree_gym.store.redis.store import RedisStore
 from jamboree_gym.store.urls import backup_name
@@ -36,6 +38,8 @@ __all__ = ["LogCopier", "finish_deletions"]
 
 UNACKNOWLEDGED_AT_ONCE = 500
 BUNDLING_AT_ONCE = 5000
+COMPARED_AGAIN_S = 30.0  # after Redis was emptied
+RARER = 4  # so many times as long until it is compared once more
 ATTEMPTS = 5  # to copy a log that has changed in the backup or in Redis meanwhile
 _EVERYTHING = 2**63 - 1
 _EPOCH = "epoch"  # a setting of the backup
@@ -48,6 +52,26 @@ class _Note(NamedTuple):
 
     run: str | None
     has_ended: bool
+
+
+class _Compared(NamedTuple):
+    """In which epoch of Redis both sides were compared; a setting of the backup.
+
+    The epoch is empty if a copier was late. `due` is when they are to be compared again, as Unix
+    time; `wait_s` is how long that was from the last time.
+    """
+
+    epoch: str
+    due: float = math.inf
+    wait_s: float = 0.0
+
+    @classmethod
+    def decoded(cls, content: bytes) -> _Compared:
+        epoch, *rest = content.decode().split(" ")
+        return cls(epoch, *map(float, rest))
+
+    def encoded(self) -> bytes:
+        return " ".join(map(str, self)).encode()
 
 
 class LogCopier:
@@ -86,26 +110,34 @@ class LogCopier:
         epoch, has_replaced = _adopt(self._store, self._backup, to=to)
         if epoch != self._epoch:
             self._epoch, self._blobs = epoch, set()
-        may_be_behind = self._may_be_behind()
+        compare = self._comparison()
         finish_deletions(self._store, self._backup)
         if delete_again(self._store, self._backup):
             finish_deletions(self._store, self._backup)
-        if may_be_behind:
-            cover(self._store, self._backup)
+        if compare is not None:
+            compare(self._store, self._backup)
         return has_replaced
 
-    def _may_be_behind(self) -> bool:
-        """Whether another copier may have been late, and could not put back what Redis lacks.
+    def _comparison(self) -> Callable[[RedisStore, BackupStore], object] | None:
+        """How to give Redis what it lacks, if another copier may have been late, and has not.
 
-        The setting says in which epoch all copiers have copied; it is empty if one was late. It is
-        written before both sides are compared: who is late after that sees it.
+        What is known is written before both sides are compared: who is late after that sees it. Who
+        is killed then says nothing, so both sides are compared again and again, ever more rarely.
         """
-        if (stored := self._backup.setting(_EPOCH)) == self._epoch.encode():
-            return False
-        if stored is not None:
+        content, now = self._backup.setting(_EPOCH), time.time()
+        known = None if content is None else _Compared.decoded(content)
+        if known is None:
+            new, how = _Compared(self._epoch), None
+        elif known.epoch != self._epoch:
             uncover(self._store)
-        self._backup.put_setting(_EPOCH, self._epoch.encode())
-        return stored is not None
+            new, how = _Compared(self._epoch, now + COMPARED_AGAIN_S, COMPARED_AGAIN_S), cover
+        elif now >= known.due:
+            wait_s = known.wait_s * RARER
+            new, how = _Compared(self._epoch, now + wait_s, wait_s), list_again
+        else:
+            return None
+        self._backup.put_setting(_EPOCH, new.encoded())
+        return how
 
     def _note_if_late(self) -> None:
         """If Redis was emptied since the logs were read, note it before they are copied."""
@@ -114,7 +146,8 @@ class LogCopier:
 
     def _note_if_overtaken(self) -> None:
         """If others have compared both sides since Redis was emptied, note what came after that."""
-        if self._backup.setting(_EPOCH) != self._epoch.encode():
+        content = self._backup.setting(_EPOCH)
+        if content is None or _Compared.decoded(content).epoch != self._epoch:
             self._backup.put_setting(_EPOCH, b"")
 
     def copy(self, pending: Sequence[tuple[str, int]]) -> Iterator[int]:

@@ -29,6 +29,7 @@ __all__ = [
     "PARTLY_COVERED",
     "cover",
     "is_covered",
+    "list_again",
     "stored_summaries",
     "uncover",
 ]
@@ -70,6 +71,18 @@ def cover(store: RedisStore, backup: BackupStore) -> str:
     except (AccessRefused, StoreFull) as error:
         log.debug("the listings are in the backup only: %s", error)
         return NO_ROOM
+
+
+def list_again(store: RedisStore, backup: BackupStore) -> None:
+    """List what the backup has got since its listings were recovered; nobody waits for that.
+
+    A copier that was stopped while Redis was emptied may have been killed after it had gone on.
+    """
+    with suppress(AccessRefused, StoreFull):
+        for _ in range(ATTEMPTS):
+            _, is_current, _ = _list_all(store, backup)
+            if is_current:
+                break
 
 
 def _recover(store: RedisStore, backup: BackupStore) -> str:

@@ -60,13 +60,16 @@ BEGUN_ANEW_WITHOUT_MONGO = (
 )
 
 
-def copied_late(*before: Step) -> Schedule:
+NOT_SAID = Fault(0, "answer late", 5, of="acknowledge")
+
+
+def copied_late(*before: Step, of: str = "writes of logs", end: Fault = NOT_SAID) -> Schedule:
     """Redis is emptied, and something happens, before what was copied; the copy cannot say it."""
-    stopped = Fault(0, "stopped", len(before) + 2, of="writes of logs")
+    stopped = Fault(0, "stopped", len(before) + 2, of=of)
     return (
         *[Step("writer-1", "save", 1), Step("writer-1", "flush", 0), Step("keeper", "copy", 0)],
         *[Step("writer-1", "save", 1), Step("writer-1", "flush", 0)],
-        Step("keeper", "copy", 0, (stopped, Fault(0, "answer late", 5, of="acknowledge"))),
+        Step("keeper", "copy", 0, (stopped, end)),
         *[Step("world", "empty_redis", 0), *before],
     )
 
@@ -403,6 +406,22 @@ FAILED = {
     ),
     "another backup had compared both sides before such a copy brought more": (
         copied_late(Step("reader", "read_notes", 1), Step("keeper-2", "copy", 0))
+    ),
+    "another backup had compared both sides before a copy brought more records, and was killed": (
+        copied_late(Step("keeper-2", "copy", 0), end=Fault(0, "killed after", of="writes of logs"))
+    ),
+    "another backup had compared both sides before a copy brought an episode, and was killed": (
+        *[*[Step("writer-1", "vector_step", 0)] * 3, Step("writer-1", "flush", 0)],
+        Step(
+            "keeper",
+            "copy",
+            0,
+            (
+                Fault(0, "stopped", 3, of="insert of logs"),
+                Fault(0, "killed after", of="insert of logs"),
+            ),
+        ),
+        *[Step("world", "empty_redis", 0), Step("keeper-2", "copy", 0)],
     ),
 }
 
