@@ -77,7 +77,7 @@ FAULTS = (
     PlantedFault(
         "a deletion is forgotten before MongoDB has done it",
         "store/lost_deletions.py",
-        "    backup.delete([*_others(store, backup, logs), *logs])\n",
+        "    backup.delete([*_others(store, backup, covering), *logs])\n",
         "    backup.clear_deleted(logs)\n",
     ),
     PlantedFault(
