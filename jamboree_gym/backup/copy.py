@@ -44,6 +44,8 @@ ATTEMPTS = 5  # to copy a log that has changed in the backup or in Redis meanwhi
 _EVERYTHING = 2**63 - 1
 _EPOCH = "epoch"  # a setting of the backup
 
+_Compare = Callable[[RedisStore, BackupStore], object]
+
 _log = logging.getLogger(__name__)
 
 
@@ -118,7 +120,7 @@ class LogCopier:
             compare(self._store, self._backup)
         return has_replaced
 
-    def _comparison(self) -> Callable[[RedisStore, BackupStore], object] | None:
+    def _comparison(self) -> _Compare | None:
         """How to give Redis what it lacks, if another copier may have been late, and has not.
 
         What is known is written before both sides are compared: who is late after that sees it. Who
@@ -126,8 +128,9 @@ class LogCopier:
         """
         content, now = self._backup.setting(_EPOCH), time.time()
         known = None if content is None else _Compared.decoded(content)
+        how: _Compare | None = None
         if known is None:
-            new, how = _Compared(self._epoch), None
+            new = _Compared(self._epoch)
         elif known.epoch != self._epoch:
             uncover(self._store)
             new, how = _Compared(self._epoch, now + COMPARED_AGAIN_S, COMPARED_AGAIN_S), cover
