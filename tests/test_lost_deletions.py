@@ -742,6 +742,28 @@ def test_what_was_popped_after_a_failover_has_lost_records_does_not_come_back(
         empty(jam)
 
 
+@pytest.mark.parametrize("pops", quick_and_long([1, 2, 3, 4], quick=[2, 3]))
+def test_what_a_failover_has_lost_is_not_popped_with_what_was_saved_in_its_place(
+    jam: Jamboree, pops: int
+) -> None:
+    notes = NoteHandler(jam, "notes")
+    notes.save({"n": 1})
+    jam.backup.flush()
+    fail_over = loses_what_follows(jam)
+    notes.save({"n": 2})
+    jam.backup.flush()
+    fail_over()
+    notes.save_many([{"n": n} for n in (3, 4, 5, 6)])
+    popped = [1, 3, 4, 5][:pops]
+    assert [note["n"] for note in notes.pop(pops)] == popped
+    for _ in range(2):
+        jam.backup.flush()
+        left = [n for n in (2, 3, 4, 5, 6) if n not in popped]
+        assert [note["n"] for note in notes.many(9)] == left
+        assert jam.backup.verify()
+        empty(jam)
+
+
 def test_a_writer_asks_the_backup_again_for_an_episode_that_a_failover_has_taken_from_redis(
     jam: Jamboree,
 ) -> None:

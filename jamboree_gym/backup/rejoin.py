@@ -134,7 +134,7 @@ def _joined(
     moved = list(_renumbered(there, new))
     joined = Head(
         codec=CODEC_RECORDS,
-        first=max(head.first, there.first) if head.born == there.born else there.first,
+        first=max(there.first, _popped_of_both(head, ours, kept)),
         held=there.count,
         newest=there.count,
         count=there.count + sum(batch.count for batch in new),
@@ -180,15 +180,43 @@ def _batches_only_in_redis(store: RedisStore, key: str, head: Head, kept: _KeptL
     start = max(head.acked, head.held)
     if is_same_log:
         start = max(start, head.first)
-    theirs: Sequence[Batch] = ()
-    if is_same_log and kept.log is not None and start < kept.log.head.count:
-        theirs = kept.selected("range", start, kept.log.head.count)
     ours = [batch for page in pages(store, key, start, head.count) for batch in page]
+    theirs: Sequence[Batch] = ()
+    since = min(start, ours[0].start) if ours else start  # some of its first records may be popped
+    if is_same_log and kept.log is not None and since < kept.log.head.count:
+        theirs = kept.selected("range", since, kept.log.head.count)
     same = 0
     while same < min(len(ours), len(theirs)) and ours[same].blob == theirs[same].blob:
         same += 1
     is_beyond = is_same_log and same == len(theirs)
     return [] if is_beyond else ours[same:]
+
+
+def _popped_of_both(head: Head, ours: Sequence[Batch], kept: _KeptLog) -> int:
+    """Up to which index Redis has popped records that the backup has, too, of a log of records.
+
+    A failover may have lost records, and others were popped in their place. If they are in a batch
+    that has more than these, they can be compared.
+    """
+    assert kept.log is not None
+    there = kept.log.head
+    if head.born != there.born:
+        return 0
+    if not ours or ours[0].start >= head.first:
+        return head.first
+    first, until = ours[0].start, min(head.first, there.count)
+    theirs = dict[int, tuple[float, bytes]]()
+    for batch in kept.selected("range", first, until) if first < until else ():
+        theirs |= zip(range(batch.start, batch.stop), _records(batch), strict=True)
+    for index, record in zip(range(first, until), _records(ours[0]), strict=False):
+        if theirs.get(index) != record:
+            return index
+    return until
+
+
+def _records(batch: Batch) -> Iterator[tuple[float, bytes]]:
+    """Time and content of each record."""
+    return zip(times_of(batch), raw_records(batch), strict=True)
 
 
 def _without_moved(kept: _KeptLog, batches: Sequence[Batch]) -> list[Batch]:
