@@ -150,6 +150,7 @@ class _Simulation:
         self.world = World(seed, directory, self.act, self._arrives, on_cluster=on_cluster)
         self.ledger = Ledger()
         self._unheard: dict[str, set[Any]] = {}  # what dead writers had no answer for
+        self._only_in_backup: set[Any] = set()  # since Redis has lost them
         self._came_late: set[Any] = set()  # of appends, since the last deletion of a log began
 
     def run(self, schedule: Schedule) -> Outcome:
@@ -324,6 +325,8 @@ class _Simulation:
                 notes = [name for name in self.ledger.notes if name[0] == log]
                 self.ledger.lose(notes, (), "it was being taken off its log")
         self.world.tell(f"it gets {[(one['by'], one['n']) for one in taken]}")
+        lost = [name for name in self._only_in_backup if name[0] == log]
+        self.ledger.lose(lost, (), "others were taken off in their place")  # a limit
         self.ledger.pop(log, taken, may_be_again=self.was_emptied)
 
     def _is_safe(self, process: Process) -> bool:
@@ -619,6 +622,7 @@ class _Simulation:
         jam.backup.flush()
         if not running.had_trouble:
             self.ledger.all_is_copied()
+            self._only_in_backup.clear()
 
     def _follow_up(self, running: Running, _: int) -> None:
         """A round of the automatic backup."""
@@ -976,7 +980,7 @@ class _Simulation:
         change()
         self._put_back(blobs)
         after, copied = self.stored_in_redis(), self.stored_in_mongo()
-        gone = before.names - after.names - self._held_for_sure()
+        gone = before.names - after.names - self._held_for_sure(parts)
         if copies_stay:
             gone -= copied.names
         shorter = [
@@ -985,6 +989,7 @@ class _Simulation:
             if max(after.episodes.get(id, 0), copied.episodes.get(id, 0)) < rows
         ]
         self.ledger.lose(gone, shorter, why)
+        self._only_in_backup |= (before.names - after.names) & copied.names
         for id, status in before.statuses.items():
             newer = after if id in after.episodes else copied
             if id in self.ledger.episodes and newer.statuses.get(id) != status:
@@ -1044,14 +1049,21 @@ class _Simulation:
         """Notes that a living process still holds, as it has not heard of all answers."""
         return self._held_among([one for one in self.world.processes.values() if one.is_alive])
 
-    def _held_for_sure(self) -> set[Any]:
-        """Notes that are sent again if Redis loses them.
+    def _held_for_sure(self, parts: Sequence[RedisModel] | None) -> set[Any]:
+        """Notes that are sent again if Redis, or these primaries, lose them.
 
-        On a cluster, whoever waits for WAITAOF alone has had the answer to what it has sent. Notes
-        are sent again all the same if that fails.
+        On a cluster, whoever waits for WAITAOF alone has had the answer to what it has sent, and
+        who waits for another primary may have had that of these. Notes are sent again all the same
+        if that fails.
         """
+        losing = set(self.world.redis.parts if parts is None else parts)
+
+        def may_be_answered(one: Process) -> bool:
+            waits_elsewhere = one.waits_at is not None and losing != {one.waits_at}
+            return bool(one.waits_for) and (one.waits_for == "WAITAOF" or waits_elsewhere)
+
         living = [one for one in self.world.processes.values() if one.is_alive]
-        return self._held_among([one for one in living if one.waits_for != "WAITAOF"])
+        return self._held_among([one for one in living if not may_be_answered(one)])
 
     def _held_among(self, processes: Sequence[Process]) -> set[Any]:
         return {name for one in processes if one.jam is not None for name in self._held_by(one)}

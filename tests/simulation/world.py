@@ -147,6 +147,7 @@ class Process:
         leased_until: Its lease is there for sure until then, seconds since the beginning.
         stopped: The step in whose middle it is stopped.
         waits_for: Before which round trip it is, while others take steps.
+        waits_at: To which server of Redis that is.
     """
 
     actor: str
@@ -161,6 +162,7 @@ class Process:
     files: dict[Path, bytes] = field(default_factory=dict)
     stopped: Pausable | None = None
     waits_for: str = ""
+    waits_at: RedisModel | None = None
 
     @property
     def connection(self) -> connection.Connection:
@@ -521,7 +523,7 @@ class World:
         # Who has no faults ahead need not know what it is.
         has_faults = self.stack and self.stack[-1].step.faults
         what = _named(calls) if has_faults else ""
-        return self._carried(what, run, redis.ConnectionError, redis.TimeoutError)
+        return self._carried(what, run, redis.ConnectionError, redis.TimeoutError, at=model)
 
     def carry_request(self, what: str, execute: Callable[[], Any]) -> Any:
         """A request to MongoDB."""
@@ -542,6 +544,8 @@ class World:
         execute: Callable[[], Any],
         lost: type[Exception],
         timed_out: type[Exception],
+        *,
+        at: RedisModel | None = None,
     ) -> Any:
         if not self.stack:
             return execute()
@@ -559,6 +563,7 @@ class World:
         is_mongo = lost is AutoReconnect
         for fault in faults:
             self._doubt_mongo(is_mongo)
+            now.process.waits_at = at
             self._before(now, fault, what, execute, lost, timed_out)
             self._check_alive(now)
         answer = execute()
