@@ -115,8 +115,11 @@ class LogAppender(BucketPart):
             nonlocal tries, server
             tries += 1
             server = self._known_server()
-            missing = blobs.keys() - server.blobs
-            sent: list[Call] = [self._blobs.put_call(name, blobs[name]) for name in missing]
+            sent: list[Call] = [
+                self._blobs.put_call(name, blob)
+                for name, blob in blobs.items()
+                if name not in server.blobs
+            ]
             for bucket, logs in groups.items():
                 some = [(log, appends[at]) for at, log in logs.items()]
                 epoch = server.epochs.get(bucket.at, "")
@@ -157,7 +160,7 @@ class LogAppender(BucketPart):
                     results[at] = self._append_result(appends[at], one, where)
             if waiting:
                 self._enter_new_epoch()
-        server.blobs |= blobs.keys()
+        server.blobs.update(blobs)
         self._remember(appends)
         if self._unanswered:
             self._note_answers(appends, results)
