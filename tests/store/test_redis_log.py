@@ -144,6 +144,15 @@ def test_a_server_that_was_killed_and_started_again_is_used_as_before(
     store.close()
 
 
+def test_content_is_sent_once(store: RedisStore) -> None:
+    name = digest(b"content")
+    blobs = {name: b"content"}
+    store.append([Append("k", CODEC_RECORDS, [batch(0, [1.0])], 1, blobs=blobs)])
+    assert store.client.delete(store.keyspace.blob(name)) == 1
+    store.append([Append("k", CODEC_RECORDS, [batch(1, [2.0])], 2, blobs=blobs)])
+    assert store.client.exists(store.keyspace.blob(name)) == 0
+
+
 @pytest.mark.faults
 def test_content_is_sent_again_to_a_server_that_came_back_empty(
     start_own_redis: StartRedis,
