@@ -823,8 +823,10 @@ class _Simulation:
         losses = self.losses
         with suppress(EpisodeNotFound):
             jam.episode(episode.id).delete()
-            # What was not delivered yet may come after the deletion, and begin the log.
+            # What was not delivered yet may come after the deletion, and begin the log; or it has
+            # just come, and is deleted.
             episode.is_deleted = episode.id in before
+            self.ledger.lose((), [episode.id], "it was being deleted")
             carried_out = deleted_in_mongo(self.world.mongo, NAMESPACE, NAMESPACE)
             if self.losses != losses and self.world.mongo.is_away:  # Redis alone knew of it
                 self.ledger.forget_deletions(carried_out)

@@ -13,7 +13,7 @@ from redis_model import RedisModel
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "store"))
 
-from contract import Backend, StoreContract
+from contract import Backend, StoreContract, append, batch
 from test_contract import empty, evict
 
 from jamboree_gym.backup.follow import Follower
@@ -60,3 +60,20 @@ class TestSimulatedReadThrough(StoreContract):
             examples=EXAMPLES,
         )
         redis.close()
+
+
+@pytest.mark.parametrize("age_s", [-3600.0, 0.0, 3600.0])
+def test_popped_batches_are_forgotten_ten_minutes_after_they_were_popped(age_s: float) -> None:
+    now = 1.8e9
+    client = redis_model.client_of(RedisModel(lambda: now))
+    store = RedisStore(RedisLink(client), Keyspace("contract"))
+    for n in range(6):
+        append(store, "k", batch(n, [now - age_s + n]))
+    left = []
+    for wait_s in (0.0, 30.0, 560.0, 80.0, 1000.0):
+        now += wait_s
+        store.pop("k", 1)
+        left.append(client.llen(store.keyspace.in_bucket("k", store.buckets.of("k"))) - 1)
+    assert left == [6, 6, 6, 4, 2]
+    assert [len(one.note) // 16 for one in [store.head("k")] if one is not None] == [1]
+    store.close()

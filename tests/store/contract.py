@@ -405,10 +405,11 @@ class StoreContract:
         assert stored.index(1000) == min(delivered, MAX_BATCHES_PER_APPEND)
         assert [number for number in stored if number != 1000] == list(range(200))
 
+    @pytest.mark.parametrize("late_s", [0, 3600], ids=["", "of an hour ago"])
     def test_an_append_whose_records_were_popped_meanwhile_is_not_stored_again(
-        self, store: LogStore, key: str
+        self, store: LogStore, key: str, late_s: int
     ) -> None:
-        box = outbox(key, b"writer-a", ticks(float(int(time.time()))))
+        box = outbox(key, b"writer-a", ticks(float(int(time.time()) - late_s)))
         put(box, 1, 2, 3)
         send_and_lose_the_answer(store, box)
         popped = store.pop(key, 9)
