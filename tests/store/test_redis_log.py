@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterator
 
 import pytest
@@ -89,8 +90,16 @@ def test_what_was_popped_is_forgotten_after_a_while(store: RedisStore) -> None:
     box = outbox("k5", b"writer-a", ticks(1000.0))
     put(box, *range(50))
     send(store, box)
-    store.pop("k5", 49)
-    assert store.client.llen(stored(store, "k5")) == 2
+    store.pop("k5", 40)
+    assert store.client.llen(stored(store, "k5")) == 51
+    head = store.head("k5")
+    assert head is not None
+    minute, until = struct.unpack("<dd", head.note)
+    assert (minute % 60, until) == (0, 40)
+    long_ago = replace(head, note=struct.pack("<dd", minute - 660, until))
+    store.client.lset(stored(store, "k5"), 0, long_ago.encode())
+    store.pop("k5", 9)
+    assert store.client.llen(stored(store, "k5")) == 11
     assert [record["n"] for record in readable(store.last("k5", 9))] == [49]
 
 
