@@ -642,6 +642,32 @@ def test_deleted_while_it_is_being_put_back_it_stays_deleted(
         assert jam.episodes().ids() == ids[1:]
 
 
+@pytest.mark.parametrize("is_known", [False, True], ids=["", "its head is in Redis"])
+def test_deleted_while_it_is_read_from_mongodb_it_is_empty(
+    jam: Jamboree, room: str, monkeypatch: pytest.MonkeyPatch, is_known: bool
+) -> None:
+    notes = NoteHandler(jam, "n")
+    for n in range(3):
+        notes.save({"n": n})
+        jam.backup.flush()
+    key = notes._settled_key()
+    jam.redis.delete(at(jam, key), *in_buckets(jam, "coverage"))
+    if is_known:
+        assert jam.episodes().ids() == []
+    logs, has_deleted = MongoStore.logs, list[bool]()
+
+    def deleted_then(self: Any, keys: Any) -> Any:
+        found = logs(self, keys)
+        if not has_deleted:
+            has_deleted.append(True)
+            jam._connection.delete_log(key)
+        return found
+
+    monkeypatch.setattr(MongoStore, "logs", deleted_then)
+    assert notes.many(9) == []
+    assert has_deleted
+
+
 # -- writing on -------------------------------------------------------------------------------
 
 

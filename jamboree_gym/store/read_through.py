@@ -149,8 +149,13 @@ class ReadThroughStore(LogAppender, LogStore):
             return self._filled_up(key, found, how) if is_lacking(found, how) else found
         head = replace(stored.head, held=stored.head.count)  # Redis had no room for it
         found = LogSlice(head, [])
-        batches = self._ask(lambda backup: self._stored_batches(backup, key, head))
-        return None if batches is None else self._joined(found, batches, how)
+        try:
+            batches = self._ask(lambda backup: self._stored_batches(backup, key, head))
+            return None if batches is None else self._joined(found, batches, how)
+        except DecodeError:
+            if self._was_deleted(key, head):
+                return None
+            raise
 
     def _announce(self, read: Sequence[tuple[str, Head]]) -> None:
         """Tell the writers of logs that are being written that somebody reads them."""
@@ -172,23 +177,29 @@ class ReadThroughStore(LogAppender, LogStore):
 
     def _filled_up(self, key: str, found: LogSlice, how: tuple[Any, ...]) -> LogSlice | None:
         """Add older batches to the answer of Redis; restore them to Redis if they are small."""
-        head = found.head
-        batches = self._ask(lambda backup: self._stored_batches(backup, key, head))
-        if batches is None:
-            now = self.redis.reader.read(key, *how)
-            if now is None or now.head.born != head.born:  # it was deleted meanwhile
-                return self._completed(key, now, how)
-            if self._ask(lambda backup: backup.deleted([(key, head.born)])):
-                return _without_held(now)  # a failover of Redis has lost its deletion
-            raise DecodeError(
-                f"{key} at index {head.first}: Redis at {self.where} has evicted it, and no "
-                "backup is known that holds it; backup=URL says where that is"
-            )
-        if self._refilled(key, head, batches):
-            again = self.redis.reader.read(key, *how)
-            if again is not None and not is_lacking(again, how):
-                return again
-        return self._joined(found, batches, how)
+        head, damage = found.head, None
+        try:
+            batches = self._ask(lambda backup: self._stored_batches(backup, key, head))
+            if batches is not None:
+                if self._refilled(key, head, batches):
+                    again = self.redis.reader.read(key, *how)
+                    if again is not None and not is_lacking(again, how):
+                        return again
+                return self._joined(found, batches, how)
+        except DecodeError as error:
+            damage = error
+        now = self.redis.reader.read(key, *how)
+        if now is None or now.head.born != head.born:  # it was deleted meanwhile
+            return self._completed(key, now, how)
+        if self._was_deleted(key, head):
+            return _without_held(now)  # a failover of Redis has lost its deletion
+        raise damage or DecodeError(
+            f"{key} at index {head.first}: Redis at {self.where} has evicted it, and no "
+            "backup is known that holds it; backup=URL says where that is"
+        )
+
+    def _was_deleted(self, key: str, head: Head) -> bool:
+        return bool(self._ask(lambda backup: backup.deleted([(key, head.born)])))
 
     def _joined(self, found: LogSlice, batches: StoredBatches, how: tuple[Any, ...]) -> LogSlice:
         below = self._ask(lambda _: batches.selected(found, how)) or []
@@ -300,6 +311,8 @@ class ReadThroughStore(LogAppender, LogStore):
                 self.redis, key, stored.head, batches, backup=identity, standing=standing
             )
         except DecodeError:  # a read of this log alone raises the error
+            if backup.deleted([(key, stored.head.born)]):
+                return False
             if is_alone:
                 raise
         except (AccessRefused, StoreFull) as error:

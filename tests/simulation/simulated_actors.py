@@ -998,7 +998,8 @@ class _Simulation:
                 self.ledger.episodes[id].lose_status()
         hit = self.world.logs_of(parts, {SPACE.records("note", {"name": log}): log for log in LOGS})
         forgotten = self._held() | self._left_in_journals()
-        if self.world.is_amid_steps:  # a copy that has read what was taken off may still end
+        if self.world.is_amid_steps:  # a copy that has read some of this may still end
+            self.ledger.may_be_twice |= {name for name in forgotten if name[0] in hit}  # a limit
             forgotten |= self.ledger.notes.keys()
         self.ledger.may_forget_pops(name for name in forgotten if name[0] in hit)
         carried_out = deleted_in_mongo(self.world.mongo, NAMESPACE, NAMESPACE)
