@@ -103,6 +103,20 @@ def test_what_was_popped_is_forgotten_after_a_while(store: RedisStore) -> None:
     assert [record["n"] for record in readable(store.last("k5", 9))] == [49]
 
 
+def test_a_damaged_note_of_what_was_popped_costs_no_record(store: RedisStore) -> None:
+    for damaged in (b"x" * 15, b"x" * 16, struct.pack("<dd", 0.0, 1e300), b"\xff" * 40):
+        append(store, "k6", batch(0, [1.0]), batch(1, [2.0]), batch(2, [3.0]))
+        head = store.head("k6")
+        assert head is not None
+        store.client.lset(stored(store, "k6"), 0, replace(head, note=damaged).encode())
+        for n in range(3):
+            popped = store.pop("k6", 1)
+            assert popped is not None
+            assert popped[:2] == (n, n + 1)
+            assert store.client.llen(stored(store, "k6")) > 3 - n - 1
+        store.client.delete(stored(store, "k6"))
+
+
 def test_content_that_goes_while_all_of_it_is_read_is_said_to_be_missing(
     store: RedisStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:

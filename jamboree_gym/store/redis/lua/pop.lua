@@ -33,7 +33,9 @@ for at = 1, #head.note - 15, 16 do
 end
 taken[#taken + 1] = struct.pack('<dd', minute, taken_to)
 head.note = table.concat(taken)
-local keep_from = lower_bound(KEYS[1], function(start, stop) return stop > forget_to end)
+local keep_from = lower_bound(KEYS[1], function(start, stop)
+  return stop > taken_to or stop > forget_to
+end)
 redis.call('LTRIM', KEYS[1], keep_from - 1, -1)
 redis.call('LSET', KEYS[1], 0, pack_head(head))
 redis.call('ZADD', KEYS[2], head.revision, KEYS[1])
