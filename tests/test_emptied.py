@@ -14,6 +14,7 @@ from contextlib import suppress
 from functools import partial
 from itertools import count, product
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -471,6 +472,26 @@ def test_what_a_killed_backup_brought_after_another_had_compared_is_back_a_while
     assert numbers(other) == ([0, 1] if owner is MongoStore else [0])
     assert other.episodes().ids() == [episode]
     assert other.backup.verify()
+
+
+def test_both_sides_are_compared_again_ever_more_rarely(
+    open_jam: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    jam, now, compared_at = open_jam(), 0.0, list[float]()
+    monkeypatch.setattr(copy, "time", SimpleNamespace(time=lambda: now))
+    monkeypatch.setattr(copy, "list_again", lambda *_: compared_at.append(now))
+
+    def copy_at(*times: float) -> None:
+        nonlocal now
+        for now in times:  # noqa: B007 - the clock shows it
+            jam.backup.flush()
+
+    record(jam)
+    copy_at(0.0, 1e6)
+    assert compared_at == []
+    jam.redis.flushall()
+    copy_at(0.0, 29.0, 30.0, 149.0, 150.0, 629.0, 630.0)
+    assert sorted(set(compared_at)) == [30.0, 150.0, 630.0]
 
 
 def test_records_that_a_backup_brought_late_are_back_if_it_could_not_reach_redis_then(

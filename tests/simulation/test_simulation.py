@@ -63,9 +63,9 @@ BEGUN_ANEW_WITHOUT_MONGO = (
 NOT_SAID = Fault(0, "answer late", 5, of="acknowledge")
 
 
-def copied_late(*before: Step, of: str = "writes of logs", end: Fault = NOT_SAID) -> Schedule:
+def copied_late(*before: Step, end: Fault = NOT_SAID) -> Schedule:
     """Redis is emptied, and something happens, before what was copied; the copy cannot say it."""
-    stopped = Fault(0, "stopped", len(before) + 2, of=of)
+    stopped = Fault(0, "stopped", len(before) + 2, of="writes of logs")
     return (
         *[Step("writer-1", "save", 1), Step("writer-1", "flush", 0), Step("keeper", "copy", 0)],
         *[Step("writer-1", "save", 1), Step("writer-1", "flush", 0)],
